@@ -288,11 +288,12 @@ mod tests {
         assert!(text.to_uppercase().parse::<BlobId>().is_err());
         assert!(format!("{text}====").parse::<BlobId>().is_err());
         // The last character carries four spare bits: any but zero would be a second spelling.
-        let mut twin = text.clone();
-        twin.pop();
+        let twin = &text[..51];
         for c in "abcdefghijklmnopqrstuvwxyz234567".chars() {
             let spelled = format!("{twin}{c}");
-            assert_eq!(spelled.parse::<BlobId>().is_ok(), spelled == text, "{spelled}");
+            if let Ok(id) = spelled.parse::<BlobId>() {
+                assert_eq!(id.to_string(), spelled);
+            }
         }
     }
 
