@@ -54,7 +54,7 @@ pub struct RegisterRequest {
     pub account_key: PublicKey,
     /// Revision 1: the first device alone.
     pub device_list: SignedDeviceList,
-    /// BLAKE3-256 of the first device's token.
+    /// BLAKE3-256 of the secret in the first device's token: [`crate::DeviceToken::hash`].
     pub token_hash: Base64,
     /// By the account key, domain [`REGISTER_DOMAIN`], over [`RegisterRequest::proof_message`].
     pub proof: Base64,

@@ -16,10 +16,12 @@ pub mod ids;
 pub mod problem;
 pub mod range;
 pub mod time;
+pub mod token;
 
 pub use ids::{AccountId, BlobId, DeviceId, Handle, IdError, MsgId, OwnerTag, UploadId};
 pub use problem::Problem;
 pub use time::Timestamp;
+pub use token::DeviceToken;
 
 /// Names of the HTTP headers that are Waxwing's own.
 pub mod headers {
