@@ -1,0 +1,181 @@
+//! What every story needs: a real service on a free port, and the real command line.
+
+use std::ffi::OsStr;
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+
+use serde_json::Value;
+
+/// The binary under test.
+pub const WAXWING: &str = env!("CARGO_BIN_EXE_waxwing");
+
+/// A `waxwing dev` (or `serve`) as a child process; killed when dropped.
+pub struct Service {
+    child: Child,
+    /// Where it listens, such as `http://127.0.0.1:41234`.
+    pub url: String,
+}
+
+impl Service {
+    /// A service with every role, whose data is in `dir/data`.
+    pub fn start(dir: &Path) -> Self {
+        Self::dev(dir, "127.0.0.1:0", &[])
+    }
+
+    /// The same at an address, with environment variables.
+    pub fn dev(dir: &Path, listen: &str, env: &[(&str, &str)]) -> Self {
+        let data = dir.join("data");
+        let args = [OsStr::new("dev"), "--listen".as_ref(), listen.as_ref(), "--data".as_ref(), data.as_ref()];
+        Self::spawn(Command::new(WAXWING).args(args).envs(env.iter().copied()))
+    }
+
+    /// A node of a configuration file.
+    pub fn serve(config: &Path) -> Self {
+        Self::spawn(Command::new(WAXWING).arg("serve").arg("--config").arg(config))
+    }
+
+    fn spawn(command: &mut Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn().expect("the binary starts");
+        let mut first = String::new();
+        let stdout = child.stdout.take().expect("stdout is piped");
+        BufReader::new(stdout).read_line(&mut first).expect("the service speaks");
+        let url = first.trim().strip_prefix("listening ").unwrap_or_else(|| panic!("unexpected first line: {first:?}"));
+        Self { url: url.to_owned(), child }
+    }
+
+    /// The address without its scheme.
+    pub fn address(&self) -> &str {
+        self.url.strip_prefix("http://").expect("dev speaks plain HTTP")
+    }
+
+    /// kill -9: nothing of the process gets to run any more.
+    pub fn kill(mut self) {
+        self.child.kill().expect("the service runs");
+        self.child.wait().expect("the service was started here");
+    }
+
+    /// SIGTERM, and how it ended.
+    pub fn stop(mut self) -> ExitStatus {
+        terminate(&self.child);
+        self.child.wait().expect("the service was started here")
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        // It may have been waited for already; then there is nothing to kill.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Sends SIGTERM to a child.
+pub fn terminate(child: &Child) {
+    let pid = rustix::process::Pid::from_child(child);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("the process runs");
+}
+
+/// How a command ended.
+pub struct Done {
+    pub status: ExitStatus,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Done {
+    /// The same, having seen that it went well.
+    #[track_caller]
+    pub fn ok(self) -> Self {
+        assert!(self.status.success(), "{}\nstdout: {}\nstderr: {}", self.status, self.stdout, self.stderr);
+        self
+    }
+
+    /// The same, having seen that it failed and said all of `words`.
+    #[track_caller]
+    pub fn fails_saying(self, words: &[&str]) -> Self {
+        assert!(!self.status.success(), "it did not fail: {}", self.stdout);
+        for word in words {
+            assert!(self.stderr.contains(word), "{word:?} is not in: {}", self.stderr);
+        }
+        self
+    }
+
+    /// The last line of stdout as JSON.
+    #[track_caller]
+    pub fn json(&self) -> Value {
+        let last = self.stdout.lines().last().unwrap_or_else(|| panic!("nothing on stdout; stderr: {}", self.stderr));
+        serde_json::from_str(last).unwrap_or_else(|error| panic!("{error}: {last}"))
+    }
+}
+
+/// Runs `waxwing ARGS` in `dir` to its end.
+pub fn waxwing<S: AsRef<OsStr>>(dir: &Path, args: &[S]) -> Done {
+    let output = Command::new(WAXWING).current_dir(dir).args(args).output().expect("the binary starts");
+    Done {
+        status: output.status,
+        stdout: String::from_utf8(output.stdout).expect("output is UTF-8"),
+        stderr: String::from_utf8(output.stderr).expect("output is UTF-8"),
+    }
+}
+
+/// Starts `waxwing ARGS` in `dir`, its output piped.
+pub fn start_waxwing(dir: &Path, args: &[&str]) -> Child {
+    let mut command = Command::new(WAXWING);
+    command.current_dir(dir).args(args).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.spawn().expect("the binary starts")
+}
+
+/// Waits for a child whose output is piped.
+pub fn finish(mut child: Child) -> Done {
+    let (mut stdout, mut stderr) = (String::new(), String::new());
+    let mut err = child.stderr.take().expect("stderr is piped");
+    let reader = std::thread::spawn(move || err.read_to_string(&mut stderr).map(|_| stderr));
+    child.stdout.take().expect("stdout is piped").read_to_string(&mut stdout).expect("output is UTF-8");
+    let stderr = reader.join().expect("reading does not panic").expect("output is UTF-8");
+    Done { status: child.wait().expect("the child was started here"), stdout, stderr }
+}
+
+/// Registers `handle` with a profile in `dir/handle`.
+pub fn register(dir: &Path, server: &str, handle: &str) {
+    waxwing(dir, &["register", "--handle", handle, "--home", handle, "--server", server]).ok();
+}
+
+/// Writes `len` bytes that do not repeat to `dir/name`.
+pub fn sample_file(dir: &Path, name: &str, len: usize) -> PathBuf {
+    let path = dir.join(name);
+    std::fs::write(&path, sample_bytes(len)).expect("the directory is writable");
+    path
+}
+
+/// `len` bytes that do not repeat: BLAKE3's extendable output of the length.
+pub fn sample_bytes(len: usize) -> Vec<u8> {
+    let mut bytes = vec![0; len];
+    blake3::Hasher::new().update(&len.to_le_bytes()).finalize_xof().fill(&mut bytes);
+    bytes
+}
+
+/// Waits until `seen` gives something, for a minute at most.
+#[track_caller]
+pub fn wait_for<T>(what: &str, mut seen: impl FnMut() -> Option<T>) -> T {
+    let began = std::time::Instant::now();
+    loop {
+        if let Some(value) = seen() {
+            return value;
+        }
+        assert!(began.elapsed() < std::time::Duration::from_secs(60), "waited a minute for {what}");
+        std::thread::yield_now();
+        std::thread::park_timeout(std::time::Duration::from_millis(2));
+    }
+}
+
+/// Bytes of all files under `dir`.
+pub fn bytes_under(dir: &Path) -> u64 {
+    let Ok(entries) = std::fs::read_dir(dir) else { return 0 };
+    let sizes = entries.flatten().map(|entry| match entry.metadata() {
+        Ok(meta) if meta.is_dir() => bytes_under(&entry.path()),
+        Ok(meta) => meta.len(),
+        Err(_) => 0,
+    });
+    sizes.sum()
+}
