@@ -1,0 +1,241 @@
+//! Blobs as readers ask for them: look up, else follow or begin a fill, and hand out what was verified.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::sync::OwnedSemaphorePermit;
+use waxwing_protocol::blob::BLOB_BYTES_MAX;
+use waxwing_protocol::range::RangeSpec;
+use waxwing_protocol::{BlobId, Timestamp};
+
+use crate::Config;
+use crate::cache::{Cache, Head, Whole};
+use crate::fill::{CardSource, FillError, Fills, Opened};
+use crate::reader::{ReadAhead, Reader};
+use crate::slice::slice_at;
+
+/// The blobs that can be had here.
+#[derive(Debug)]
+pub(crate) struct Blobs {
+    cache: Arc<Cache>,
+    fills: Fills,
+    ahead: ReadAhead,
+}
+
+/// A range of a blob, ready to be sent: its first bytes are there.
+#[derive(Debug)]
+pub(crate) struct Reading {
+    /// The size and whence it came.
+    pub(crate) found: Found,
+    /// Which bytes of the blob; empty only for an empty blob.
+    pub(crate) range: Range<u64>,
+    /// The bytes.
+    pub(crate) content: Content,
+}
+
+/// A blob that exists.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Found {
+    /// Its size in bytes. Until its last chunk group has been verified this is the origin's word, consistent with the
+    /// verified outboard; a reader of a blob whose size is false is cut off visibly.
+    pub(crate) blob_bytes: u64,
+    /// Since when this edge has had it; `None` when it is just coming in.
+    pub(crate) stored: Option<Timestamp>,
+    /// How the cache took part.
+    pub(crate) how: How,
+}
+
+/// How the cache took part in an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum How {
+    /// All that was looked at was there: the whole range, or a window of it when it is longer.
+    Hit,
+    /// Something had to come from the origin.
+    Missed {
+        /// Whether anything of the blob was known before.
+        known: bool,
+        /// Whether all that was missing was on its way already, for somebody else.
+        collapsed: bool,
+    },
+}
+
+/// The bytes of a reading.
+#[derive(Debug)]
+pub(crate) enum Content {
+    /// All of them.
+    Held(Vec<Bytes>),
+    /// Piece by piece.
+    Streamed(Box<Reader>),
+}
+
+/// Why a range cannot be read.
+#[derive(Clone, Debug, thiserror::Error)]
+pub(crate) enum ReadError {
+    /// The blob has no such bytes.
+    #[error("the blob has {blob_bytes} bytes and none of those asked for")]
+    Unsatisfiable {
+        /// The blob's size in bytes.
+        blob_bytes: u64,
+    },
+    /// The blob cannot be had.
+    #[error(transparent)]
+    Fill(#[from] FillError),
+}
+
+/// What is known of a blob at the first look.
+enum Lookup {
+    Whole(Whole),
+    Sliced { source: CardSource, stored: Option<Timestamp>, begun: bool, ahead: Option<OwnedSemaphorePermit> },
+}
+
+impl Blobs {
+    /// Blobs out of `cache`, and of `fills` when they are not there.
+    pub(crate) fn new(config: &Config, cache: Arc<Cache>, fills: Fills) -> Self {
+        Self { cache, fills, ahead: ReadAhead::new(config.read_ahead_bytes) }
+    }
+
+    /// Reads what `asked` says of blob `id`, all of it when `None`. Returns as soon as the first bytes are verified.
+    ///
+    /// # Errors
+    /// [`ReadError`] when there is nothing to send.
+    pub(crate) async fn read(
+        &self,
+        id: BlobId,
+        asked: Option<RangeSpec>,
+        now: Timestamp,
+    ) -> Result<Reading, ReadError> {
+        let (source, stored, opened, ahead) = match self.look_up(id, asked.or(Some(ALL)), now)? {
+            Lookup::Whole(whole) => return Reading::of_whole(&whole, asked),
+            Lookup::Sliced { source, stored, begun, ahead } => (source, stored, begun, ahead),
+        };
+        let blob_bytes = source.blob_bytes().await?;
+        let range = match resolve(asked, blob_bytes) {
+            Ok(range) if !range.is_empty() => range,
+            // Nothing to fetch, but what is said of the blob must rest on a verified outboard.
+            other => {
+                source.card().await?;
+                let found = Found { blob_bytes, stored, how: How::of(stored, stored.is_none(), opened) };
+                return Ok(Reading { found, range: other?, content: Content::Held(Vec::new()) });
+            }
+        };
+        let (cache, fills) = (Arc::clone(&self.cache), self.fills.clone());
+        let (mut reader, look) = Reader::new(cache, fills, id, source, range.clone(), self.ahead.clone(), ahead);
+        let found = Found { blob_bytes, stored, how: How::of(stored, look.missed, look.begun || opened) };
+        let content = match reader.held() {
+            Some(held) => Content::Held(held),
+            None => {
+                reader.wait_for_first().await?;
+                Content::Streamed(Box::new(reader))
+            }
+        };
+        Ok(Reading { found, range, content })
+    }
+
+    /// Finds blob `id` without its bytes.
+    ///
+    /// # Errors
+    /// [`FillError`] when it cannot be found.
+    pub(crate) async fn find(&self, id: BlobId, now: Timestamp) -> Result<Found, FillError> {
+        match self.look_up(id, None, now)? {
+            Lookup::Whole(whole) => Ok(Found::whole(&whole)),
+            Lookup::Sliced { source, stored, begun, .. } => {
+                let blob_bytes = source.card().await?.blob_bytes();
+                Ok(Found { blob_bytes, stored, how: How::of(stored, stored.is_none(), begun) })
+            }
+        }
+    }
+
+    /// The first look: one look-up when the blob is known. When it is not, its opening is joined or begun, and beside it
+    /// a run of the first slices of `wanted`, as far as they can be told without the blob's size.
+    fn look_up(&self, id: BlobId, wanted: Option<RangeSpec>, now: Timestamp) -> Result<Lookup, FillError> {
+        let head = match self.cache.head(id) {
+            Some(head) => head,
+            None if self.cache.is_absent(id) => return Err(FillError::NotFound),
+            None => {
+                let slices = wanted.map_or(0..0, slices_before_size);
+                let ahead = self.ahead.reserve(slices.end - slices.start);
+                let window = slices.start..slices.end.min(slices.start + ReadAhead::window(ahead.as_ref()));
+                match self.fills.open(id, window, now) {
+                    Opened::UnderWay { source, begun } => {
+                        return Ok(Lookup::Sliced { source, stored: None, begun, ahead });
+                    }
+                    Opened::Already(head) => head,
+                }
+            }
+        };
+        Ok(match head {
+            Head::Whole(whole) => Lookup::Whole(whole),
+            Head::Card(card) => {
+                let stored = Some(card.stored);
+                Lookup::Sliced { source: CardSource::Known(card), stored, begun: false, ahead: None }
+            }
+        })
+    }
+}
+
+impl Reading {
+    fn of_whole(whole: &Whole, asked: Option<RangeSpec>) -> Result<Self, ReadError> {
+        let found = Found::whole(whole);
+        let range = resolve(asked, found.blob_bytes)?;
+        let in_memory = |offset: u64| usize::try_from(offset).expect("a blob kept whole is in memory");
+        let bytes = whole.bytes.slice(in_memory(range.start)..in_memory(range.end));
+        Ok(Self { found, range, content: Content::Held(vec![bytes]) })
+    }
+}
+
+impl Found {
+    fn whole(whole: &Whole) -> Self {
+        Self { blob_bytes: whole.bytes.len() as u64, stored: Some(whole.stored), how: How::Hit }
+    }
+}
+
+impl How {
+    fn of(stored: Option<Timestamp>, missed: bool, begun: bool) -> Self {
+        let known = stored.is_some();
+        if known && !missed { Self::Hit } else { Self::Missed { known, collapsed: !begun } }
+    }
+}
+
+/// All of a blob, as a range.
+const ALL: RangeSpec = RangeSpec::From { first: 0, last: None };
+
+/// The bytes that `asked` means in a blob of `blob_bytes`.
+fn resolve(asked: Option<RangeSpec>, blob_bytes: u64) -> Result<Range<u64>, ReadError> {
+    match asked {
+        None => Ok(0..blob_bytes),
+        Some(spec) => {
+            let range = spec.resolve(blob_bytes).ok_or(ReadError::Unsatisfiable { blob_bytes })?;
+            Ok(range.as_range())
+        }
+    }
+}
+
+/// The slices that `asked` means as far as they can be told without the blob's size: none of a suffix, which then waits
+/// for the head of the outboard's answer instead.
+fn slices_before_size(asked: RangeSpec) -> Range<u64> {
+    match asked {
+        RangeSpec::From { first, last } if first < BLOB_BYTES_MAX => {
+            slice_at(first)..slice_at(last.unwrap_or(u64::MAX).min(BLOB_BYTES_MAX - 1)) + 1
+        }
+        RangeSpec::From { .. } | RangeSpec::Suffix { .. } => 0..0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::slice::SLICE_BYTES;
+
+    #[test]
+    fn what_is_fetched_before_the_size_is_known_is_only_what_was_asked_for() {
+        let from = |first, last| slices_before_size(RangeSpec::From { first, last });
+        assert_eq!(from(0, Some(0)), 0..1);
+        assert_eq!(from(SLICE_BYTES - 1, Some(SLICE_BYTES)), 0..2);
+        assert_eq!(from(5 * SLICE_BYTES, Some(6 * SLICE_BYTES - 1)), 5..6);
+        assert_eq!(from(BLOB_BYTES_MAX - 1, None).count(), 1);
+        assert!(from(BLOB_BYTES_MAX, None).is_empty());
+        assert!(from(u64::MAX, Some(u64::MAX)).is_empty());
+        assert!(slices_before_size(RangeSpec::Suffix { length: 5 }).is_empty());
+    }
+}

@@ -1,0 +1,98 @@
+//! What an operator can set of an edge.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::EdgeError;
+use crate::slice::SLICE_BYTES;
+
+/// Configuration of an edge; every key has a default.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Bytes that the memory tier holds at most, outboards and bookkeeping included. Default 256 MiB; at least 4 MiB.
+    pub memory_bytes: u64,
+    /// Bytes that all readers together may have fetched ahead of themselves, and so keep in memory beside the tier. A
+    /// reader who finds none left goes on slice by slice. Default 64 MiB.
+    pub read_ahead_bytes: u64,
+    /// Fills under way at once at most; others wait for one to end. Each holds one slice (1 MiB) that is not in the
+    /// memory tier yet. Default 256; at least 1.
+    pub fills_max: u32,
+    /// How long a fill waits for its turn, in milliseconds, before its readers are told to come again. Default 5,000.
+    pub fill_wait_ms: u64,
+    /// Bytes of a blob at most. A larger one is refused, since its outboard (0.05 % of it) is held in memory whole.
+    /// Default 64 GiB.
+    pub blob_bytes_max: u64,
+    /// How long to wait for a connection to the origin, in milliseconds. Default 3,000.
+    pub upstream_connect_timeout_ms: u64,
+    /// How long to wait for the head of the origin's answer, in milliseconds, the connection included. Default 10,000.
+    pub upstream_answer_timeout_ms: u64,
+    /// How long the origin may send nothing amid a body, in milliseconds. Default 15,000.
+    pub upstream_idle_timeout_ms: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            memory_bytes: 256 << 20,
+            read_ahead_bytes: 64 << 20,
+            fills_max: 256,
+            fill_wait_ms: 5_000,
+            blob_bytes_max: 64 << 30,
+            upstream_connect_timeout_ms: 3_000,
+            upstream_answer_timeout_ms: 10_000,
+            upstream_idle_timeout_ms: 15_000,
+        }
+    }
+}
+
+/// A memory tier of fewer slices than this would turn itself over within one reader's window.
+const MEMORY_BYTES_MIN: u64 = 4 * SLICE_BYTES;
+
+impl Config {
+    /// Refuses values under which nothing could be served.
+    pub(crate) fn check(&self) -> Result<(), EdgeError> {
+        let refuse = |key, reason| Err(EdgeError::Config { key, reason });
+        if self.memory_bytes < MEMORY_BYTES_MIN {
+            return refuse("memory_bytes", "must be at least 4 MiB");
+        }
+        if self.fills_max == 0 {
+            return refuse("fills_max", "must be at least 1");
+        }
+        for (key, ms) in [
+            ("fill_wait_ms", self.fill_wait_ms),
+            ("upstream_connect_timeout_ms", self.upstream_connect_timeout_ms),
+            ("upstream_answer_timeout_ms", self.upstream_answer_timeout_ms),
+            ("upstream_idle_timeout_ms", self.upstream_idle_timeout_ms),
+        ] {
+            if ms == 0 {
+                return refuse(key, "must be at least 1");
+            }
+        }
+        Ok(())
+    }
+
+    /// [`Self::fill_wait_ms`] as a duration.
+    pub(crate) const fn fill_wait(&self) -> Duration {
+        Duration::from_millis(self.fill_wait_ms)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_usable_and_zeroes_are_not() {
+        assert_eq!(Config::default().check(), Ok(()));
+        for (key, config) in [
+            ("memory_bytes", Config { memory_bytes: MEMORY_BYTES_MIN - 1, ..Config::default() }),
+            ("fills_max", Config { fills_max: 0, ..Config::default() }),
+            ("upstream_idle_timeout_ms", Config { upstream_idle_timeout_ms: 0, ..Config::default() }),
+        ] {
+            let refused = config.check().unwrap_err();
+            assert!(refused.to_string().contains(key), "{refused}");
+        }
+    }
+}

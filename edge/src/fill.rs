@@ -1,0 +1,220 @@
+//! Request coalescing: many readers, one fetch from the origin.
+//!
+//! A photo sent to a large group is asked for hundreds of times in the same second. Without this module each of those
+//! cache misses would travel to the origin.
+//!
+//! The first reader to miss a slice starts a *fill*; everyone else follows its chunk groups as they are verified. Slices
+//! that lie side by side and are missed together share one ranged request, a [`run`]. A blob seen for the first time is
+//! *opened*: its outboard is fetched, once, beside the first slices.
+//!
+//! Promises:
+//! - A slice is asked for once however many wait. Whoever looks while it is filled follows; whoever looks afterwards
+//!   finds it in the cache, since it is filed there before its fill is struck off.
+//! - A fill belongs to the cache, not to the request that began it: it outlives a client that hangs up, and no reader's
+//!   pace slows it. It asks again by itself, within a bound, and goes on where it stood.
+//! - Nobody gets a byte of a chunk group before it is checked against the blob's id, and a fill that fails ends
+//!   [`End::Failed`], which no reader can take for the end of the blob.
+
+mod error;
+mod opening;
+mod run;
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::{Semaphore, SemaphorePermit, watch};
+use waxwing_protocol::{BlobId, Timestamp};
+
+use crate::Config;
+use crate::cache::{Cache, Head};
+use crate::upstream::Upstream;
+
+pub(crate) use error::{FillError, Lie};
+pub(crate) use opening::{CardSource, Opening};
+use run::{Run, SliceWriter};
+
+/// How often a fill asks again after a failure that may pass, and how long it waits before each: in all well under the
+/// time a client waits for its first byte.
+const RETRY_PAUSES: [Duration; 2] = [Duration::from_millis(50), Duration::from_millis(400)];
+
+/// The fills under way. Clones share them.
+#[derive(Clone, Debug)]
+pub(crate) struct Fills {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    cache: Arc<Cache>,
+    upstream: Upstream,
+    under_way: Mutex<UnderWay>,
+    /// Turns for runs and for openings are apart: a run waits for its blob's opening, never the other way round.
+    run_turns: Semaphore,
+    opening_turns: Semaphore,
+    turn_wait: Duration,
+    blob_bytes_max: u64,
+}
+
+/// What is being fetched now. Held for look-ups only, never over an await.
+#[derive(Debug, Default)]
+struct UnderWay {
+    slices: HashMap<(BlobId, u64), watch::Receiver<Progress>>,
+    openings: HashMap<BlobId, watch::Receiver<Opening>>,
+}
+
+/// A slice on its way in.
+#[derive(Debug, Default)]
+pub(crate) struct Progress {
+    /// The chunk groups verified so far, in order.
+    pub(crate) groups: Vec<Bytes>,
+    /// How it ended; `None` while more is to come.
+    pub(crate) end: Option<End>,
+}
+
+/// The two ways a fill ends. Only one of them means that all bytes are there.
+#[derive(Clone, Debug)]
+pub(crate) enum End {
+    /// Every chunk group of the slice has been verified.
+    Complete,
+    /// No more will come.
+    Failed(FillError),
+}
+
+/// What a look at some slices gave.
+#[derive(Debug, Default)]
+pub(crate) struct Followed {
+    /// The slices on their way in. Those asked for that are not among them are in the cache.
+    pub(crate) slices: Vec<(u64, watch::Receiver<Progress>)>,
+    /// Whether this look began to fetch any of them.
+    pub(crate) begun: bool,
+}
+
+/// A blob being opened, or opened already.
+#[derive(Debug)]
+pub(crate) enum Opened {
+    /// It was in the cache after all.
+    Already(Head),
+    /// It is on its way.
+    UnderWay {
+        /// Where size and outboard will come from.
+        source: CardSource,
+        /// Whether this call began it.
+        begun: bool,
+    },
+}
+
+impl Fills {
+    /// Fills into `cache` from `upstream`.
+    pub(crate) fn new(config: &Config, cache: Arc<Cache>, upstream: Upstream) -> Self {
+        let turns = usize::try_from(config.fills_max).unwrap_or(Semaphore::MAX_PERMITS).min(Semaphore::MAX_PERMITS);
+        let shared = Shared {
+            cache,
+            upstream,
+            under_way: Mutex::default(),
+            run_turns: Semaphore::new(turns),
+            opening_turns: Semaphore::new(turns),
+            turn_wait: config.fill_wait(),
+            blob_bytes_max: config.blob_bytes_max,
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// Opens blob `id`, which the cache does not know: joins the opening under way, or begins one and beside it a run
+    /// of `first_slices`, those the reader is sure to want when the blob is long enough to have them.
+    pub(crate) fn open(&self, id: BlobId, first_slices: Range<u64>, now: Timestamp) -> Opened {
+        let mut under_way = self.shared.under_way();
+        if let Some(opening) = under_way.openings.get(&id) {
+            return Opened::UnderWay { source: CardSource::Opening(opening.clone()), begun: false };
+        }
+        // An opening files its card before it is struck off, so one that ended since our miss is seen here.
+        if let Some(head) = self.shared.cache.head(id) {
+            return Opened::Already(head);
+        }
+        let (task, opening) = opening::Task::new(Arc::clone(&self.shared), id, now);
+        under_way.openings.insert(id, opening.clone());
+        let source = CardSource::Opening(opening);
+        let (_, runs) = self.plan(&mut under_way, id, &source, first_slices);
+        drop(under_way);
+        tokio::spawn(task.open());
+        runs.into_iter().for_each(|run| drop(tokio::spawn(run.fill())));
+        Opened::UnderWay { source, begun: true }
+    }
+
+    /// Looks at `slices` of blob `id`: follows those on their way in, begins to fetch those that are missing, passes over
+    /// those in the cache. All must exist, unless `source` is an opening that has not told the size yet.
+    pub(crate) fn follow(&self, id: BlobId, source: &CardSource, slices: Range<u64>) -> Followed {
+        let mut under_way = self.shared.under_way();
+        let (slices, runs) = self.plan(&mut under_way, id, source, slices);
+        drop(under_way);
+        let begun = !runs.is_empty();
+        runs.into_iter().for_each(|run| drop(tokio::spawn(run.fill())));
+        Followed { slices, begun }
+    }
+
+    /// Registers fills for what is missing of `slices`, one run for each stretch without a gap.
+    fn plan(
+        &self,
+        under_way: &mut UnderWay,
+        id: BlobId,
+        source: &CardSource,
+        slices: Range<u64>,
+    ) -> (Vec<(u64, watch::Receiver<Progress>)>, Vec<Run>) {
+        let mut followed = Vec::new();
+        let mut runs: Vec<Run> = Vec::new();
+        for index in slices {
+            if let Some(progress) = under_way.slices.get(&(id, index)) {
+                followed.push((index, progress.clone()));
+                continue;
+            }
+            // After the look at the fills, not before: a fill files its slice before it is struck off.
+            if self.shared.cache.has_slice(id, index) {
+                continue;
+            }
+            let (writer, progress) = SliceWriter::new(Arc::clone(&self.shared), id, index);
+            under_way.slices.insert((id, index), progress.clone());
+            followed.push((index, progress));
+            match runs.last_mut().filter(|run| run.ends_before(index)) {
+                Some(run) => run.push(writer),
+                None => runs.push(Run::new(Arc::clone(&self.shared), id, source.clone(), writer)),
+            }
+        }
+        (followed, runs)
+    }
+
+    /// How many fills and openings are under way.
+    #[cfg(test)]
+    pub(crate) fn under_way_count(&self) -> usize {
+        let under_way = self.shared.under_way();
+        under_way.slices.len() + under_way.openings.len()
+    }
+}
+
+impl Shared {
+    fn under_way(&self) -> MutexGuard<'_, UnderWay> {
+        // Nothing under this lock can panic half-way through a change: a poisoned map is a sound map.
+        self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for a turn, within the bound.
+    async fn turn<'s>(&self, turns: &'s Semaphore) -> Result<SemaphorePermit<'s>, FillError> {
+        match tokio::time::timeout(self.turn_wait, turns.acquire()).await {
+            Ok(Ok(permit)) => Ok(permit),
+            Ok(Err(_)) => Err(FillError::Abandoned),
+            Err(_) => Err(FillError::Busy),
+        }
+    }
+}
+
+/// Logs why a fill failed: once, here, however many waited for it.
+fn log_failure(id: BlobId, error: &FillError) {
+    match error {
+        FillError::NotFound | FillError::Beyond => tracing::debug!(blob.id = %id, "fill of {id} ended: {error}"),
+        FillError::Denied { .. } => {
+            tracing::error!("{error}; nothing new can be served until an operator gives this edge a valid one");
+        }
+        _ => tracing::warn!(blob.id = %id, "fill of {id} failed: {error}"),
+    }
+}

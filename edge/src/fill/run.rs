@@ -1,0 +1,192 @@
+//! A run: slices that lie side by side, fetched by one ranged request, checked group by group and handed out at once.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use tokio::sync::watch;
+use waxwing_protocol::BlobId;
+use waxwing_protocol::blob::{GROUP_BYTES, group_count};
+use waxwing_protocol::range::ByteRange;
+
+use super::error::{FillError, Lie};
+use super::opening::CardSource;
+use super::{End, Progress, RETRY_PAUSES, Shared, log_failure};
+use crate::cache::{Card, Head, Whole, is_whole};
+use crate::slice::{SLICE_BYTES, SLICE_GROUPS, Slice, slice_count, slice_range};
+use crate::upstream::AnswerBody;
+
+/// The task that fills adjacent slices of one blob.
+pub(super) struct Run {
+    shared: Arc<Shared>,
+    id: BlobId,
+    source: CardSource,
+    /// The slices not complete yet, in order and without a gap.
+    slices: VecDeque<SliceWriter>,
+}
+
+impl Run {
+    /// A run of one slice so far.
+    pub(super) fn new(shared: Arc<Shared>, id: BlobId, source: CardSource, first: SliceWriter) -> Self {
+        Self { shared, id, source, slices: VecDeque::from([first]) }
+    }
+
+    /// Whether slice `index` follows directly on the last of this run.
+    pub(super) fn ends_before(&self, index: u64) -> bool {
+        self.slices.back().is_some_and(|last| last.index + 1 == index)
+    }
+
+    /// Makes the run one slice longer.
+    pub(super) fn push(&mut self, next: SliceWriter) {
+        self.slices.push_back(next);
+    }
+
+    /// Fetches the slices, asking again within the bound; tells whoever follows them how it ended.
+    pub(super) async fn fill(mut self) {
+        let Err(error) = self.try_fill().await else { return };
+        if !self.source.has_failed() {
+            log_failure(self.id, &error);
+        }
+        for slice in self.slices.drain(..) {
+            slice.end(End::Failed(error.clone()));
+        }
+    }
+
+    async fn try_fill(&mut self) -> Result<(), FillError> {
+        let shared = Arc::clone(&self.shared);
+        let _turn = shared.turn(&shared.run_turns).await?;
+        let mut pauses = RETRY_PAUSES.iter();
+        loop {
+            let Err(error) = self.attempt().await else { return Ok(()) };
+            // The opening has asked again by itself; when it gave up, its error is final.
+            match pauses.next().filter(|_| error.may_pass() && !self.source.has_failed()) {
+                Some(pause) => tokio::time::sleep(*pause).await,
+                None => return Err(error),
+            }
+        }
+    }
+
+    /// One request for all that is left, from the first chunk group not verified yet.
+    async fn attempt(&mut self) -> Result<(), FillError> {
+        let (Some(first), Some(last)) = (self.slices.front(), self.slices.back()) else { return Ok(()) };
+        let asked = ByteRange { start: first.offset(), end: (last.index + 1) * SLICE_BYTES };
+        let (answer, card) = tokio::try_join!(self.shared.upstream.range(self.id, asked), self.source.card())?;
+        if answer.blob_bytes != card.blob_bytes() {
+            self.doubt_size_of(&card);
+            return Err(Lie::TwoSizes.into());
+        }
+        // A run begun before the size was known may reach beyond the end; nobody can be waiting there.
+        let count = slice_count(card.blob_bytes());
+        self.slices.retain(|slice| slice.index < count);
+        let mut body = Groups { body: answer.body, frame: Bytes::new() };
+        while let Some(slice) = self.slices.front() {
+            self.fill_slice(slice, &card, &mut body).await?;
+            let slice = self.slices.pop_front().expect("the front was there a line above");
+            slice.file(&card);
+        }
+        Ok(())
+    }
+
+    /// Fetches what `slice` lacks. Each chunk group is one view of one allocation, and is shown only when verified.
+    async fn fill_slice(&self, slice: &SliceWriter, card: &Arc<Card>, body: &mut Groups) -> Result<(), FillError> {
+        let range = slice_range(slice.index, card.blob_bytes()).ok_or(FillError::Beyond)?;
+        let lacking = range.end - slice.offset();
+        let mut room = BytesMut::with_capacity(usize::try_from(lacking).expect("a slice fits in memory"));
+        for group in slice.offset() / GROUP_BYTES..group_count(range.end) {
+            let bytes = card.outboard.group_bytes(group).ok_or(FillError::Beyond)?;
+            body.read(&mut room, usize::try_from(bytes).expect("a chunk group fits in memory")).await?;
+            let checked = room.split().freeze();
+            let is_last = group + 1 == group_count(card.blob_bytes());
+            if let Err(error) = card.outboard.verify_group(group, &checked) {
+                if is_last {
+                    self.doubt_size_of(card);
+                }
+                return Err(Lie::from(error).into());
+            }
+            if is_last {
+                card.size_is_proven();
+            }
+            slice.progress.send_modify(|progress| progress.groups.push(checked));
+        }
+        Ok(())
+    }
+
+    /// Forgets a card whose size is contradicted, unless the blob's last group has proven it: the next reader opens the
+    /// blob anew, so that one false answer does not spoil it for as long as the card would live.
+    fn doubt_size_of(&self, card: &Arc<Card>) {
+        if !card.is_size_proven() {
+            self.shared.cache.drop_card(card);
+        }
+    }
+}
+
+/// A body read in exact lengths.
+struct Groups {
+    body: AnswerBody,
+    /// What of the last frame was not taken yet.
+    frame: Bytes,
+}
+
+impl Groups {
+    /// Reads until `room` holds `bytes`.
+    async fn read(&mut self, room: &mut BytesMut, bytes: usize) -> Result<(), FillError> {
+        while room.len() < bytes {
+            if self.frame.is_empty() {
+                self.frame = self.body.next().await?.ok_or_else(FillError::cut_early)?;
+            }
+            let taken = self.frame.split_to(self.frame.len().min(bytes - room.len()));
+            room.extend_from_slice(&taken);
+        }
+        Ok(())
+    }
+}
+
+/// The filling side of one slice: what is written here, the followers of the slice see.
+pub(super) struct SliceWriter {
+    shared: Arc<Shared>,
+    id: BlobId,
+    index: u64,
+    progress: watch::Sender<Progress>,
+    /// How it ended; still `Abandoned` when the run is dropped on its way.
+    end: End,
+}
+
+impl SliceWriter {
+    /// The writer of slice `index` of blob `id`, and what its followers watch.
+    pub(super) fn new(shared: Arc<Shared>, id: BlobId, index: u64) -> (Self, watch::Receiver<Progress>) {
+        let (progress, watched) = watch::channel(Progress::default());
+        (Self { shared, id, index, progress, end: End::Failed(FillError::Abandoned) }, watched)
+    }
+
+    /// Where in the blob the first byte not verified yet is.
+    fn offset(&self) -> u64 {
+        let groups = self.progress.borrow().groups.len() as u64;
+        self.index * SLICE_BYTES + groups.min(SLICE_GROUPS) * GROUP_BYTES
+    }
+
+    /// Files the slice, all of whose groups are verified, and ends its fill.
+    fn file(self, card: &Card) {
+        let slice = Slice::new(&self.progress.borrow().groups);
+        let whole = slice.group(0).filter(|_| is_whole(card.blob_bytes())).cloned();
+        match whole {
+            Some(bytes) => {
+                self.shared.cache.put_head(self.id, Head::Whole(Whole { bytes, stored: card.stored }));
+            }
+            None => self.shared.cache.put_slice(self.id, self.index, slice),
+        }
+        self.end(End::Complete);
+    }
+
+    fn end(mut self, end: End) {
+        self.end = end;
+    }
+}
+
+impl Drop for SliceWriter {
+    /// Strikes the fill off and tells its end, in this order: whoever looks after a failure was told begins anew.
+    fn drop(&mut self) {
+        self.shared.under_way().slices.remove(&(self.id, self.index));
+        let end = self.end.clone();
+        self.progress.send_modify(|progress| progress.end = Some(end));
+    }
+}

@@ -1,0 +1,50 @@
+//! The edge on the wire: requests into typed values, answers out of them. Nothing is decided here but how to say it.
+
+mod answer;
+mod asked;
+mod blobs;
+mod body;
+mod error;
+mod pass;
+mod share;
+
+use std::time::Duration;
+
+use axum::Router;
+use axum::routing::get;
+use http::header::{
+    ACCEPT_RANGES, AGE, AUTHORIZATION, CONTENT_LENGTH, CONTENT_RANGE, ETAG, HeaderName, IF_NONE_MATCH, IF_RANGE, RANGE,
+};
+use http::{HeaderValue, Method};
+use tower_http::cors::{Any, CorsLayer};
+
+use crate::Edge;
+
+/// RFC 9211.
+const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
+
+/// W3C Server Timing.
+const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
+
+/// What a blob's answer may do in a browser that is led to show it: nothing. Blobs are ciphertext from strangers.
+const BLOB_POLICY: HeaderValue = HeaderValue::from_static("default-src 'none'; sandbox");
+
+/// How long a browser may remember what the preflight allowed.
+const PREFLIGHT_LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// The edge's paths.
+pub(crate) fn router(edge: Edge) -> Router {
+    let blob = get(blobs::get).head(blobs::head).fallback(error::method_not_allowed);
+    let share = get(share::page).fallback(error::method_not_allowed);
+    Router::new().route("/v1/blobs/{id}", blob).route("/s/{id}", share).layer(cors()).with_state(edge)
+}
+
+/// Any page may fetch blobs: whoever has id and grant may read, and neither is sent by a browser on its own.
+fn cors() -> CorsLayer {
+    CorsLayer::new()
+        .allow_origin(Any)
+        .allow_methods([Method::GET, Method::HEAD, Method::OPTIONS])
+        .allow_headers([AUTHORIZATION, RANGE, IF_RANGE, IF_NONE_MATCH])
+        .expose_headers([CONTENT_RANGE, CACHE_STATUS, ETAG, AGE, SERVER_TIMING, CONTENT_LENGTH, ACCEPT_RANGES])
+        .max_age(PREFLIGHT_LIFETIME)
+}
