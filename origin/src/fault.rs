@@ -1,0 +1,89 @@
+//! Switches that break a promise on purpose.
+//!
+//! A test that looks for lost bytes proves nothing until it has been seen to find some. Built with the feature
+//! `fault-injection` and started with `WAXWING_FAULT=skip-sync` the origin acknowledges what no disk has; the fault
+//! tests must report it. Without the feature every switch is off at compile time and the environment is not read.
+
+#[cfg(any(test, feature = "fault-injection"))]
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// What can be broken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// `skip-sync`: neither data nor records are synced, and yet acknowledged.
+    SkipSync,
+    /// `fail-sync`: the disk reports an I/O error at every sync of data.
+    FailSync,
+    /// `disk-full`: the disk has no room.
+    DiskFull,
+}
+
+/// Which switches are on.
+#[derive(Debug, Default)]
+pub(crate) struct Faults {
+    #[cfg(any(test, feature = "fault-injection"))]
+    on: [AtomicBool; 3],
+}
+
+/// A name in `WAXWING_FAULT` that is no fault: a misspelt switch would make a harness pass for nothing.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("WAXWING_FAULT names an unknown fault: {0}")]
+pub struct UnknownFault(pub String);
+
+#[cfg(any(test, feature = "fault-injection"))]
+impl Faults {
+    /// The switches named in a comma-separated list.
+    pub(crate) fn parse(list: &str) -> Result<Self, UnknownFault> {
+        let faults = Self::default();
+        for name in list.split(',').map(str::trim).filter(|name| !name.is_empty()) {
+            match name {
+                "skip-sync" => faults.set(Fault::SkipSync, true),
+                "fail-sync" => faults.set(Fault::FailSync, true),
+                "disk-full" => faults.set(Fault::DiskFull, true),
+                // Messaging's, named in the same variable.
+                "delete-before-ack" => {}
+                other => return Err(UnknownFault(other.to_owned())),
+            }
+        }
+        Ok(faults)
+    }
+
+    /// Turns a switch.
+    pub(crate) fn set(&self, fault: Fault, on: bool) {
+        self.on[fault as usize].store(on, Ordering::SeqCst);
+    }
+
+    /// Whether a switch is on.
+    pub(crate) fn is_on(&self, fault: Fault) -> bool {
+        self.on[fault as usize].load(Ordering::SeqCst)
+    }
+}
+
+#[cfg(not(any(test, feature = "fault-injection")))]
+impl Faults {
+    /// No switch is ever on in a build without the feature.
+    pub(crate) const fn is_on(&self, _: Fault) -> bool {
+        false
+    }
+}
+
+/// The switches of this process: those in `WAXWING_FAULT` in a build with the feature, else none.
+pub(crate) fn from_env() -> Result<Faults, UnknownFault> {
+    #[cfg(feature = "fault-injection")]
+    let faults = Faults::parse(&std::env::var("WAXWING_FAULT").unwrap_or_default())?;
+    #[cfg(not(feature = "fault-injection"))]
+    let faults = Faults::default();
+    Ok(faults)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn switches_are_named_exactly() {
+        let faults = Faults::parse("skip-sync, disk-full").unwrap();
+        assert!(faults.is_on(Fault::SkipSync) && faults.is_on(Fault::DiskFull) && !faults.is_on(Fault::FailSync));
+        assert_eq!(Faults::parse("skip_sync").unwrap_err(), UnknownFault("skip_sync".into()));
+    }
+}

@@ -1,0 +1,42 @@
+//! `PUT /v1/blobs`: a small blob in one request.
+//!
+//! For a thumbnail or a voice message the three requests of a resumable upload cost more than sending it again would.
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::IntoResponse;
+use serde::Serialize;
+use waxwing_protocol::BlobId;
+use waxwing_protocol::headers::WAXWING_BLOB;
+
+use super::error::HttpError;
+use super::grants::UploadGrant;
+use super::{App, content, headers, now};
+use crate::uploads::NewContent;
+
+/// Body of the answer.
+#[derive(Serialize)]
+struct Stored {
+    /// The blob's id.
+    blob: BlobId,
+}
+
+/// Stores the request's content as a blob, whole or not at all. The same content again is the same blob: a lost answer
+/// costs a repetition. 201 also when somebody else stored it before, since who stored what is nobody's business.
+pub(super) async fn put(
+    State(app): State<App>,
+    grant: UploadGrant,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<impl IntoResponse, HttpError> {
+    let new = NewContent {
+        owner: grant.owner,
+        blob_bytes_max: grant.blob_bytes_max,
+        expected: headers::blob_id(&headers, WAXWING_BLOB)?,
+        content_bytes: headers::content_length(&headers)?,
+    };
+    let blob = app.uploads.put(new, content(body), now()).await?;
+    Ok((StatusCode::CREATED, [(WAXWING_BLOB, headers::plain(&blob))], Json(Stored { blob })))
+}

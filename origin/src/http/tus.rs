@@ -1,0 +1,201 @@
+//! The tus dialect: resumable uploads by tus 1.0.0 (tus.io/protocols/resumable-upload).
+//!
+//! Core, creation, creation-with-upload, creation-defer-length, expiration and termination. What a client announces
+//! beyond them, a checksum or a concatenation, is refused rather than ignored: it would believe it was checked.
+
+use axum::body::HttpBody as _;
+use axum::extract::{Request, State};
+use axum::http::header::{CACHE_CONTROL, LOCATION};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use waxwing_protocol::UploadId;
+use waxwing_protocol::headers::WAXWING_BLOB;
+
+use super::error::{HttpError, method_not_allowed};
+use super::grants::UploadGrant;
+use super::{App, UploadPath, content, headers, now};
+use crate::uploads::{Append, NewUpload, Progress};
+
+const VERSION: &str = "1.0.0";
+const EXTENSIONS: &str = "creation,creation-with-upload,creation-defer-length,expiration,termination";
+
+/// The media type of content, RFC-less and tus's own.
+const OFFSET_STREAM: &str = "application/offset+octet-stream";
+
+const TUS_RESUMABLE: HeaderName = HeaderName::from_static("tus-resumable");
+const TUS_VERSION: HeaderName = HeaderName::from_static("tus-version");
+const TUS_EXTENSION: HeaderName = HeaderName::from_static("tus-extension");
+const TUS_MAX_SIZE: HeaderName = HeaderName::from_static("tus-max-size");
+const UPLOAD_OFFSET: HeaderName = HeaderName::from_static("upload-offset");
+const UPLOAD_LENGTH: HeaderName = HeaderName::from_static("upload-length");
+const UPLOAD_DEFER_LENGTH: HeaderName = HeaderName::from_static("upload-defer-length");
+const UPLOAD_METADATA: HeaderName = HeaderName::from_static("upload-metadata");
+const UPLOAD_EXPIRES: HeaderName = HeaderName::from_static("upload-expires");
+const METHOD_OVERRIDE: &str = "x-http-method-override";
+
+/// Refuses other versions of the protocol (412) where something would change, and names ours on every answer.
+pub(super) async fn protocol_version(request: Request, next: Next) -> Response {
+    let spoken = request.headers().get(&TUS_RESUMABLE).is_some_and(|version| version == VERSION);
+    let changes = matches!(*request.method(), Method::POST | Method::PATCH | Method::DELETE);
+    let mut response = if changes && !spoken {
+        let detail = format!("this server speaks tus {VERSION}: send Tus-Resumable: {VERSION}");
+        HttpError::new(StatusCode::PRECONDITION_FAILED, "tus-version", detail)
+            .header(TUS_VERSION, VERSION.to_owned())
+            .into_response()
+    } else {
+        next.run(request).await
+    };
+    response.headers_mut().insert(TUS_RESUMABLE, HeaderValue::from_static(VERSION));
+    response
+}
+
+/// `OPTIONS`: what this server can do.
+pub(super) async fn discover(State(app): State<App>) -> impl IntoResponse {
+    let headers = [
+        (TUS_VERSION, HeaderValue::from_static(VERSION)),
+        (TUS_EXTENSION, HeaderValue::from_static(EXTENSIONS)),
+        (TUS_MAX_SIZE, app.config.blob_bytes_max.into()),
+    ];
+    (StatusCode::NO_CONTENT, headers)
+}
+
+/// `POST /v1/uploads`: a new upload, with its first bytes if the request has any.
+pub(super) async fn create(
+    State(app): State<App>,
+    grant: UploadGrant,
+    request: Request,
+) -> Result<Response, HttpError> {
+    let (parts, body) = request.into_parts();
+    let headers = &parts.headers;
+    refuse_unsupported(headers)?;
+    let base_url = headers::base_url(&app.config, &parts)?;
+    let new = NewUpload {
+        owner: grant.owner,
+        length: declared_length(headers)?,
+        blob_bytes_max: grant.blob_bytes_max,
+        expected: headers::blob_id(headers, WAXWING_BLOB)?,
+        metadata: headers::metadata(headers)?,
+    };
+    let has_content = !body.is_end_stream();
+    if has_content && !headers::is_media_type(headers, OFFSET_STREAM)? {
+        return Err(HttpError::media_type(OFFSET_STREAM));
+    }
+    let limit = new.length.unwrap_or_else(|| app.uploads.blob_bytes_max(grant.blob_bytes_max));
+    if headers::content_length(headers)?.is_some_and(|bytes| bytes > limit) {
+        return Err(crate::uploads::UploadError::TooLarge { limit }.into());
+    }
+    let progress = app.uploads.create(new, has_content.then(|| content(body)), now()).await?;
+    let location = headers::plain(&format!("{base_url}/v1/uploads/{}", progress.id));
+    Ok((StatusCode::CREATED, [(LOCATION, location)], moved(&progress)).into_response())
+}
+
+/// `HEAD /v1/uploads/{id}`: where to go on.
+pub(super) async fn status(
+    State(app): State<App>,
+    grant: UploadGrant,
+    UploadPath(id): UploadPath,
+) -> Result<Response, HttpError> {
+    let progress = app.uploads.status(grant.owner, id, now()).await?;
+    let mut headers = moved(&progress);
+    match progress.length {
+        Some(length) => headers.insert(UPLOAD_LENGTH, length.into()),
+        None => headers.insert(UPLOAD_DEFER_LENGTH, HeaderValue::from_static("1")),
+    };
+    if let Some(metadata) = &progress.metadata {
+        headers.insert(UPLOAD_METADATA, headers::plain(metadata));
+    }
+    // 200 and not 204: some clients accept nothing else here.
+    Ok((StatusCode::OK, headers).into_response())
+}
+
+/// `PATCH /v1/uploads/{id}`: bytes at the offset the client believes we hold.
+pub(super) async fn append(
+    State(app): State<App>,
+    grant: UploadGrant,
+    UploadPath(id): UploadPath,
+    request: Request,
+) -> Result<Response, HttpError> {
+    append_to(&app, &grant, id, request).await
+}
+
+async fn append_to(app: &App, grant: &UploadGrant, id: UploadId, request: Request) -> Result<Response, HttpError> {
+    let (parts, body) = request.into_parts();
+    let headers = &parts.headers;
+    refuse_unsupported(headers)?;
+    if !headers::is_media_type(headers, OFFSET_STREAM)? {
+        return Err(HttpError::media_type(OFFSET_STREAM));
+    }
+    let offset = headers::integer(headers, UPLOAD_OFFSET.as_str())?
+        .ok_or_else(|| HttpError::bad_request("bad-header", "header upload-offset is missing"))?;
+    let append = Append {
+        id,
+        owner: grant.owner,
+        offset,
+        length: headers::integer(headers, UPLOAD_LENGTH.as_str())?,
+        blob_bytes_max: grant.blob_bytes_max,
+        expected: headers::blob_id(headers, WAXWING_BLOB)?,
+        content_bytes: headers::content_length(headers)?,
+    };
+    let progress = app.uploads.append(append, content(body), now()).await?;
+    Ok((StatusCode::NO_CONTENT, moved(&progress)).into_response())
+}
+
+/// `DELETE /v1/uploads/{id}`: ends an upload. A blob that it became stays.
+pub(super) async fn terminate(
+    State(app): State<App>,
+    grant: UploadGrant,
+    UploadPath(id): UploadPath,
+) -> Result<Response, HttpError> {
+    app.uploads.terminate(grant.owner, id, now()).await?;
+    Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+/// `POST /v1/uploads/{id}`: for clients behind something that lets only GET and POST through.
+pub(super) async fn overridden(
+    State(app): State<App>,
+    grant: UploadGrant,
+    UploadPath(id): UploadPath,
+    request: Request,
+) -> Result<Response, HttpError> {
+    match headers::single(request.headers(), METHOD_OVERRIDE)? {
+        Some("PATCH") => append_to(&app, &grant, id, request).await,
+        Some("DELETE") => terminate(State(app), grant, UploadPath(id)).await,
+        Some("HEAD") => status(State(app), grant, UploadPath(id)).await,
+        _ => Err(method_not_allowed().await),
+    }
+}
+
+/// The headers of every answer that tells where an upload stands.
+fn moved(progress: &Progress) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    headers.insert(UPLOAD_OFFSET, progress.offset.into());
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    match progress.blob {
+        Some(blob) => headers.insert(WAXWING_BLOB, headers::plain(&blob)),
+        None => headers.insert(UPLOAD_EXPIRES, headers::plain(&headers::http_date(progress.expires))),
+    };
+    headers
+}
+
+/// `Upload-Length`, or `None` for `Upload-Defer-Length: 1`; exactly one of them.
+fn declared_length(headers: &HeaderMap) -> Result<Option<u64>, HttpError> {
+    let length = headers::integer(headers, UPLOAD_LENGTH.as_str())?;
+    let deferred = headers::single(headers, UPLOAD_DEFER_LENGTH.as_str())?;
+    match (length, deferred) {
+        (Some(length), None) => Ok(Some(length)),
+        (None, Some("1")) => Ok(None),
+        _ => Err(HttpError::bad_request("bad-header", "send either Upload-Length or Upload-Defer-Length: 1")),
+    }
+}
+
+/// Refuses what the client would take for checked.
+fn refuse_unsupported(headers: &HeaderMap) -> Result<(), HttpError> {
+    for name in ["upload-checksum", "upload-concat"] {
+        if headers.contains_key(name) {
+            let detail = format!("header {name} belongs to an extension this server does not have");
+            return Err(HttpError::bad_request("extension-unsupported", detail));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,137 @@
+//! Where uploads and blobs are kept: what every engine promises.
+//!
+//! The upload engine decides *what* is kept and when it may be acknowledged; an engine of this module knows *how* to
+//! make it survive. The split keeps policy (owners, expiry, limits) out of the code that talks to disks, and lets the
+//! same uploads run over local files and over an object store.
+//!
+//! Two ideas carry it. A [`UploadWriter`] is a *claim*: the newest claim on an upload is the only one that can write, so
+//! a request that a network change left behind cannot touch bytes its successor acknowledged. And [`commit`] makes data
+//! durable *before* the record that speaks of it, in this order, so that a record never promises bytes a power cut took.
+//!
+//! `suite.rs` holds these promises as tests, which every engine runs.
+//!
+//! [`commit`]: UploadWriter::commit
+
+pub(crate) mod disk;
+mod error;
+mod record;
+#[cfg(test)]
+pub(crate) mod suite;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use futures_util::stream::BoxStream;
+use waxwing_protocol::range::ByteRange;
+use waxwing_protocol::{BlobId, OwnerTag, Timestamp, UploadId};
+
+pub(crate) use error::{StoreError, StoreErrorKind};
+pub(crate) use record::{UploadRecord, UploadState};
+
+/// An engine that keeps uploads and blobs.
+pub(crate) trait BlobStore: Send + Sync + 'static {
+    /// A claim on an upload that is not there yet. Nothing is kept until its first [`UploadWriter::commit`] or
+    /// [`UploadWriter::complete`]; what is left by a crash before is found by [`Self::collect`].
+    fn begin(&self, id: UploadId) -> BoxFuture<'_, Result<Box<dyn UploadWriter>, StoreError>>;
+
+    /// The record of an upload, left undisturbed; `None` when there is none.
+    fn upload(&self, id: UploadId) -> BoxFuture<'_, Result<Option<UploadRecord>, StoreError>>;
+
+    /// Claims an upload and gives its record; `None` when there is none.
+    ///
+    /// Promise: once this has returned, no earlier claim writes or commits anything. It waits briefly for a write that
+    /// is under way, and fails with `Busy` when that takes too long.
+    fn claim(&self, id: UploadId) -> BoxFuture<'_, Result<Option<Claim>, StoreError>>;
+
+    /// Removes an upload: its record and, unless they became a blob's, its bytes. Fences earlier claims as
+    /// [`Self::claim`] does. Durable on return; idempotent.
+    fn remove(&self, id: UploadId) -> BoxFuture<'_, Result<(), StoreError>>;
+
+    /// Records of uploads in the order of their ids, at most `limit`, those after `after`.
+    fn uploads(
+        &self,
+        after: Option<UploadId>,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Vec<(UploadId, UploadRecord)>, StoreError>>;
+
+    /// Opens a blob; `None` when there is none. A blob that was opened can be read to its end even when it is removed.
+    fn blob(&self, id: BlobId) -> BoxFuture<'_, Result<Option<Box<dyn BlobReader>>, StoreError>>;
+
+    /// Frees bytes that no record names, which a crash left behind, when they were last written before `older_than`.
+    /// Gives how many uploads' bytes were freed.
+    fn collect(&self, older_than: Timestamp) -> BoxFuture<'_, Result<u64, StoreError>>;
+
+    /// Whether writing is possible; false for good once the engine cannot tell any more what is durable.
+    fn is_writable(&self) -> bool;
+}
+
+/// A claim on an upload, and its record at that moment.
+pub(crate) struct Claim {
+    /// The claim.
+    pub(crate) writer: Box<dyn UploadWriter>,
+    /// The record.
+    pub(crate) record: UploadRecord,
+}
+
+/// A claim on an upload. Every method fails with `Stale`, and changes nothing, once a newer claim was made.
+///
+/// A call that was begun ends by itself: dropping its future gives up the answer, not the work.
+pub(crate) trait UploadWriter: Send + Sync {
+    /// Writes `data` at byte `at`. Not durable until [`Self::commit`]; a failure may leave part of it.
+    fn write(&mut self, at: u64, data: Vec<Bytes>) -> BoxFuture<'_, Result<(), StoreError>>;
+
+    /// Reads back `bytes` bytes at byte `at`, which were committed.
+    fn read(&mut self, at: u64, bytes: u64) -> BoxFuture<'_, Result<Vec<u8>, StoreError>>;
+
+    /// Makes everything written durable, then the record together with `outboard`.
+    ///
+    /// Promise: on `Ok` both survive kill -9 and a power cut. On `Err` the record is what it was, or, when the failure
+    /// hid the outcome, the new one; never a mixture.
+    fn commit(&mut self, record: UploadRecord, outboard: OutboardPart) -> BoxFuture<'_, Result<(), StoreError>>;
+
+    /// As [`Self::commit`], and makes the bytes the blob `blob`, in one step. When the blob is there already, its owner
+    /// is added to it and the bytes just written are dropped. Without a `record` the upload itself leaves none.
+    fn complete(
+        &mut self,
+        blob: NewBlob,
+        record: Option<UploadRecord>,
+        outboard: OutboardPart,
+    ) -> BoxFuture<'_, Result<(), StoreError>>;
+}
+
+/// Consecutive chaining values of an upload's outboard.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct OutboardPart {
+    /// The chunk group the first value belongs to.
+    pub(crate) first_group: u64,
+    /// The values, 32 bytes each.
+    pub(crate) cvs: Vec<u8>,
+}
+
+/// What an upload became.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct NewBlob {
+    /// The hash of its bytes.
+    pub(crate) id: BlobId,
+    /// How many they are.
+    pub(crate) blob_bytes: u64,
+    /// Who uploaded it.
+    pub(crate) owner: OwnerTag,
+    /// When.
+    pub(crate) stored_at: Timestamp,
+}
+
+/// Bytes of a blob or an outboard, in pieces of bounded size; their length is known beforehand, so a stream that ends
+/// early is an error and says so.
+pub(crate) type ByteStream = BoxStream<'static, Result<Bytes, StoreError>>;
+
+/// An open blob.
+pub(crate) trait BlobReader: Send + Sync {
+    /// Its size in bytes.
+    fn blob_bytes(&self) -> u64;
+
+    /// The bytes of `range`, which must lie within it.
+    fn read(&self, range: ByteRange) -> ByteStream;
+
+    /// Its outboard: `waxwing_protocol::blob::outboard_bytes` of its size.
+    fn outboard(&self) -> ByteStream;
+}

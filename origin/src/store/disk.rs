@@ -1,0 +1,189 @@
+//! `DiskStore`: uploads and blobs in local files, their records in fjall.
+//!
+//! Every upload has a file of its own, named by its id and written at explicit offsets; when it is complete the file
+//! stays where it is, and a pointer named by the blob id leads to it. So becoming a blob renames and copies nothing: it
+//! is one record commit, which a crash either has or has not made.
+//!
+//! The outboard lives in the records, not in a file beside the data. Committed in the same batch as the offset it
+//! belongs to, it can never be ahead of it or behind it, and costs no sync of its own.
+//!
+//! What a write order promises, from the bottom up: bytes are synced, then the file's name, then the record.
+
+mod committer;
+mod files;
+mod health;
+mod reader;
+mod records;
+mod slots;
+mod writer;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use fjall::PersistMode;
+use futures_util::future::BoxFuture;
+use tokio::task::spawn_blocking;
+use waxwing_protocol::{BlobId, Timestamp, UploadId};
+
+use self::committer::{Change, DataFate};
+use self::files::Files;
+use self::health::Health;
+use self::reader::DiskReader;
+use self::records::Records;
+use self::slots::{SlotGuard, Slots};
+use self::writer::DiskWriter;
+use super::{BlobReader, BlobStore, Claim, StoreError, StoreErrorKind, UploadRecord, UploadState, UploadWriter};
+use crate::fault::{Fault, Faults};
+
+pub(crate) use self::records::RecordsError;
+
+/// How long a claim waits for a write that is under way. A disk that takes longer has a problem of its own.
+const CLAIM_WAIT: Duration = Duration::from_secs(2);
+
+/// Uploads and blobs in a directory.
+#[derive(Clone)]
+pub(crate) struct DiskStore(Arc<Disk>);
+
+struct Disk {
+    files: Files,
+    records: Records,
+    slots: Slots,
+    health: Arc<Health>,
+}
+
+/// Why a [`DiskStore`] does not open.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum DiskOpenError {
+    #[error("cannot use {path}")]
+    Directory { path: std::path::PathBuf, source: std::io::Error },
+    #[error(transparent)]
+    Records(#[from] RecordsError),
+}
+
+impl DiskStore {
+    /// Opens the store in `data_dir`, making it when it is not there: data in `blobs/`, records in `records/`. Leaves
+    /// `reserve_bytes` of the disk free. Blocks.
+    pub(crate) fn open(data_dir: &Path, reserve_bytes: u64, faults: Arc<Faults>) -> Result<Self, DiskOpenError> {
+        let health = Arc::new(Health::default());
+        let root = data_dir.join("blobs");
+        let durability = if faults.is_on(Fault::SkipSync) { PersistMode::Buffer } else { PersistMode::SyncData };
+        let files = Files::open(root.clone(), reserve_bytes, faults, Arc::clone(&health))
+            .map_err(|source| DiskOpenError::Directory { path: root, source })?;
+        let records = Records::open(&data_dir.join("records"), durability, Arc::clone(&health))?;
+        Ok(Self(Arc::new(Disk { files, records, slots: Slots::default(), health })))
+    }
+}
+
+impl Disk {
+    fn claim(
+        &self,
+        id: UploadId,
+        slot: &mut SlotGuard,
+    ) -> Result<Option<(UploadRecord, Option<std::fs::File>)>, StoreError> {
+        let Some(record) = self.records.upload(id)? else { return Ok(None) };
+        slot.bump(record.epoch);
+        let file = match record.state {
+            UploadState::Receiving { .. } if record.offset > 0 => Some(self.files.open_cut(id, record.offset)?),
+            _ => None,
+        };
+        Ok(Some((record, file)))
+    }
+
+    fn remove(&self, id: UploadId, slot: &mut SlotGuard) -> Result<(), StoreError> {
+        slot.bump(0);
+        match self.records.submit(Change::Remove { id })? {
+            DataFate::Drop => self.files.remove(id),
+            DataFate::Keep => Ok(()),
+        }
+    }
+
+    fn collect(&self, older_than: Timestamp) -> Result<u64, StoreError> {
+        let mut freed = 0;
+        self.files.for_each(|id, modified| {
+            // A file whose slot is taken belongs to an upload that has not committed yet.
+            if modified < older_than && !self.slots.is_taken(id) && !self.records.names_data(id)? {
+                self.files.remove(id)?;
+                freed += 1;
+            }
+            Ok(())
+        })?;
+        Ok(freed)
+    }
+}
+
+impl BlobStore for DiskStore {
+    fn begin(&self, id: UploadId) -> BoxFuture<'_, Result<Box<dyn UploadWriter>, StoreError>> {
+        Box::pin(async move {
+            self.0.health.writable()?;
+            let slot = self.0.slots.get(id);
+            let epoch = slot.lock(CLAIM_WAIT).await?.bump(0);
+            Ok(Box::new(DiskWriter::new(Arc::clone(&self.0), id, slot, epoch, None)) as Box<dyn UploadWriter>)
+        })
+    }
+
+    fn upload(&self, id: UploadId) -> BoxFuture<'_, Result<Option<UploadRecord>, StoreError>> {
+        let disk = Arc::clone(&self.0);
+        Box::pin(blocking(move || disk.records.upload(id)))
+    }
+
+    fn claim(&self, id: UploadId) -> BoxFuture<'_, Result<Option<Claim>, StoreError>> {
+        Box::pin(async move {
+            let slot = self.0.slots.get(id);
+            let mut guard = slot.lock(CLAIM_WAIT).await?;
+            let disk = Arc::clone(&self.0);
+            let claimed = blocking(move || Ok(disk.claim(id, &mut guard)?.map(|found| (found, guard.epoch())))).await?;
+            Ok(claimed.map(|((record, file), epoch)| {
+                let writer = DiskWriter::new(Arc::clone(&self.0), id, slot, epoch, file);
+                Claim { writer: Box::new(writer), record }
+            }))
+        })
+    }
+
+    fn remove(&self, id: UploadId) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(async move {
+            let mut guard = self.0.slots.get(id).lock(CLAIM_WAIT).await?;
+            let disk = Arc::clone(&self.0);
+            blocking(move || disk.remove(id, &mut guard)).await
+        })
+    }
+
+    fn uploads(
+        &self,
+        after: Option<UploadId>,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Vec<(UploadId, UploadRecord)>, StoreError>> {
+        let disk = Arc::clone(&self.0);
+        Box::pin(blocking(move || disk.records.uploads(after, limit)))
+    }
+
+    fn blob(&self, id: BlobId) -> BoxFuture<'_, Result<Option<Box<dyn BlobReader>>, StoreError>> {
+        let disk = Arc::clone(&self.0);
+        Box::pin(blocking(move || {
+            let Some(pointer) = disk.records.blob(id)? else { return Ok(None) };
+            let file = disk.files.open_whole(pointer.data, pointer.blob_bytes)?;
+            Ok(Some(Box::new(DiskReader::new(disk, pointer, file)) as Box<dyn BlobReader>))
+        }))
+    }
+
+    fn collect(&self, older_than: Timestamp) -> BoxFuture<'_, Result<u64, StoreError>> {
+        let disk = Arc::clone(&self.0);
+        Box::pin(blocking(move || disk.collect(older_than)))
+    }
+
+    fn is_writable(&self) -> bool {
+        self.0.health.writable().is_ok()
+    }
+}
+
+/// Runs `work` where blocking is allowed. It runs to its end even when nobody waits for it any more.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, StoreError> {
+    spawn_blocking(work)
+        .await
+        .unwrap_or_else(|error| Err(StoreError::new(StoreErrorKind::Other, "a storage thread").because(error)))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,191 @@
+//! Group commit: one thread that makes durable, with one sync, whatever waits.
+//!
+//! A sync costs the same for one record as for a hundred. While one is under way further changes queue up; the next
+//! takes them all. Since this thread alone changes records, it can also decide, without locks, which of two uploads of
+//! the same bytes becomes the blob and which adds an owner to it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::JoinHandle;
+
+use fjall::{OwnedWriteBatch, PersistMode};
+use waxwing_protocol::{BlobId, UploadId};
+
+use super::health::Health;
+use super::records::{
+    BlobPointer, Table, blob_key, data_key, outboard_key, outboard_prefix, owner_key, reading, upload_key,
+};
+use crate::store::{NewBlob, OutboardPart, StoreError, StoreErrorKind, UploadRecord};
+
+/// Changes committed together at most; bounds what one sync has to carry.
+const GROUP_MAX: usize = 1024;
+
+/// Changes that wait at most; a submitter beyond blocks, which slows it down to the disk's pace.
+const QUEUE_MAX: usize = 1024;
+
+/// A change of records.
+#[derive(Debug)]
+pub(super) enum Change {
+    /// An upload's record is this from now on, and its outboard has these values more.
+    Put { id: UploadId, record: UploadRecord, outboard: OutboardPart },
+    /// An upload's bytes are a blob from now on.
+    Complete { id: UploadId, record: Option<UploadRecord>, blob: NewBlob, outboard: OutboardPart },
+    /// An upload is no more.
+    Remove { id: UploadId },
+}
+
+/// What becomes of the upload's bytes after a change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum DataFate {
+    /// They are needed.
+    Keep,
+    /// No record speaks of them any more.
+    Drop,
+}
+
+/// The thread, and the way to it. Ends with its last change when it is dropped.
+pub(super) struct Committer {
+    queue: Option<SyncSender<Waiting>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+struct Waiting {
+    change: Change,
+    answer: SyncSender<Result<DataFate, StoreError>>,
+}
+
+impl Committer {
+    pub(super) fn start(table: Table, durability: PersistMode, health: Arc<Health>) -> std::io::Result<Self> {
+        let (queue, waiting) = sync_channel(QUEUE_MAX);
+        let thread = std::thread::Builder::new().name("origin-records".into()).spawn(move || {
+            let group = Group { table, durability, health };
+            while let Some(changes) = next_group(&waiting) {
+                group.commit(changes);
+            }
+        })?;
+        Ok(Self { queue: Some(queue), thread: Some(thread) })
+    }
+
+    /// Queues `change` and waits until it is durable. Blocks.
+    pub(super) fn submit(&self, change: Change) -> Result<DataFate, StoreError> {
+        let gone = || StoreError::new(StoreErrorKind::ReadOnly, "committing a record");
+        let (answer, outcome) = sync_channel(1);
+        self.queue.as_ref().ok_or_else(gone)?.send(Waiting { change, answer }).map_err(|_| gone())?;
+        outcome.recv().map_err(|_| gone())?
+    }
+}
+
+impl Drop for Committer {
+    fn drop(&mut self) {
+        self.queue = None;
+        if let Some(thread) = self.thread.take() {
+            // It ends once the queue is empty; a panic in it was reported where it happened.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The next change and whatever waits behind it; `None` when there will be no more.
+fn next_group(waiting: &Receiver<Waiting>) -> Option<Vec<Waiting>> {
+    let mut group = vec![waiting.recv().ok()?];
+    group.extend(waiting.try_iter().take(GROUP_MAX - 1));
+    Some(group)
+}
+
+struct Group {
+    table: Table,
+    durability: PersistMode,
+    health: Arc<Health>,
+}
+
+impl Group {
+    fn commit(&self, waiting: Vec<Waiting>) {
+        let mut batch = self.table.database.batch().durability(Some(self.durability));
+        let mut new_blobs = HashMap::new();
+        let mut pending = Vec::with_capacity(waiting.len());
+        for Waiting { change, answer } in waiting {
+            let entered = self.health.writable().and_then(|()| self.enter(&mut batch, &mut new_blobs, change));
+            match entered {
+                Ok(fate) => pending.push((answer, fate)),
+                // Its submitter may have gone: then nobody misses the answer, here and below.
+                Err(error) => drop(answer.send(Err(error))),
+            }
+        }
+        match batch.commit() {
+            Ok(()) => pending.into_iter().for_each(|(answer, fate)| drop(answer.send(Ok(fate)))),
+            Err(error) => {
+                let error = Arc::new(error);
+                for (answer, _) in pending {
+                    let failed = self.health.fail("committing records", Arc::clone(&error));
+                    drop(answer.send(Err(failed)));
+                }
+            }
+        }
+    }
+
+    /// Enters `change` into the batch. Reads before it writes, so that a failure enters nothing.
+    fn enter(
+        &self,
+        batch: &mut OwnedWriteBatch,
+        new_blobs: &mut HashMap<BlobId, UploadId>,
+        change: Change,
+    ) -> Result<DataFate, StoreError> {
+        match change {
+            Change::Put { id, record, outboard } => {
+                self.put(batch, id, &record, outboard);
+                Ok(DataFate::Keep)
+            }
+            Change::Complete { id, record, blob, outboard } => {
+                let data = match new_blobs.get(&blob.id) {
+                    Some(data) => Some(*data),
+                    None => self.table.blob(blob.id)?.map(|pointer| pointer.data),
+                };
+                let fate = if data.is_some_and(|data| data != id) { DataFate::Drop } else { DataFate::Keep };
+                if fate == DataFate::Drop {
+                    self.drop_outboard(batch, id)?;
+                } else {
+                    new_blobs.insert(blob.id, id);
+                    let pointer = BlobPointer { data: id, blob_bytes: blob.blob_bytes, stored_at: blob.stored_at };
+                    batch.insert(&self.table.keyspace, blob_key(blob.id), pointer.to_bytes());
+                    batch.insert(&self.table.keyspace, data_key(id), *blob.id.as_bytes());
+                    self.put_outboard(batch, id, outboard);
+                }
+                let stored_at = blob.stored_at.as_millis().to_le_bytes();
+                batch.insert(&self.table.keyspace, owner_key(blob.id, blob.owner), stored_at);
+                if let Some(record) = record {
+                    batch.insert(&self.table.keyspace, upload_key(id), record.to_bytes());
+                }
+                Ok(fate)
+            }
+            Change::Remove { id } => {
+                let is_blob = self.table.get(&data_key(id))?.is_some();
+                if !is_blob {
+                    self.drop_outboard(batch, id)?;
+                }
+                batch.remove(&self.table.keyspace, upload_key(id));
+                Ok(if is_blob { DataFate::Keep } else { DataFate::Drop })
+            }
+        }
+    }
+
+    fn put(&self, batch: &mut OwnedWriteBatch, id: UploadId, record: &UploadRecord, outboard: OutboardPart) {
+        batch.insert(&self.table.keyspace, upload_key(id), record.to_bytes());
+        self.put_outboard(batch, id, outboard);
+    }
+
+    fn put_outboard(&self, batch: &mut OwnedWriteBatch, id: UploadId, outboard: OutboardPart) {
+        if !outboard.cvs.is_empty() {
+            batch.insert(&self.table.keyspace, outboard_key(id, outboard.first_group), outboard.cvs);
+        }
+    }
+
+    fn drop_outboard(&self, batch: &mut OwnedWriteBatch, id: UploadId) -> Result<(), StoreError> {
+        let keys: Result<Vec<_>, _> =
+            self.table.keyspace.prefix(outboard_prefix(id)).map(|entry| entry.key().map_err(reading)).collect();
+        for key in keys? {
+            batch.remove(&self.table.keyspace, key);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,177 @@
+//! The data files: one for each upload, in directories by the first two characters of its id.
+//!
+//! Promise: a name is built from a parsed id and from nothing else, so no request reaches another path.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use waxwing_protocol::{Timestamp, UploadId};
+
+use super::health::Health;
+use crate::fault::{Fault, Faults};
+use crate::store::{StoreError, StoreErrorKind};
+
+/// The directory of data files.
+pub(super) struct Files {
+    root: PathBuf,
+    reserve_bytes: u64,
+    faults: Arc<Faults>,
+    health: Arc<Health>,
+}
+
+impl Files {
+    pub(super) fn open(
+        root: PathBuf,
+        reserve_bytes: u64,
+        faults: Arc<Faults>,
+        health: Arc<Health>,
+    ) -> io::Result<Self> {
+        fs::create_dir_all(&root)?;
+        if let Some(data_dir) = root.parent() {
+            sync_directory(data_dir)?;
+        }
+        Ok(Self { root, reserve_bytes, faults, health })
+    }
+
+    fn directory(&self, id: UploadId) -> PathBuf {
+        self.root.join(&id.to_string()[..2])
+    }
+
+    fn path(&self, id: UploadId) -> PathBuf {
+        self.directory(id).join(id.to_string())
+    }
+
+    /// Opens the file of upload `id`, making it when it is not there.
+    pub(super) fn create(&self, id: UploadId) -> Result<File, StoreError> {
+        let open = || {
+            let mut options = File::options();
+            options.read(true).write(true).create(true).truncate(false).open(self.path(id))
+        };
+        let made = match open() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                fs::create_dir_all(self.directory(id)).and_then(|()| sync_directory(&self.root)).and_then(|()| open())
+            }
+            other => other,
+        };
+        made.map_err(|error| StoreError::io("creating a data file", error))
+    }
+
+    /// Opens the file of upload `id` and cuts it to the `offset` bytes its record speaks of: what a crash left beyond
+    /// was never acknowledged.
+    pub(super) fn open_cut(&self, id: UploadId, offset: u64) -> Result<File, StoreError> {
+        let doing = "opening an upload's data";
+        let file = File::options().read(true).write(true).open(self.path(id));
+        let file = file.map_err(|error| corrupt_if_missing(doing, error))?;
+        let actual = file.metadata().map_err(|error| StoreError::io(doing, error))?.len();
+        if actual < offset {
+            return Err(StoreError::new(StoreErrorKind::Corrupt, doing)
+                .because(format!("{actual} bytes on disk, {offset} acknowledged")));
+        }
+        if actual > offset {
+            file.set_len(offset).map_err(|error| StoreError::io(doing, error))?;
+        }
+        Ok(file)
+    }
+
+    /// Opens the file `id` of a blob of `blob_bytes`; an empty blob may have none.
+    pub(super) fn open_whole(&self, id: UploadId, blob_bytes: u64) -> Result<Option<File>, StoreError> {
+        let doing = "opening a blob's data";
+        if blob_bytes == 0 {
+            return Ok(None);
+        }
+        let file = File::open(self.path(id)).map_err(|error| corrupt_if_missing(doing, error))?;
+        let actual = file.metadata().map_err(|error| StoreError::io(doing, error))?.len();
+        if actual < blob_bytes {
+            return Err(StoreError::new(StoreErrorKind::Corrupt, doing)
+                .because(format!("{actual} bytes on disk, {blob_bytes} recorded")));
+        }
+        Ok(Some(file))
+    }
+
+    /// Writes `data` at byte `at` while the reserve stays free.
+    pub(super) fn write(&self, file: &File, mut at: u64, data: &[Bytes]) -> Result<(), StoreError> {
+        let doing = "writing an upload's data";
+        let wanted: u64 = data.iter().map(|chunk| chunk.len() as u64).sum();
+        let disk = rustix::fs::fstatvfs(file).map_err(|error| StoreError::io(doing, error.into()))?;
+        let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+        if free < self.reserve_bytes.saturating_add(wanted) || self.faults.is_on(Fault::DiskFull) {
+            return Err(StoreError::new(StoreErrorKind::Full, doing));
+        }
+        for chunk in data {
+            file.write_all_at(chunk, at).map_err(|error| StoreError::io(doing, error))?;
+            at += chunk.len() as u64;
+        }
+        Ok(())
+    }
+
+    /// Makes what was written to `file` durable.
+    pub(super) fn sync(&self, file: &File) -> Result<(), StoreError> {
+        let synced = if self.faults.is_on(Fault::SkipSync) {
+            Ok(())
+        } else if self.faults.is_on(Fault::FailSync) {
+            Err(rustix::io::Errno::IO.into())
+        } else {
+            file.sync_data()
+        };
+        synced.map_err(|error| self.health.fail("syncing an upload's data", error))
+    }
+
+    /// Makes the name of upload `id`'s file durable.
+    pub(super) fn sync_name(&self, id: UploadId) -> Result<(), StoreError> {
+        if self.faults.is_on(Fault::SkipSync) {
+            return Ok(());
+        }
+        sync_directory(&self.directory(id)).map_err(|error| self.health.fail("syncing a data directory", error))
+    }
+
+    /// Removes the file of upload `id`, if there is one.
+    pub(super) fn remove(&self, id: UploadId) -> Result<(), StoreError> {
+        match fs::remove_file(self.path(id)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(StoreError::io("removing a data file", error)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Calls `each` with every data file's upload and when it was last written. Names that are not ids are not ours
+    /// and are left alone.
+    pub(super) fn for_each(
+        &self,
+        mut each: impl FnMut(UploadId, Timestamp) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let failed = |error| StoreError::io("listing data files", error);
+        for directory in fs::read_dir(&self.root).map_err(failed)? {
+            let directory = directory.map_err(failed)?.path();
+            if !directory.is_dir() {
+                continue;
+            }
+            for entry in fs::read_dir(&directory).map_err(failed)? {
+                let entry = entry.map_err(failed)?;
+                let Some(id) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+                match entry.metadata().and_then(|metadata| metadata.modified()) {
+                    Ok(modified) => each(id, modified.into())?,
+                    // Removed since it was listed.
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    Err(error) => return Err(failed(error)),
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn sync_directory(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}
+
+/// A file its record speaks of is not there: that is damage, not absence.
+fn corrupt_if_missing(doing: &'static str, error: io::Error) -> StoreError {
+    if error.kind() == io::ErrorKind::NotFound {
+        StoreError::new(StoreErrorKind::Corrupt, doing).because(error)
+    } else {
+        StoreError::io(doing, error)
+    }
+}

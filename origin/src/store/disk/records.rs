@@ -1,0 +1,260 @@
+//! The records: what fjall keeps, under which key.
+//!
+//! One keyspace, since idle ones pin journals; the first byte of a key tells what it leads to:
+//!
+//! | key                                | value                                                          |
+//! |------------------------------------|----------------------------------------------------------------|
+//! | `u` upload                         | [`UploadRecord`]                                               |
+//! | `o` upload, first group (be64)     | consecutive chaining values of its outboard                    |
+//! | `b` blob                           | [`BlobPointer`]: the upload whose bytes it is, and their count |
+//! | `d` upload                         | the blob these bytes became: keeps them when the upload goes   |
+//! | `w` blob, owner                    | when that owner stored it                                      |
+//!
+//! A blob's owners are keys of their own, so that the millionth owner of a popular blob costs no more than the first.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
+use waxwing_protocol::blob::CV_BYTES;
+use waxwing_protocol::{BlobId, OwnerTag, Timestamp, UploadId};
+
+use super::committer::{Change, Committer, DataFate};
+use super::health::Health;
+use crate::store::{StoreError, StoreErrorKind, UploadRecord};
+
+/// Bytes of records held in memory before they are written to tables; bounds memory and the time a restart takes.
+const MEMTABLE_BYTES: u64 = 16 << 20;
+
+/// Bytes of fjall's block cache.
+const CACHE_BYTES: u64 = 32 << 20;
+
+/// Bytes of journals before fjall makes room.
+const JOURNAL_BYTES: u64 = 128 << 20;
+
+/// The version of the pointers' form.
+const POINTER_VERSION: u8 = 1;
+
+/// The records of a store, and the one thread that changes them.
+pub(super) struct Records {
+    table: Table,
+    committer: Committer,
+}
+
+/// The keyspace, readable from anywhere.
+#[derive(Clone)]
+pub(super) struct Table {
+    pub(super) database: Database,
+    pub(super) keyspace: Keyspace,
+}
+
+/// Why the records do not open.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RecordsError {
+    #[error("{path} is in use by another process")]
+    Locked { path: PathBuf },
+    #[error("cannot open the records in {path}")]
+    Database { path: PathBuf, source: fjall::Error },
+}
+
+/// Where a blob's bytes are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct BlobPointer {
+    /// The upload they came with, which names their file.
+    pub(super) data: UploadId,
+    /// How many they are.
+    pub(super) blob_bytes: u64,
+    /// When the first owner stored them.
+    pub(super) stored_at: Timestamp,
+}
+
+impl Records {
+    /// Opens the records in `path`, making them when they are not there; commits become as durable as
+    /// `durability` says. Blocks.
+    pub(super) fn open(path: &Path, durability: PersistMode, health: Arc<Health>) -> Result<Self, RecordsError> {
+        let failed = |error| match error {
+            fjall::Error::Locked => RecordsError::Locked { path: path.to_owned() },
+            source => RecordsError::Database { path: path.to_owned(), source },
+        };
+        let database = Database::builder(path).cache_size(CACHE_BYTES).max_journaling_size(JOURNAL_BYTES).open();
+        let database = database.map_err(failed)?;
+        let options = || KeyspaceCreateOptions::default().max_memtable_size(MEMTABLE_BYTES);
+        let keyspace = database.keyspace("records", options).map_err(failed)?;
+        let table = Table { database, keyspace };
+        let committer = Committer::start(table.clone(), durability, health)
+            .map_err(|error| RecordsError::Database { path: path.to_owned(), source: error.into() })?;
+        Ok(Self { table, committer })
+    }
+
+    /// Makes `change` durable, together with whatever else waits. Blocks.
+    pub(super) fn submit(&self, change: Change) -> Result<DataFate, StoreError> {
+        self.committer.submit(change)
+    }
+
+    /// The record of upload `id`.
+    pub(super) fn upload(&self, id: UploadId) -> Result<Option<UploadRecord>, StoreError> {
+        let Some(bytes) = self.table.get(&upload_key(id))? else { return Ok(None) };
+        UploadRecord::from_bytes(&bytes).map(Some)
+    }
+
+    /// Records of uploads after `after`, at most `limit`. A damaged one is told in the log and left out, so that it
+    /// hides no other from the sweeper.
+    pub(super) fn uploads(
+        &self,
+        after: Option<UploadId>,
+        limit: usize,
+    ) -> Result<Vec<(UploadId, UploadRecord)>, StoreError> {
+        let from = after.map_or_else(|| vec![b'u'], |id| [&upload_key(id)[..], &[0]].concat());
+        let mut found = Vec::new();
+        for entry in self.table.keyspace.range(from..vec![b'u' + 1]).take(limit) {
+            let (key, value) = entry.into_inner().map_err(reading)?;
+            let id = key[1..].try_into().map(UploadId::from_bytes).map_err(|_| corrupt("an upload's key"))?;
+            match UploadRecord::from_bytes(&value) {
+                Ok(record) => found.push((id, record)),
+                Err(error) => tracing::error!(upload.id = %id, error = %error, "an upload's record is damaged"),
+            }
+        }
+        Ok(found)
+    }
+
+    /// Where the bytes of blob `id` are.
+    pub(super) fn blob(&self, id: BlobId) -> Result<Option<BlobPointer>, StoreError> {
+        self.table.blob(id)
+    }
+
+    /// Whether any record needs the file of upload `id`.
+    pub(super) fn names_data(&self, id: UploadId) -> Result<bool, StoreError> {
+        if self.table.get(&data_key(id))?.is_some() {
+            return Ok(true);
+        }
+        // A damaged record counts: what it speaks of is not thrown away because it cannot be read.
+        let record = self.table.get(&upload_key(id))?;
+        Ok(record.is_some_and(|bytes| {
+            !matches!(
+                UploadRecord::from_bytes(&bytes),
+                Ok(UploadRecord { state: crate::store::UploadState::Complete { .. }, .. })
+            )
+        }))
+    }
+
+    /// The outboard of upload `id` from byte `from`, about `bytes` of it.
+    pub(super) fn outboard(&self, id: UploadId, from: u64, bytes: u64) -> Result<Vec<u8>, StoreError> {
+        let mut found = Vec::new();
+        let group = from / CV_BYTES as u64;
+        for entry in self.table.keyspace.range(outboard_key(id, group)..=outboard_key(id, u64::MAX)) {
+            let (key, value) = entry.into_inner().map_err(reading)?;
+            let expected = outboard_key(id, group + (found.len() / CV_BYTES) as u64);
+            if *key != expected || value.len() % CV_BYTES != 0 {
+                return Err(corrupt("an outboard with a gap"));
+            }
+            found.extend_from_slice(&value);
+            if found.len() as u64 >= bytes {
+                break;
+            }
+        }
+        Ok(found)
+    }
+
+    /// The owners of blob `id`.
+    #[cfg(test)]
+    pub(super) fn owners(&self, id: BlobId) -> Result<Vec<OwnerTag>, StoreError> {
+        let prefix = [&b"w"[..], id.as_bytes()].concat();
+        let owners = self.table.keyspace.prefix(&prefix).map(|entry| {
+            let key = entry.key().map_err(reading)?;
+            key[prefix.len()..].try_into().map(OwnerTag::from_bytes).map_err(|_| corrupt("an owner's key"))
+        });
+        owners.collect()
+    }
+}
+
+impl Table {
+    pub(super) fn get(&self, key: &[u8]) -> Result<Option<fjall::UserValue>, StoreError> {
+        self.keyspace.get(key).map_err(reading)
+    }
+
+    pub(super) fn blob(&self, id: BlobId) -> Result<Option<BlobPointer>, StoreError> {
+        self.get(&blob_key(id))?.map(|bytes| BlobPointer::from_bytes(&bytes)).transpose()
+    }
+}
+
+impl BlobPointer {
+    pub(super) fn to_bytes(self) -> Vec<u8> {
+        let mut bytes = vec![POINTER_VERSION];
+        bytes.extend(self.data.as_bytes());
+        bytes.extend(self.blob_bytes.to_le_bytes());
+        bytes.extend(self.stored_at.as_millis().to_le_bytes());
+        bytes
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Result<Self, StoreError> {
+        let parse = || {
+            let (&POINTER_VERSION, rest) = bytes.split_first()? else { return None };
+            let (data, rest) = rest.split_first_chunk()?;
+            let (blob_bytes, rest) = rest.split_first_chunk()?;
+            let stored_at = rest.try_into().ok()?;
+            Some(Self {
+                data: UploadId::from_bytes(*data),
+                blob_bytes: u64::from_le_bytes(*blob_bytes),
+                stored_at: Timestamp::from_millis(u64::from_le_bytes(stored_at)),
+            })
+        };
+        parse().ok_or_else(|| corrupt("a blob's pointer"))
+    }
+}
+
+pub(super) fn upload_key(id: UploadId) -> [u8; 17] {
+    key_of(b'u', id)
+}
+
+pub(super) fn data_key(id: UploadId) -> [u8; 17] {
+    key_of(b'd', id)
+}
+
+pub(super) fn outboard_prefix(id: UploadId) -> [u8; 17] {
+    key_of(b'o', id)
+}
+
+pub(super) fn outboard_key(id: UploadId, group: u64) -> Vec<u8> {
+    [&outboard_prefix(id)[..], &group.to_be_bytes()].concat()
+}
+
+pub(super) fn blob_key(id: BlobId) -> Vec<u8> {
+    [&b"b"[..], id.as_bytes()].concat()
+}
+
+pub(super) fn owner_key(id: BlobId, owner: OwnerTag) -> Vec<u8> {
+    [&b"w"[..], id.as_bytes(), owner.as_bytes()].concat()
+}
+
+fn key_of(kind: u8, id: UploadId) -> [u8; 17] {
+    let mut key = [kind; 17];
+    key[1..].copy_from_slice(id.as_bytes());
+    key
+}
+
+pub(super) fn reading(error: fjall::Error) -> StoreError {
+    StoreError::new(StoreErrorKind::Other, "reading a record").because(error)
+}
+
+fn corrupt(what: &'static str) -> StoreError {
+    StoreError::new(StoreErrorKind::Corrupt, what)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_torn_pointer_is_told_as_damage() {
+        let pointer =
+            BlobPointer { data: UploadId::from_bytes([1; 16]), blob_bytes: 77, stored_at: Timestamp::from_secs(5) };
+        let bytes = pointer.to_bytes();
+        assert_eq!(BlobPointer::from_bytes(&bytes).unwrap(), pointer);
+        for cut in 0..bytes.len() {
+            assert_eq!(BlobPointer::from_bytes(&bytes[..cut]).unwrap_err().kind(), StoreErrorKind::Corrupt);
+        }
+        let mut longer = bytes;
+        longer.push(0);
+        assert!(BlobPointer::from_bytes(&longer).is_err());
+    }
+}

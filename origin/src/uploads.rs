@@ -1,0 +1,450 @@
+//! The upload engine: what happens to an upload, whatever dialect asks for it.
+//!
+//! A phone uploads through tunnels, network changes and dead batteries. Without an engine that is strict about what it
+//! has acknowledged, a resume would skip bytes nobody has, or two connections of the same phone would write over one
+//! another.
+//!
+//! Promises:
+//! - An offset that was told is durable, bytes and record; it never decreases.
+//! - A request that is cut keeps the bytes that came.
+//! - One request at a time has an upload. A newer one takes over: the older stops reading, what it received is
+//!   committed, and the newer goes on from there.
+//! - Completing is idempotent: asked again, it gives the same answer.
+//!
+//! HTTP is the business of the dialects above, durability of the stores below.
+
+mod appender;
+mod error;
+mod intake;
+pub(crate) mod sweeper;
+mod turns;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use waxwing_protocol::blob::HasherState;
+use waxwing_protocol::{BlobId, OwnerTag, Timestamp, UploadId};
+
+use self::appender::Appender;
+pub(crate) use self::error::UploadError;
+use self::intake::{BUFFER_BYTES_MAX, BUFFER_UNIT_BYTES, Intake, Pause};
+pub(crate) use self::intake::{Content, ContentError};
+use self::turns::{Turn, Turns};
+use crate::config::Config;
+use crate::store::{BlobStore, Claim, UploadRecord, UploadState};
+
+/// All uploads of an origin. Clones share them.
+#[derive(Clone)]
+pub(crate) struct Uploads(Arc<Inner>);
+
+struct Inner {
+    store: Arc<dyn BlobStore>,
+    limits: Limits,
+    turns: Turns,
+    /// Memory for bytes on their way to the store, shared by all requests, in units of [`BUFFER_UNIT_BYTES`].
+    buffers: Arc<Semaphore>,
+    /// Requests in progress; they outlive the connections they came on.
+    tasks: TaskTracker,
+    closing: CancellationToken,
+}
+
+/// What uploads are held to.
+#[derive(Clone, Copy, Debug)]
+struct Limits {
+    blob_bytes_max: u64,
+    upload_expiry: Duration,
+    unacknowledged_expiry: Duration,
+    idle_timeout: Duration,
+}
+
+/// An upload to be created.
+#[derive(Clone, Debug)]
+pub(crate) struct NewUpload {
+    /// Whose it will be.
+    pub(crate) owner: OwnerTag,
+    /// Bytes it will have; `None` to say later.
+    pub(crate) length: Option<u64>,
+    /// Bytes its owner may send.
+    pub(crate) blob_bytes_max: u64,
+    /// The id its creator expects.
+    pub(crate) expected: Option<BlobId>,
+    /// Kept and given back; means nothing here.
+    pub(crate) metadata: Option<String>,
+}
+
+/// Bytes to be appended to an upload.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Append {
+    /// Which.
+    pub(crate) id: UploadId,
+    /// Who asks.
+    pub(crate) owner: OwnerTag,
+    /// The offset the client believes we hold.
+    pub(crate) offset: u64,
+    /// The upload's length, when it was deferred.
+    pub(crate) length: Option<u64>,
+    /// Bytes its owner may send.
+    pub(crate) blob_bytes_max: u64,
+    /// The id the client expects.
+    pub(crate) expected: Option<BlobId>,
+    /// How many bytes are announced, when they are.
+    pub(crate) content_bytes: Option<u64>,
+}
+
+/// A blob brought in one request.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct NewContent {
+    /// Whose it will be.
+    pub(crate) owner: OwnerTag,
+    /// Bytes its owner may send.
+    pub(crate) blob_bytes_max: u64,
+    /// The id the client expects.
+    pub(crate) expected: Option<BlobId>,
+    /// How many bytes are announced, when they are.
+    pub(crate) content_bytes: Option<u64>,
+}
+
+/// Where an upload stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Progress {
+    /// Which.
+    pub(crate) id: UploadId,
+    /// Bytes that are durable.
+    pub(crate) offset: u64,
+    /// Bytes it will have, when known.
+    pub(crate) length: Option<u64>,
+    /// When it is forgotten.
+    pub(crate) expires: Timestamp,
+    /// What its creator sent along.
+    pub(crate) metadata: Option<String>,
+    /// What it became, once it is complete.
+    pub(crate) blob: Option<BlobId>,
+}
+
+/// A wall clock for the time of one request: the moment it began and what has passed since.
+#[derive(Clone, Copy, Debug)]
+struct RequestClock {
+    began: Timestamp,
+    since: Instant,
+}
+
+impl RequestClock {
+    fn start(now: Timestamp) -> Self {
+        Self { began: now, since: Instant::now() }
+    }
+
+    fn now(&self) -> Timestamp {
+        self.began.plus(self.since.elapsed())
+    }
+}
+
+impl Uploads {
+    /// The uploads in `store`.
+    pub(crate) fn new(store: Arc<dyn BlobStore>, config: &Config) -> Self {
+        let closing = CancellationToken::new();
+        Self(Arc::new(Inner {
+            store,
+            limits: Limits {
+                blob_bytes_max: config.blob_bytes_max,
+                upload_expiry: config.upload_expiry(),
+                unacknowledged_expiry: config.unacknowledged_expiry(),
+                idle_timeout: config.idle_timeout(),
+            },
+            turns: Turns::new(closing.clone()),
+            buffers: Arc::new(Semaphore::new(BUFFER_BYTES_MAX / BUFFER_UNIT_BYTES)),
+            tasks: TaskTracker::new(),
+            closing,
+        }))
+    }
+
+    /// Bytes of the largest blob whose owner may send `granted`.
+    pub(crate) fn blob_bytes_max(&self, granted: u64) -> u64 {
+        self.0.limits.blob_bytes_max.min(granted)
+    }
+
+    /// Creates an upload, with the first of its bytes when there are any.
+    pub(crate) async fn create(
+        &self,
+        new: NewUpload,
+        content: Option<Content>,
+        now: Timestamp,
+    ) -> Result<Progress, UploadError> {
+        let uploads = self.clone();
+        self.run(async move { uploads.create_now(new, content, now).await }).await
+    }
+
+    /// Appends `content` to an upload.
+    pub(crate) async fn append(
+        &self,
+        append: Append,
+        content: Content,
+        now: Timestamp,
+    ) -> Result<Progress, UploadError> {
+        let uploads = self.clone();
+        self.run(async move { uploads.append_now(append, content, now).await }).await
+    }
+
+    /// Stores a blob in one request. There is no upload to resume: cut, nothing of it is kept.
+    pub(crate) async fn put(&self, new: NewContent, content: Content, now: Timestamp) -> Result<BlobId, UploadError> {
+        let uploads = self.clone();
+        self.run(async move { uploads.put_now(new, content, now).await }).await
+    }
+
+    /// Where an upload stands. Stops a request that is appending to it, so that the offset told is one that the next
+    /// request can go on from.
+    pub(crate) async fn status(&self, owner: OwnerTag, id: UploadId, now: Timestamp) -> Result<Progress, UploadError> {
+        let (_turn, Claim { mut writer, mut record }) = self.take_over(owner, id, now).await?;
+        if !record.acknowledged {
+            // Its creator knows where it is: from now on it lives as long as any.
+            record.acknowledged = true;
+            record.expires = now.plus(self.0.limits.upload_expiry);
+            writer.commit(record.clone(), Default::default()).await?;
+        }
+        Ok(Progress::of(id, record))
+    }
+
+    /// Ends an upload. Bytes that became a blob stay, since messages may name it already; an unfinished upload leaves
+    /// nothing.
+    pub(crate) async fn terminate(&self, owner: OwnerTag, id: UploadId, now: Timestamp) -> Result<(), UploadError> {
+        let (_turn, _claim) = self.take_over(owner, id, now).await?;
+        Ok(self.0.store.remove(id).await?)
+    }
+
+    /// Takes no more bytes, and returns when what was received is committed.
+    pub(crate) async fn close(&self) {
+        self.0.closing.cancel();
+        self.0.tasks.close();
+        self.0.tasks.wait().await;
+    }
+
+    /// Whether uploads can be written.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.0.store.is_writable() && !self.0.closing.is_cancelled()
+    }
+
+    /// Runs a request to its end in a task of its own: when the client goes, its connection's task is dropped, and the
+    /// bytes that came must still be committed.
+    async fn run<T: Send + 'static>(
+        &self,
+        request: impl Future<Output = Result<T, UploadError>> + Send + 'static,
+    ) -> Result<T, UploadError> {
+        if self.0.closing.is_cancelled() {
+            return Err(UploadError::Closing);
+        }
+        self.0.tasks.spawn(request).await.unwrap_or(Err(UploadError::Aborted))
+    }
+
+    async fn create_now(
+        &self,
+        new: NewUpload,
+        content: Option<Content>,
+        now: Timestamp,
+    ) -> Result<Progress, UploadError> {
+        let limit = self.blob_bytes_max(new.blob_bytes_max);
+        if new.length.is_some_and(|length| length > limit) {
+            return Err(UploadError::TooLarge { limit });
+        }
+        let id = new_upload_id()?;
+        let record = UploadRecord {
+            owner: new.owner,
+            length: new.length,
+            offset: 0,
+            epoch: 0,
+            created: now,
+            expires: now.plus(self.0.limits.unacknowledged_expiry),
+            acknowledged: false,
+            expected: new.expected,
+            metadata: new.metadata,
+            state: UploadState::Receiving { hash: HasherState::default() },
+        };
+        let turn = self.0.turns.take(id).await;
+        let writer = self.0.store.begin(id).await?;
+        let clock = RequestClock::start(now);
+        let expiry = self.0.limits.unacknowledged_expiry;
+        let mut appender = Appender::begin(id, Claim { writer, record }, clock, expiry);
+        match content {
+            Some(content) => self.receive(appender, content, &turn, limit).await,
+            None if new.length == Some(0) => self.complete(appender).await,
+            None => {
+                appender.commit().await?;
+                Ok(appender.progress())
+            }
+        }
+    }
+
+    async fn append_now(&self, append: Append, content: Content, now: Timestamp) -> Result<Progress, UploadError> {
+        let Append { id, owner, offset, .. } = append;
+        let (turn, mut claim) = self.take_over(owner, id, now).await?;
+        let record = &mut claim.record;
+        if offset != record.offset {
+            return Err(UploadError::OffsetMismatch { claimed: offset, stored: record.offset });
+        }
+        if let UploadState::Complete { .. } = record.state {
+            // The last request repeated without its bytes: it gets the answer it may have missed.
+            return if intake::is_empty(content).await {
+                Ok(Progress::of(id, claim.record))
+            } else {
+                Err(UploadError::AlreadyComplete)
+            };
+        }
+        let limit = self.blob_bytes_max(append.blob_bytes_max);
+        declare(&mut record.length, append.length, |stored| UploadError::LengthConflict { stored })?;
+        declare(&mut record.expected, append.expected, |stored| UploadError::ExpectedConflict { stored })?;
+        match record.length {
+            Some(length) if length < offset => return Err(UploadError::LengthConflict { stored: offset }),
+            Some(length) if length > limit => return Err(UploadError::TooLarge { limit }),
+            _ => {}
+        }
+        let room = record.length.unwrap_or(limit).saturating_sub(offset);
+        if append.content_bytes.is_some_and(|bytes| bytes > room) {
+            return Err(UploadError::TooLarge { limit: record.length.unwrap_or(limit) });
+        }
+        record.acknowledged = true;
+        let clock = RequestClock::start(now);
+        let appender = Appender::resume(id, claim, clock, self.0.limits.upload_expiry).await?;
+        self.receive(appender, content, &turn, limit).await
+    }
+
+    async fn put_now(&self, new: NewContent, content: Content, now: Timestamp) -> Result<BlobId, UploadError> {
+        let limit = self.blob_bytes_max(new.blob_bytes_max);
+        if new.content_bytes.is_some_and(|bytes| bytes > limit) {
+            return Err(UploadError::TooLarge { limit });
+        }
+        let id = new_upload_id()?;
+        let writer = self.0.store.begin(id).await?;
+        let mut appender = Appender::whole(id, writer, new.owner, new.expected, RequestClock::start(now));
+        let received = async {
+            let stop = self.0.closing.clone();
+            let intake = Intake::new(content, &stop, self.0.limits.idle_timeout, &self.0.buffers, limit);
+            let pause = appender.take_in(intake).await?;
+            match pause {
+                // A connection that was torn down can look like an end of content: the announced length tells.
+                Pause::End if new.content_bytes.is_none_or(|bytes| bytes == appender.written()) => {}
+                Pause::Over => return Err(UploadError::TooLarge { limit }),
+                Pause::Idle => return Err(UploadError::Idle),
+                Pause::Stopped => return Err(UploadError::Closing),
+                _ => return Err(UploadError::Cut),
+            }
+            appender.complete().await
+        };
+        let received = received.await;
+        if received.is_err() {
+            self.discard(id).await;
+        }
+        received
+    }
+
+    /// Takes in `content` and commits what came, whichever way it ended.
+    async fn receive(
+        &self,
+        mut appender: Appender,
+        content: Content,
+        turn: &Turn,
+        limit: u64,
+    ) -> Result<Progress, UploadError> {
+        let length = appender.length();
+        let limit = length.unwrap_or(limit);
+        let room = limit.saturating_sub(appender.written());
+        let intake = Intake::new(content, turn.stop(), self.0.limits.idle_timeout, &self.0.buffers, room);
+        let pause = appender.take_in(intake).await?;
+        if pause == Pause::Over {
+            // What was sent contradicts what was announced: nothing beyond the last commit counts.
+            return Err(UploadError::TooLarge { limit });
+        }
+        if length == Some(appender.written()) {
+            return self.complete(appender).await;
+        }
+        appender.commit().await?;
+        match pause {
+            Pause::End => Ok(appender.progress()),
+            Pause::Idle => Err(UploadError::Idle),
+            Pause::Stopped if self.0.closing.is_cancelled() => Err(UploadError::Closing),
+            Pause::Stopped => Err(UploadError::TakenOver),
+            _ => Err(UploadError::Cut),
+        }
+    }
+
+    /// Makes an upload a blob; one that is not what its creator announced is gone.
+    async fn complete(&self, mut appender: Appender) -> Result<Progress, UploadError> {
+        match appender.complete().await {
+            Ok(blob) => {
+                tracing::debug!(blob.id = %blob, size_bytes = appender.written(), "stored blob {blob}");
+                Ok(appender.progress())
+            }
+            Err(error) => {
+                if let UploadError::BlobMismatch { .. } = error {
+                    self.discard(appender.id()).await;
+                }
+                Err(error)
+            }
+        }
+    }
+
+    async fn discard(&self, id: UploadId) {
+        if let Err(error) = self.0.store.remove(id).await {
+            // Whatever stays is found by expiry or collection.
+            tracing::warn!(error = %error, "an upload that came to nothing was not removed");
+        }
+    }
+
+    /// The upload `id` of `owner`, taken from whoever is busy with it.
+    async fn take_over(&self, owner: OwnerTag, id: UploadId, now: Timestamp) -> Result<(Turn, Claim), UploadError> {
+        if self.0.closing.is_cancelled() {
+            return Err(UploadError::Closing);
+        }
+        // Asked before anything is disturbed: a stranger who learned an id must not stop its owner.
+        let record = self.0.store.upload(id).await?.filter(|record| record.owner == owner);
+        let record = record.ok_or(UploadError::NotFound)?;
+        if record.expires <= now && matches!(record.state, UploadState::Receiving { .. }) {
+            return Err(UploadError::Expired);
+        }
+        let turn = self.0.turns.take(id).await;
+        let claim = self.0.store.claim(id).await?.ok_or(UploadError::NotFound)?;
+        Ok((turn, claim))
+    }
+}
+
+impl Progress {
+    fn of(id: UploadId, record: UploadRecord) -> Self {
+        let blob = match record.state {
+            UploadState::Complete { blob } => Some(blob),
+            UploadState::Receiving { .. } => None,
+        };
+        Self {
+            id,
+            offset: record.offset,
+            length: record.length,
+            expires: record.expires,
+            metadata: record.metadata,
+            blob,
+        }
+    }
+}
+
+/// Enters what a client declares late, once: the same again is fine, anything else a conflict.
+fn declare<T: Copy + PartialEq>(
+    stored: &mut Option<T>,
+    declared: Option<T>,
+    conflict: impl FnOnce(T) -> UploadError,
+) -> Result<(), UploadError> {
+    match (*stored, declared) {
+        (Some(stored), Some(declared)) if stored != declared => Err(conflict(stored)),
+        (None, Some(_)) => {
+            *stored = declared;
+            Ok(())
+        }
+        _ => Ok(()),
+    }
+}
+
+fn new_upload_id() -> Result<UploadId, UploadError> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).map_err(|_| UploadError::NoRandomness)?;
+    Ok(UploadId::from_bytes(bytes))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,236 @@
+//! One claim on an upload at work: bytes in, hash and outboard along, commits on the way.
+//!
+//! A long request commits as it goes, so that a crash costs the client seconds and not the whole; and the next batch is
+//! taken from the network while the last is hashed and written.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::time::Instant;
+use waxwing_protocol::blob::{BlobHasher, CV_BYTES, GROUP_BYTES, HasherState};
+use waxwing_protocol::{BlobId, OwnerTag, UploadId};
+
+use super::intake::{Batch, Intake, Pause};
+use super::{Progress, RequestClock, UploadError};
+use crate::store::{Claim, NewBlob, OutboardPart, StoreError, StoreErrorKind, UploadRecord, UploadState, UploadWriter};
+
+/// Bytes after which a request commits on its way: what a crash costs at most.
+const COMMIT_BYTES: u64 = 8 << 20;
+
+/// Time after which a slow request commits on its way.
+const COMMIT_AGE_MAX: Duration = Duration::from_secs(5);
+
+/// Batches up to this size are hashed where they are; the way to another thread and back would take as long.
+const HASH_INLINE_BYTES: u64 = 128 * 1024;
+
+/// A claim on an upload, and where it stands.
+pub(super) struct Appender {
+    id: UploadId,
+    writer: Box<dyn UploadWriter>,
+    record: UploadRecord,
+    hasher: BlobHasher,
+    /// Chaining values that no commit has carried yet.
+    outboard: OutboardPart,
+    /// Bytes written, committed or not.
+    written: u64,
+    committed_at: Instant,
+    clock: RequestClock,
+    /// How long the upload lives after a commit.
+    expiry: Duration,
+    /// False for a blob in one request: it is all or nothing, and leaves no record of an upload.
+    resumable: bool,
+}
+
+impl Appender {
+    /// At the start of a new upload.
+    pub(super) fn begin(id: UploadId, claim: Claim, clock: RequestClock, expiry: Duration) -> Self {
+        Self {
+            id,
+            writer: claim.writer,
+            record: claim.record,
+            hasher: BlobHasher::new(),
+            outboard: OutboardPart::default(),
+            written: 0,
+            committed_at: Instant::now(),
+            clock,
+            expiry,
+            resumable: true,
+        }
+    }
+
+    /// At the start of a blob that comes in one request.
+    pub(super) fn whole(
+        id: UploadId,
+        writer: Box<dyn UploadWriter>,
+        owner: OwnerTag,
+        expected: Option<BlobId>,
+        clock: RequestClock,
+    ) -> Self {
+        let record = UploadRecord {
+            owner,
+            length: None,
+            offset: 0,
+            epoch: 0,
+            created: clock.now(),
+            expires: clock.now(),
+            acknowledged: true,
+            expected,
+            metadata: None,
+            state: UploadState::Receiving { hash: HasherState::default() },
+        };
+        Self { resumable: false, ..Self::begin(id, Claim { writer, record }, clock, Duration::ZERO) }
+    }
+
+    /// Where an upload was left. Reads back less than one chunk group, to bring the hash to the offset.
+    pub(super) async fn resume(
+        id: UploadId,
+        claim: Claim,
+        clock: RequestClock,
+        expiry: Duration,
+    ) -> Result<Self, UploadError> {
+        let mut appender = Self::begin(id, claim, clock, expiry);
+        appender.written = appender.record.offset;
+        if let UploadState::Receiving { hash } = &appender.record.state {
+            let hashed = hash.offset();
+            appender.hasher = BlobHasher::resume(hash.clone());
+            appender.outboard.first_group = hashed / GROUP_BYTES;
+            let tail = appender.writer.read(hashed, appender.written - hashed).await?;
+            appender.hasher.update(&tail, |_| ());
+        }
+        Ok(appender)
+    }
+
+    /// Which upload this is.
+    pub(super) const fn id(&self) -> UploadId {
+        self.id
+    }
+
+    /// Bytes written, committed or not.
+    pub(super) const fn written(&self) -> u64 {
+        self.written
+    }
+
+    /// Bytes there will be, when known.
+    pub(super) const fn length(&self) -> Option<u64> {
+        self.record.length
+    }
+
+    /// Where the upload stands by its last commit.
+    pub(super) fn progress(&self) -> Progress {
+        Progress::of(self.id, self.record.clone())
+    }
+
+    /// Takes in everything that `intake` gives, committing on the way, and tells how it ended. What came since the last
+    /// commit is written but not committed.
+    pub(super) async fn take_in(&mut self, mut intake: Intake<'_>) -> Result<Pause, UploadError> {
+        let mut batch = intake.gather(false).await;
+        loop {
+            let pause = batch.pause;
+            if pause.is_last() {
+                if pause != Pause::Over {
+                    self.absorb(batch).await?;
+                }
+                return Ok(pause);
+            }
+            let uncommitted = pause == Pause::Full;
+            let gather = async { Ok(intake.gather(uncommitted).await) };
+            ((), batch) = tokio::try_join!(self.absorb(batch), gather)?;
+        }
+    }
+
+    /// Writes and hashes `batch`, side by side, and commits when it is time.
+    async fn absorb(&mut self, batch: Batch) -> Result<(), UploadError> {
+        if batch.bytes > 0 {
+            let hashing = hash(self.hasher.clone(), batch.chunks.clone(), batch.bytes);
+            let writing = self.writer.write(self.written, batch.chunks);
+            let (hashed, written) = tokio::join!(hashing, writing);
+            if let Err(error) = written {
+                return Err(self.keep_prefix(error).await);
+            }
+            let (hasher, cvs) = hashed?;
+            self.hasher = hasher;
+            self.outboard.cvs.extend(cvs);
+            self.written += batch.bytes;
+        }
+        let uncommitted = self.written - self.record.offset;
+        let due =
+            batch.pause == Pause::Stall || uncommitted >= COMMIT_BYTES || self.committed_at.elapsed() >= COMMIT_AGE_MAX;
+        // All bytes and no blob is a state that nobody should see: the last bytes are committed by completing.
+        if due && !batch.pause.is_last() && uncommitted > 0 && self.record.length != Some(self.written) {
+            self.commit().await?;
+        }
+        Ok(())
+    }
+
+    /// The disk is full: what was written before still counts.
+    async fn keep_prefix(&mut self, error: StoreError) -> UploadError {
+        if error.kind() == StoreErrorKind::Full
+            && self.written > self.record.offset
+            && let Err(second) = self.commit().await
+        {
+            tracing::warn!(error = %second, "the prefix of an upload was not kept on a full disk");
+        }
+        error.into()
+    }
+
+    /// Makes everything written durable, and the record of it.
+    pub(super) async fn commit(&mut self) -> Result<(), UploadError> {
+        if !self.resumable {
+            return Ok(());
+        }
+        let mut record = self.record.clone();
+        record.offset = self.written;
+        record.expires = self.clock.now().plus(self.expiry);
+        record.state = UploadState::Receiving { hash: self.hasher.state().clone() };
+        let outboard = self.take_outboard();
+        self.writer.commit(record.clone(), outboard).await?;
+        self.record = record;
+        self.committed_at = Instant::now();
+        Ok(())
+    }
+
+    /// Makes everything written a blob, if it is the one expected.
+    pub(super) async fn complete(&mut self) -> Result<BlobId, UploadError> {
+        let cvs = &mut self.outboard.cvs;
+        let id = std::mem::take(&mut self.hasher).finish(|cv| cvs.extend_from_slice(cv));
+        if let Some(expected) = self.record.expected.filter(|expected| *expected != id) {
+            return Err(UploadError::BlobMismatch { expected, actual: id });
+        }
+        let mut outboard = self.take_outboard();
+        if self.written <= GROUP_BYTES {
+            // Its id checks its only group.
+            outboard.cvs.clear();
+        }
+        let now = self.clock.now();
+        let mut record = self.record.clone();
+        record.offset = self.written;
+        record.length = Some(self.written);
+        record.expires = now.plus(self.expiry);
+        record.state = UploadState::Complete { blob: id };
+        let blob = NewBlob { id, blob_bytes: self.written, owner: record.owner, stored_at: now };
+        self.writer.complete(blob, self.resumable.then(|| record.clone()), outboard).await?;
+        self.record = record;
+        Ok(id)
+    }
+
+    fn take_outboard(&mut self) -> OutboardPart {
+        let part = std::mem::take(&mut self.outboard);
+        self.outboard.first_group = part.first_group + (part.cvs.len() / CV_BYTES) as u64;
+        part
+    }
+}
+
+/// Hashes `chunks`, and gives the chaining values of the chunk groups they complete.
+async fn hash(mut hasher: BlobHasher, chunks: Vec<Bytes>, bytes: u64) -> Result<(BlobHasher, Vec<u8>), UploadError> {
+    let work = move || {
+        let mut cvs = Vec::new();
+        for chunk in &chunks {
+            hasher.update(chunk, |cv| cvs.extend_from_slice(cv));
+        }
+        (hasher, cvs)
+    };
+    if bytes <= HASH_INLINE_BYTES {
+        return Ok(work());
+    }
+    tokio::task::spawn_blocking(work).await.map_err(|_| UploadError::Aborted)
+}

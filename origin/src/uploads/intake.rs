@@ -1,0 +1,259 @@
+//! Taking in a request's content: batches of bounded size, and why each ended.
+//!
+//! The network gives bytes in pieces of any size and at any pace; the disk wants few large writes. In between, memory
+//! must stay bounded whatever clients do: thousands of stalled uploads, or one that sends a byte at a time.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use futures_util::stream::{BoxStream, StreamExt as _};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
+
+/// Bytes after which a batch is written.
+const BATCH_BYTES: u64 = 1 << 20;
+
+/// A batch is written at the latest after this long, so that a slow client's bytes do not wait in memory.
+const BATCH_AGE_MAX: Duration = Duration::from_secs(1);
+
+/// A client that sends nothing for this long has stalled: what came is committed, and its memory is free for others.
+const STALL: Duration = Duration::from_secs(1);
+
+/// Pieces smaller than this are copied together. Each would keep alive the whole buffer it was received into, which for
+/// a client that sends single bytes is thousands of times their size.
+const COPY_BELOW: usize = 16 * 1024;
+
+/// Memory for bytes on their way to the store, over all requests. When it is used up batches get smaller, not slower.
+pub(super) const BUFFER_BYTES_MAX: usize = 64 << 20;
+
+/// The unit in which that memory is counted.
+pub(super) const BUFFER_UNIT_BYTES: usize = 16 * 1024;
+
+/// The bytes of a request as they come.
+pub(crate) type Content = BoxStream<'static, Result<Bytes, ContentError>>;
+
+/// The client, or the network before it, broke off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the client broke off")]
+pub(crate) struct ContentError;
+
+/// A request's content, in batches.
+pub(super) struct Intake<'a> {
+    content: Content,
+    stop: &'a CancellationToken,
+    idle_timeout: Duration,
+    buffers: &'a Arc<Semaphore>,
+    /// Bytes that may still come.
+    room: u64,
+}
+
+/// Bytes to be written at once.
+#[derive(Debug)]
+pub(super) struct Batch {
+    /// The bytes, in pieces.
+    pub(super) chunks: Vec<Bytes>,
+    /// How many they are.
+    pub(super) bytes: u64,
+    /// Why it ends here.
+    pub(super) pause: Pause,
+    /// Small pieces, copied together, that come after `chunks`.
+    small: BytesMut,
+    /// Its share of the memory for all.
+    memory: Option<OwnedSemaphorePermit>,
+}
+
+/// Why a batch ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pause {
+    /// It is full, or old. More will come.
+    Full,
+    /// Nothing came for a while. More may come.
+    Stall,
+    /// The content ended as it should.
+    End,
+    /// The client broke off.
+    Cut,
+    /// Nothing came for so long that it is given up.
+    Idle,
+    /// The request has to make way.
+    Stopped,
+    /// More came than there is room for.
+    Over,
+}
+
+impl<'a> Intake<'a> {
+    /// The batches of `content`, of which `room` bytes are taken at most.
+    pub(super) fn new(
+        content: Content,
+        stop: &'a CancellationToken,
+        idle_timeout: Duration,
+        buffers: &'a Arc<Semaphore>,
+        room: u64,
+    ) -> Self {
+        Self { content, stop, idle_timeout, buffers, room }
+    }
+
+    /// The next batch. `uncommitted`: whether bytes of earlier batches wait for their commit, so that a stall must be
+    /// told even when this batch is empty.
+    pub(super) async fn gather(&mut self, uncommitted: bool) -> Batch {
+        let mut batch = Batch::new();
+        let mut began = None;
+        batch.pause = loop {
+            if batch.bytes >= BATCH_BYTES || began.is_some_and(|began: Instant| began.elapsed() >= BATCH_AGE_MAX) {
+                break Pause::Full;
+            }
+            let stalls = uncommitted || batch.bytes > 0;
+            let patience = if stalls { STALL.min(self.idle_timeout) } else { self.idle_timeout };
+            let item = tokio::select! {
+                biased;
+                () = self.stop.cancelled() => break Pause::Stopped,
+                item = timeout(patience, self.content.next()) => item,
+            };
+            let chunk = match item {
+                Err(_) => break if stalls { Pause::Stall } else { Pause::Idle },
+                Ok(None) => break Pause::End,
+                Ok(Some(Err(ContentError))) => break Pause::Cut,
+                Ok(Some(Ok(chunk))) => chunk,
+            };
+            let Some(room) = self.room.checked_sub(chunk.len() as u64) else { break Pause::Over };
+            self.room = room;
+            began.get_or_insert_with(Instant::now);
+            if !batch.push(chunk, self.buffers) {
+                break Pause::Full;
+            }
+        };
+        batch.close();
+        batch
+    }
+}
+
+/// Whether `content` ends without a byte.
+pub(super) async fn is_empty(mut content: Content) -> bool {
+    loop {
+        match content.next().await {
+            None => return true,
+            Some(Ok(chunk)) if chunk.is_empty() => {}
+            Some(_) => return false,
+        }
+    }
+}
+
+impl Batch {
+    fn new() -> Self {
+        Self { chunks: Vec::new(), bytes: 0, pause: Pause::Full, small: BytesMut::new(), memory: None }
+    }
+
+    /// Adds `chunk`. False when the memory for all is used up: then the batch should be written now.
+    fn push(&mut self, chunk: Bytes, buffers: &Arc<Semaphore>) -> bool {
+        self.bytes += chunk.len() as u64;
+        let units = u32::try_from(chunk.len().div_ceil(BUFFER_UNIT_BYTES)).unwrap_or(u32::MAX);
+        if chunk.len() < COPY_BELOW {
+            self.small.extend_from_slice(&chunk);
+        } else {
+            self.close();
+            self.chunks.push(chunk);
+        }
+        match Arc::clone(buffers).try_acquire_many_owned(units) {
+            Ok(more) => {
+                match &mut self.memory {
+                    Some(memory) => memory.merge(more),
+                    none => *none = Some(more),
+                }
+                true
+            }
+            Err(_) => false,
+        }
+    }
+
+    fn close(&mut self) {
+        if !self.small.is_empty() {
+            self.chunks.push(self.small.split().freeze());
+        }
+    }
+}
+
+impl Pause {
+    /// Whether no batch comes after this one.
+    pub(super) const fn is_last(self) -> bool {
+        !matches!(self, Self::Full | Self::Stall)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::stream;
+
+    fn buffers(bytes: usize) -> Arc<Semaphore> {
+        Arc::new(Semaphore::new(bytes / BUFFER_UNIT_BYTES))
+    }
+
+    fn chunks(sizes: &[usize]) -> Content {
+        stream::iter(sizes.iter().map(|size| Ok(Bytes::from(vec![7; *size]))).collect::<Vec<_>>()).boxed()
+    }
+
+    const IDLE: Duration = Duration::from_secs(60);
+
+    #[tokio::test]
+    async fn batches_are_bounded_and_end_with_the_content() {
+        let (stop, buffers) = (CancellationToken::new(), buffers(BUFFER_BYTES_MAX));
+        let mut intake = Intake::new(chunks(&[400_000; 4]), &stop, IDLE, &buffers, u64::MAX);
+        let first = intake.gather(false).await;
+        assert_eq!((first.bytes, first.pause), (1_200_000, Pause::Full));
+        let last = intake.gather(true).await;
+        assert_eq!((last.bytes, last.pause), (400_000, Pause::End));
+    }
+
+    /// A thousand single bytes must not keep a thousand receive buffers alive.
+    #[tokio::test]
+    async fn small_pieces_are_copied_together() {
+        let (stop, buffers) = (CancellationToken::new(), buffers(BUFFER_BYTES_MAX));
+        let mut intake = Intake::new(chunks(&[1; 1000]), &stop, IDLE, &buffers, u64::MAX);
+        let batch = intake.gather(false).await;
+        assert_eq!((batch.bytes, batch.chunks.len(), batch.pause), (1000, 1, Pause::End));
+    }
+
+    #[tokio::test]
+    async fn batches_shrink_when_memory_is_used_up() {
+        let (stop, buffers) = (CancellationToken::new(), buffers(2 * BUFFER_UNIT_BYTES));
+        let mut intake = Intake::new(chunks(&[BUFFER_UNIT_BYTES; 6]), &stop, IDLE, &buffers, u64::MAX);
+        let first = intake.gather(false).await;
+        assert_eq!((first.bytes, first.pause), (3 * BUFFER_UNIT_BYTES as u64, Pause::Full));
+        drop(first);
+        assert_eq!(buffers.available_permits(), 2);
+        assert_eq!(intake.gather(true).await.bytes, 3 * BUFFER_UNIT_BYTES as u64);
+    }
+
+    #[tokio::test]
+    async fn nothing_beyond_the_room_is_taken() {
+        let (stop, buffers) = (CancellationToken::new(), buffers(BUFFER_BYTES_MAX));
+        let mut intake = Intake::new(chunks(&[10, 10]), &stop, IDLE, &buffers, 19);
+        let batch = intake.gather(false).await;
+        assert_eq!((batch.bytes, batch.pause), (10, Pause::Over));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stall_is_told_once_and_then_the_client_is_given_up() {
+        let (stop, buffers) = (CancellationToken::new(), buffers(BUFFER_BYTES_MAX));
+        let content = chunks(&[10]).chain(stream::pending()).boxed();
+        let mut intake = Intake::new(content, &stop, IDLE, &buffers, u64::MAX);
+        let batch = intake.gather(false).await;
+        assert_eq!((batch.bytes, batch.pause), (10, Pause::Stall));
+        assert_eq!(intake.gather(false).await.pause, Pause::Idle);
+    }
+
+    #[tokio::test]
+    async fn a_request_that_has_to_make_way_keeps_what_it_gathered() {
+        let (stop, buffers) = (CancellationToken::new(), buffers(BUFFER_BYTES_MAX));
+        let stopping = stop.clone();
+        let content = chunks(&[10]).chain(stream::once(async move {
+            stopping.cancel();
+            std::future::pending().await
+        }));
+        let mut intake = Intake::new(content.boxed(), &stop, IDLE, &buffers, u64::MAX);
+        let batch = intake.gather(false).await;
+        assert_eq!((batch.bytes, batch.pause), (10, Pause::Stopped));
+    }
+}

@@ -1,0 +1,121 @@
+//! Forgetting: uploads that nobody finished, answers that nobody will ask for again, bytes that a crash left behind.
+//!
+//! Without it every upload that a phone gave up would take disk for ever.
+//!
+//! Promise: nothing that is being written is touched, and a clock that jumps erases nothing.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use tokio_util::sync::CancellationToken;
+use waxwing_protocol::Timestamp;
+
+use super::{UploadError, Uploads};
+
+/// Records looked at in one go.
+const PAGE: usize = 256;
+
+/// Bytes without a record are left alone until they are this old: their record may be about to be written.
+const COLLECT_AGE: Duration = Duration::from_secs(60 * 60);
+
+/// How far the wall clock may run away from the monotonic clock between two sweeps.
+const JUMP_MAX: Duration = Duration::from_secs(5 * 60);
+
+/// What a sweep did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Swept {
+    /// Uploads removed that were not finished.
+    pub(crate) unfinished: u64,
+    /// Finished uploads whose answer is no longer remembered.
+    pub(crate) finished: u64,
+}
+
+impl Uploads {
+    /// Removes the uploads that have expired by `now`.
+    pub(crate) async fn sweep(&self, now: Timestamp) -> Result<Swept, UploadError> {
+        let mut swept = Swept::default();
+        let mut after = None;
+        loop {
+            let page = self.0.store.uploads(after, PAGE).await?;
+            let Some((last, _)) = page.last() else { return Ok(swept) };
+            after = Some(*last);
+            for (id, record) in page {
+                // What a request is busy with has not expired, whatever its record said before.
+                if record.expires > now || self.0.turns.is_taken(id) {
+                    continue;
+                }
+                self.0.store.remove(id).await?;
+                match record.state {
+                    crate::store::UploadState::Receiving { .. } => swept.unfinished += 1,
+                    crate::store::UploadState::Complete { .. } => swept.finished += 1,
+                }
+            }
+        }
+    }
+
+    /// Frees bytes that a crash left without a record, as of `now`.
+    pub(crate) async fn collect(&self, now: Timestamp) -> Result<u64, UploadError> {
+        let age = u64::try_from(COLLECT_AGE.as_millis()).expect("an hour fits");
+        let older_than = Timestamp::from_millis(now.as_millis().saturating_sub(age));
+        Ok(self.0.store.collect(older_than).await?)
+    }
+}
+
+/// Sweeps every `interval` until `stop`. Reads the clock: the only part of the engine that does.
+pub(crate) async fn run(uploads: Uploads, interval: Duration, stop: CancellationToken) {
+    let mut clocks = Clocks::read();
+    match uploads.collect(clocks.wall).await {
+        Ok(0) => {}
+        Ok(freed) => tracing::info!(freed, "freed the bytes of {freed} uploads that a crash cut off"),
+        Err(error) => tracing::warn!(error = %error, "looking for bytes without a record failed"),
+    }
+    while stop.run_until_cancelled(tokio::time::sleep(interval)).await.is_some() {
+        let now = Clocks::read();
+        if now.jumped_since(clocks) {
+            tracing::error!("the wall clock jumped: nothing is expired until the next sweep");
+        } else {
+            match uploads.sweep(now.wall).await {
+                Ok(swept) if swept == Swept::default() => {}
+                Ok(swept) => tracing::info!(swept.unfinished, swept.finished, "forgot expired uploads"),
+                Err(error) => tracing::warn!(error = %error, "a sweep failed"),
+            }
+        }
+        clocks = now;
+    }
+}
+
+/// Both clocks at one moment.
+#[derive(Clone, Copy, Debug)]
+struct Clocks {
+    wall: Timestamp,
+    monotonic: Instant,
+}
+
+impl Clocks {
+    fn read() -> Self {
+        Self { wall: SystemTime::now().into(), monotonic: Instant::now() }
+    }
+
+    /// Whether the wall clock was moved between `earlier` and now.
+    fn jumped_since(self, earlier: Self) -> bool {
+        let passed = self.monotonic.saturating_duration_since(earlier.monotonic);
+        let expected = earlier.wall.plus(passed);
+        self.wall.since(expected).max(expected.since(self.wall)) > JUMP_MAX
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_jump_is_seen_in_both_directions() {
+        let start = Clocks { wall: Timestamp::from_secs(1_000_000), monotonic: Instant::now() };
+        let later = |wall_s: u64, passed_s: u64| Clocks {
+            wall: Timestamp::from_secs(wall_s),
+            monotonic: start.monotonic + Duration::from_secs(passed_s),
+        };
+        assert!(!later(1_000_060, 60).jumped_since(start));
+        assert!(later(1_086_460, 60).jumped_since(start));
+        assert!(later(913_660, 60).jumped_since(start));
+    }
+}
