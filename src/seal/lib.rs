@@ -5,7 +5,11 @@
 
 #![cfg_attr(test, allow(clippy::cast_possible_truncation, reason = "tests make bytes of numbers"))]
 
+pub mod blob;
+pub mod blob_ref;
 pub mod device;
 pub mod identity;
+pub mod message;
 mod secret_bytes;
 pub mod session;
+pub mod share;

@@ -223,6 +223,15 @@ impl Sessions {
 /// 16 of block padding, 8 of MAC.
 pub const OVERHEAD_BYTES_MAX: usize = 2 + (1 + 3 * 34 + 4) + (1 + 34 + 11 + 4 + 16 + 8);
 
+/// The identity key of the device that began the session of a pre-key message, as the message claims it; `None` for
+/// every other message. Lets a recipient ask for a newer device list before it refuses one.
+pub fn begun_by(body: &[u8]) -> Option<PublicKey> {
+    match parse(body) {
+        Ok(OlmMessage::PreKey(message)) => Some(PublicKey(message.identity_key().to_bytes())),
+        _ => None,
+    }
+}
+
 /// Reads suite and type.
 fn parse(body: &[u8]) -> Result<OlmMessage, SessionError> {
     let [SUITE_OLM_V1, kind, message @ ..] = body else {
@@ -305,11 +314,12 @@ mod tests {
         alice.start(&mut bob);
         let bodies: Vec<_> = (0..3_u8).map(|n| alice.sessions.encrypt(&[n]).unwrap()).collect();
         assert!(bodies.iter().all(|body| body[1] == PREKEY));
+        assert!(bodies.iter().all(|body| begun_by(body) == Some(alice.keys.device().curve25519)));
         for n in [2, 0, 1_u8] {
             assert_eq!(bob.open(&bodies[usize::from(n)]).unwrap(), [n]);
         }
         let answer = bob.sessions.encrypt(b"hi").unwrap();
-        assert_eq!(answer[1], NORMAL);
+        assert_eq!((answer[1], begun_by(&answer)), (NORMAL, None));
         alice.open(&answer).unwrap();
         assert_eq!(alice.sessions.encrypt(b"now").unwrap()[1], NORMAL);
     }
