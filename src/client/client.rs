@@ -6,6 +6,7 @@ use waxwing_protocol::api::{GrantRequest, GrantResponse};
 
 use crate::http::{CREDENTIALS, Credentials, Service};
 use crate::profile::Rows as _;
+use crate::route::Route;
 use crate::{ClientError, Profile};
 
 /// A registered device, ready to send and receive. Clones share it.
@@ -13,6 +14,7 @@ use crate::{ClientError, Profile};
 pub struct Client {
     pub(crate) profile: Profile,
     pub(crate) service: Service,
+    pub(crate) route: Route,
 }
 
 impl Client {
@@ -31,7 +33,7 @@ impl Client {
     /// The client of an open profile whose registration is done.
     pub(crate) fn with_credentials(profile: Profile, credentials: &Credentials) -> Result<Self, ClientError> {
         let service = Service::new(&credentials.server)?.for_device(&credentials.token);
-        Ok(Self { profile, service })
+        Ok(Self { profile, service, route: Route::default() })
     }
 
     /// Asks the service for a grant.
@@ -39,8 +41,6 @@ impl Client {
     /// # Errors
     /// [`ClientError::Unreachable`] or [`ClientError::Refused`].
     pub async fn grant(&self, request: GrantRequest) -> Result<GrantResponse, ClientError> {
-        let url = self.service.api_url("/v1/grants").await?;
-        let service = &self.service;
-        service.retry(|| service.json(service.authorized(service.http().post(&url)).json(&request))).await
+        self.service.grant(&request).await
     }
 }

@@ -3,9 +3,15 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use waxwing_protocol::frames::close;
+use waxwing_protocol::identity::IdentityError;
 use waxwing_protocol::{BlobId, Handle, IdError, Problem};
+use waxwing_seal::blob::{OpenError, TooLarge};
+use waxwing_seal::message::MessageError;
+use waxwing_seal::session::SessionError;
 
 use crate::profile::StoreError;
+use crate::transfer::TransferId;
 
 /// Why a client could not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -76,11 +82,162 @@ pub enum ClientError {
         /// The handle.
         handle: Handle,
     },
+    /// The directory holds an account already.
+    #[error("{} holds the account of {handle} already: choose another --home for another account", home.display())]
+    AlreadyRegistered {
+        /// The profile's directory.
+        home: PathBuf,
+        /// Whose account it is.
+        handle: Handle,
+    },
+    /// Somebody else's key, or account, stands behind a handle that this profile knows. Nothing was sent.
+    #[error(
+        "{handle} is not who they were: the account key changed. Ask {handle} in person before trusting the new one"
+    )]
+    IdentityChanged {
+        /// The handle.
+        handle: Handle,
+    },
+    /// The server showed an older device list than before, or a second one of the same revision.
+    #[error("the server shows a device list of {handle} that is not the newest: nothing was sent")]
+    DevicesRolledBack {
+        /// The handle.
+        handle: Handle,
+    },
+    /// The server showed a device list that the account did not sign.
+    #[error("the server shows devices of {handle} that {handle} did not sign ({source}): nothing was sent")]
+    BadIdentity {
+        /// The handle.
+        handle: Handle,
+        /// What is wrong.
+        source: IdentityError,
+    },
+    /// The only recipient is the device that sends.
+    #[error("that is this account itself, and it has no other device")]
+    OwnAccount,
+    /// The server refused a message for good; it is not kept for another try.
+    #[error("the message was refused: {message} ({code})")]
+    NotAccepted {
+        /// The wire's code, such as `FORBIDDEN`.
+        code: &'static str,
+        /// The server's words.
+        message: String,
+    },
+    /// The server cannot take a message now; it is kept and sent at the next chance.
+    #[error("the message is kept for the next try: {message} ({code})")]
+    NotNow {
+        /// The wire's code, such as `UNAVAILABLE`.
+        code: &'static str,
+        /// The server's words.
+        message: String,
+        /// When it says that trying again makes sense.
+        retry_after: Option<Duration>,
+    },
+    /// The recipient's devices changed again at every try.
+    #[error("the devices of {handle} keep changing: try again later")]
+    DevicesUnsettled {
+        /// The handle.
+        handle: Handle,
+    },
+    /// The server closed the connection and said why.
+    #[error("{server} closed the connection: {reason} ({code})")]
+    Closed {
+        /// The server.
+        server: String,
+        /// The WebSocket close code.
+        code: u16,
+        /// The server's words.
+        reason: String,
+    },
+    /// A session with a device could not be begun or used.
+    #[error(transparent)]
+    Session(#[from] SessionError),
+    /// A message could not be made.
+    #[error(transparent)]
+    Message(#[from] MessageError),
     /// This profile has neither received nor sent this blob, so it has no key that opens it.
     #[error("this profile holds no key for the blob {blob}")]
     NoKey {
         /// The blob.
         blob: BlobId,
+    },
+    /// The blob did not open: it was changed on the way or at the server.
+    #[error("the blob {blob} did not open: {source}")]
+    Sealed {
+        /// The blob.
+        blob: BlobId,
+        /// What is wrong with it.
+        source: OpenError,
+    },
+    /// The bytes are not those of the blob.
+    #[error("{server} has other bytes under the blob id {expected}, or another id for them: {actual}")]
+    WrongBlob {
+        /// The server.
+        server: String,
+        /// The id that the bytes should have.
+        expected: BlobId,
+        /// The id that they have.
+        actual: BlobId,
+    },
+    /// What was given is not a file.
+    #[error("{} is not a file", path.display())]
+    NotAFile {
+        /// What was given.
+        path: PathBuf,
+    },
+    /// No blob can hold the file.
+    #[error(transparent)]
+    TooLarge(#[from] TooLarge),
+    /// The server takes no blob as large as this.
+    #[error("{} is sealed to {sealed_bytes} bytes, and {server} takes {limit} at most", path.display())]
+    OverLimit {
+        /// The file.
+        path: PathBuf,
+        /// The server.
+        server: String,
+        /// Bytes of the sealed blob.
+        sealed_bytes: u64,
+        /// Bytes the server takes.
+        limit: u64,
+    },
+    /// The file is being written to.
+    #[error("{} keeps changing: send it when it is finished", path.display())]
+    KeepsChanging {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Another process downloads the same blob to the same place.
+    #[error("{} is being downloaded by another waxwing", path.display())]
+    Busy {
+        /// Where to.
+        path: PathBuf,
+    },
+    /// The transfer is done, or never was.
+    #[error("there is no unfinished transfer {id}")]
+    NoTransfer {
+        /// Which.
+        id: TransferId,
+    },
+    /// An upload could not go on. What the server has is kept.
+    #[error(
+        "{} is not sent yet, and nothing is lost: {source}. Go on with `waxwing resume --home {}`",
+        path.display(), home.display()
+    )]
+    Interrupted {
+        /// The transfer.
+        transfer: TransferId,
+        /// The file.
+        path: PathBuf,
+        /// The profile's directory.
+        home: PathBuf,
+        /// What went wrong last.
+        source: Box<ClientError>,
+    },
+    /// A row of the profile is not what this version writes.
+    #[error("{what} in the profile is damaged or of a newer version")]
+    Damaged {
+        /// Which.
+        what: &'static str,
     },
     /// A text given as an id is none.
     #[error(transparent)]
@@ -91,7 +248,12 @@ impl ClientError {
     /// Whether the same request may succeed later: no answer, a fault of the server, or too many requests.
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Unreachable { .. } => true,
+            Self::Unreachable { .. } | Self::NotNow { .. } => true,
+            // Reconnecting to a server that displaced or refused us would only repeat it.
+            Self::Closed { code, .. } => !matches!(
+                *code,
+                close::BAD_FRAME | close::UNAUTHENTICATED | close::REFUSED | close::DISPLACED | close::TOO_LARGE
+            ),
             Self::Refused { problem, .. } => problem.status >= 500 || problem.status == 429 || problem.status == 423,
             _ => false,
         }

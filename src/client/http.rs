@@ -167,9 +167,11 @@ impl Service {
     /// [`ClientError::Unreachable`] or [`ClientError::Refused`].
     pub(crate) async fn send(&self, request: RequestBuilder) -> Result<Response, ClientError> {
         let response = request.send().await.map_err(|source| self.unreachable(source))?;
-        if response.status().is_success() {
-            return Ok(response);
-        }
+        if response.status().is_success() { Ok(response) } else { Err(self.refusal(response).await) }
+    }
+
+    /// The error of an answer that is not a success: the problem it carries.
+    pub(crate) async fn refusal(&self, response: Response) -> ClientError {
         let status = response.status().as_u16();
         let retry_after = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
         let problem = match self.small_body(response).await {
@@ -182,7 +184,7 @@ impl Service {
             |problem: Problem| Problem { status, ..problem },
         );
         let retry_after = retry_after.map(Duration::from_secs);
-        Err(ClientError::Refused { server: self.server.to_string(), problem: Box::new(problem), retry_after })
+        ClientError::Refused { server: self.server.to_string(), problem: Box::new(problem), retry_after }
     }
 
     async fn small_body(&self, mut response: Response) -> Result<Vec<u8>, ClientError> {
@@ -221,6 +223,11 @@ impl Service {
         ClientError::Unreachable { server: self.server.to_string(), source: source.without_url().into() }
     }
 
+    /// The error of a connection that ended, with the reason in words.
+    pub(crate) fn lost(&self, why: &'static str) -> ClientError {
+        ClientError::Unreachable { server: self.server.to_string(), source: why.into() }
+    }
+
     /// The error of an answer that breaks the protocol.
     pub(crate) fn nonsense(&self, what: impl Into<String>) -> ClientError {
         ClientError::Nonsense { server: self.server.to_string(), what: what.into() }
@@ -257,7 +264,7 @@ impl Backoff {
 }
 
 /// A random number from 0 to 1.
-fn random_fraction() -> f64 {
+pub(crate) fn random_fraction() -> f64 {
     // Without randomness the pause is half its window: jitter is a courtesy, not a secret.
     let drawn = getrandom::u32().unwrap_or(u32::MAX / 2);
     f64::from(drawn) / f64::from(u32::MAX)

@@ -8,14 +8,42 @@
 
 #![cfg_attr(test, allow(clippy::cast_possible_truncation, reason = "tests make bytes of numbers"))]
 
+mod account;
 mod blob_refs;
 mod client;
+mod contacts;
+mod conversation;
+mod download;
 mod error;
+mod fetch;
+mod files;
+mod grants;
 mod http;
+mod inbox;
+mod outbox;
+mod part_file;
+mod planning;
+mod prekeys;
 mod profile;
 mod progress;
+mod route;
+mod sealing;
+mod secret;
+mod send;
+mod sessions;
+mod socket;
+mod transfer;
+mod tus;
+mod upload;
 
+pub use account::{Identity, RegisterOptions};
 pub use client::Client;
+pub use download::FetchedFile;
 pub use error::ClientError;
+pub use fetch::{ShareSource, fetch_link};
 pub use profile::{Profile, StoreError};
 pub use progress::{OnProgress, Progress};
+pub use send::SentFile;
+pub use transfer::{Transfer, TransferId};
+pub use upload::UploadReport;
+pub use waxwing_seal::share::{ShareLink, ShareLinkError};

@@ -1,5 +1,8 @@
 //! What a client tells while it works, for a progress line or a window.
 
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// A step of progress. Bytes are of the sealed blob, except while planning and where said.
@@ -44,3 +47,41 @@ pub enum Progress {
 
 /// Where progress goes. Called often and from the task that works: it must not block.
 pub type OnProgress<'a> = &'a (dyn Fn(Progress) + Send + Sync);
+
+/// How often progress is told.
+const TICK: Duration = Duration::from_millis(100);
+
+/// A count of bytes that another thread or task raises, and the task that waits for it tells.
+#[derive(Clone, Default)]
+pub(crate) struct Meter(Arc<AtomicU64>);
+
+impl Meter {
+    pub(crate) fn add(&self, bytes: u64) {
+        self.0.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub(crate) fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Waits for `work` and tells the count whenever it has grown.
+    pub(crate) async fn report_while<T>(&self, work: impl Future<Output = T>, tell: impl Fn(u64)) -> T {
+        let mut ticks = tokio::time::interval(TICK);
+        let mut told = None;
+        let mut work = std::pin::pin!(work);
+        loop {
+            tokio::select! {
+                done = &mut work => {
+                    tell(self.get());
+                    return done;
+                }
+                _ = ticks.tick() => {
+                    let count = self.get();
+                    if told.replace(count) != Some(count) {
+                        tell(count);
+                    }
+                }
+            }
+        }
+    }
+}

@@ -252,7 +252,7 @@ mod tests {
             refused(&|w| w.preview = vec![0; 32 * 1024 + 1]),
             refused(&|w| w.renditions = vec![w.renditions[0].clone(); 9]),
             refused(&|w| {
-                w.renditions = vec![generated::BlobRef { preview: vec![0; 32 * 1024], ..w.renditions[0].clone() }; 8]
+                w.renditions = vec![generated::BlobRef { preview: vec![0; 32 * 1024], ..w.renditions[0].clone() }; 8];
             }),
         ] {
             assert!(matches!(error, BlobRefError::TooMuch { .. }), "{error}");

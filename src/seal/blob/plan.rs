@@ -96,7 +96,8 @@ impl SegmentDigest {
         Self::of(&[])
     }
 
-    fn of(plain: &[u8]) -> Self {
+    /// The digest of these bytes of a file.
+    pub fn of(plain: &[u8]) -> Self {
         Self(*blake3::hash(plain).as_bytes())
     }
 
