@@ -35,6 +35,7 @@ mod socket;
 mod transfer;
 mod tus;
 mod upload;
+mod watch;
 
 pub use account::{Identity, RegisterOptions};
 pub use client::Client;
@@ -46,4 +47,6 @@ pub use progress::{OnProgress, Progress};
 pub use send::SentFile;
 pub use transfer::{Transfer, TransferId};
 pub use upload::UploadReport;
+pub use watch::{MessageSummary, WatchEvent, WatchOptions, WatchReport};
+pub use waxwing_seal::message::Content;
 pub use waxwing_seal::share::{ShareLink, ShareLinkError};

@@ -1,0 +1,498 @@
+//! The inbox: from a delivered frame to messages that are this device's for good.
+//!
+//! The server forgets a message once it is acknowledged, and a ratchet opens it once. Acknowledged before it is stored,
+//! a message is lost with the next crash; its ratchet stored without it, too. So moved ratchets, messages and the ids
+//! that tell a repeat are stored in one transaction, and only after it is the Ack sent.
+//!
+//! Promises: a message is shown once, however often it is delivered. One that cannot be opened is recorded with the
+//! reason and acknowledged: it never holds up what comes after it. A file is remembered until it is saved.
+
+use std::collections::HashMap;
+
+use serde::{Deserialize, Serialize};
+use waxwing_protocol::frames::{Ack, Deliver, Envelope, Have, Lane};
+use waxwing_protocol::identity::Base64;
+use waxwing_protocol::{AccountId, DeviceId, Handle, MsgId, Timestamp};
+use waxwing_seal::blob_ref::BlobRef;
+use waxwing_seal::message::{Content, Message, Party};
+use waxwing_seal::session::begun_by;
+
+use crate::account::{DEVICE, SELF, device_keys, me, party};
+use crate::blob_refs::BLOB_REFS;
+use crate::contacts::{self, Contact};
+use crate::profile::{Rows, Table, WriteTx};
+use crate::secret::SecretBytes;
+use crate::{ClientError, conversation, sessions};
+
+/// Everything received, by sender's account and message id. Kept: it is what tells a repeat, and the history.
+const RECEIVED: Table<ReceivedRow> = Table::new("received");
+
+/// What is still to be shown or saved, by a counter: in the order of its coming.
+const PENDING: Table<PendingRow> = Table::new("pending");
+
+/// How far each lane of the mailbox is stored.
+const MAILBOX: Table<MailboxRow> = Table::new("mailbox");
+
+/// A message received.
+#[derive(Serialize, Deserialize)]
+struct ReceivedRow {
+    device: u32,
+    received_at: Timestamp,
+    server_ts: Timestamp,
+    client_hlc: u64,
+    said: Said,
+}
+
+/// What a message said, or why nobody knows.
+#[derive(Serialize, Deserialize)]
+enum Said {
+    Content(SecretBytes),
+    Unreadable(String),
+}
+
+/// A message to be shown, or a file to be saved.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct PendingRow {
+    pub(crate) from: AccountId,
+    pub(crate) msg_id: MsgId,
+    /// It was shown; only its file is still to be saved.
+    pub(crate) shown: bool,
+}
+
+/// A lane's progress within one mailbox epoch, and the counter of [`PENDING`].
+#[derive(Clone, Default, Serialize, Deserialize)]
+struct MailboxRow {
+    epoch: u64,
+    normal: u64,
+    urgent: u64,
+    next_pending: u64,
+}
+
+/// What one delivered frame came to.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Receipt {
+    /// What to send now that everything is stored.
+    pub(crate) ack: Option<Ack>,
+    /// How many messages were new and readable.
+    pub(crate) new: usize,
+    /// The ones that could not be read.
+    pub(crate) unreadable: Vec<Unreadable>,
+}
+
+/// A message that could not be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Unreadable {
+    pub(crate) from: AccountId,
+    pub(crate) msg_id: MsgId,
+    pub(crate) reason: String,
+}
+
+/// Whom this frame is from that this profile should ask about first: strangers, and devices it does not know or knows
+/// with other keys.
+pub(crate) fn strangers(tx: &impl Rows, deliver: &Deliver) -> Result<Vec<AccountId>, ClientError> {
+    let mut strangers = Vec::new();
+    for envelope in &deliver.envelopes {
+        let (Ok(account), Ok(device)) =
+            (AccountId::from_slice(&envelope.from_account), DeviceId::new(envelope.from_device))
+        else {
+            continue;
+        };
+        let device = contacts::known(tx, account)?.and_then(|contact| contact.devices.device(device).copied());
+        let known = device.is_some_and(|device| begun_by(&envelope.body).is_none_or(|key| key == device.curve25519));
+        if !known && !strangers.contains(&account) {
+            strangers.push(account);
+        }
+    }
+    Ok(strangers)
+}
+
+/// Opens and stores a delivered frame. `refused` says why people could not be looked up.
+pub(crate) fn receive(
+    tx: &WriteTx<'_>,
+    deliver: &Deliver,
+    epoch: u64,
+    refused: &HashMap<AccountId, String>,
+    now: Timestamp,
+) -> Result<Receipt, ClientError> {
+    let mut mailbox = mailbox(tx, epoch)?;
+    let mut keys = device_keys(tx)?;
+    let me = party(&me(tx)?, &keys);
+    let mut keys_changed = false;
+    let mut receipt = Receipt { ack: None, new: 0, unreadable: Vec::new() };
+    for envelope in &deliver.envelopes {
+        let lane = if deliver.lane() == Lane::Urgent { &mut mailbox.urgent } else { &mut mailbox.normal };
+        *lane = envelope.seq.max(*lane);
+        receipt.ack = Some(Ack { lane: deliver.lane, up_to: *lane, ranges: Vec::new() });
+        let (Ok(from), Ok(msg_id)) =
+            (AccountId::from_slice(&envelope.from_account), MsgId::from_slice(&envelope.msg_id))
+        else {
+            // Nothing to file it under; the server made it up.
+            tracing::warn!(seq = envelope.seq, "a delivered message without sender or id was dropped");
+            continue;
+        };
+        let key = [&from.as_bytes()[..], msg_id.as_bytes()].concat();
+        let before = tx.get(&RECEIVED, &key)?;
+        if matches!(before, Some(ReceivedRow { said: Said::Content(_), .. })) {
+            continue;
+        }
+        let mut opener = Opener { tx, keys: &mut keys, me: &me, keys_changed: &mut keys_changed };
+        let opened = opener.open(envelope, from, msg_id, refused)?;
+        let (client_hlc, said) = match opened {
+            Ok(message) => {
+                conversation::seen(tx, from, msg_id, &message.parents)?;
+                if let Content::File(file) = &message.content {
+                    remember_key(tx, file)?;
+                }
+                let row = PendingRow { from, msg_id, shown: false };
+                tx.put(&PENDING, &mailbox.next_pending.to_be_bytes(), &row)?;
+                mailbox.next_pending += 1;
+                receipt.new += 1;
+                let clock = conversation::observe(tx, message.client_hlc, now)?;
+                (clock, Said::Content(message.content.to_bytes().into()))
+            }
+            // Told once; what could not be read may still come readable.
+            Err(_) if before.is_some() => continue,
+            Err(reason) => {
+                receipt.unreadable.push(Unreadable { from, msg_id, reason: reason.clone() });
+                (envelope.client_hlc, Said::Unreadable(reason))
+            }
+        };
+        let server_ts = Timestamp::from_millis(envelope.server_ts);
+        let row = ReceivedRow { device: envelope.from_device, received_at: now, server_ts, client_hlc, said };
+        tx.put(&RECEIVED, &key, &row)?;
+    }
+    if keys_changed {
+        tx.put(&DEVICE, SELF, &SecretBytes(keys.into_bytes()))?;
+    }
+    tx.put(&MAILBOX, SELF, &mailbox)?;
+    Ok(receipt)
+}
+
+/// What opening needs.
+struct Opener<'a> {
+    tx: &'a WriteTx<'a>,
+    keys: &'a mut waxwing_seal::device::DeviceKeys,
+    me: &'a Party,
+    keys_changed: &'a mut bool,
+}
+
+impl Opener<'_> {
+    /// Opens an envelope; the inner error says why it cannot be read.
+    fn open(
+        &mut self,
+        envelope: &Envelope,
+        account: AccountId,
+        msg_id: MsgId,
+        refused: &HashMap<AccountId, String>,
+    ) -> Result<Result<Message, String>, ClientError> {
+        let device = DeviceId::new(envelope.from_device).ok();
+        let contact = contacts::known(self.tx, account)?;
+        let from = contact.zip(device).and_then(|(contact, device)| contact.party(device));
+        let Some(from) = from else {
+            let reason = refused.get(&account).cloned();
+            return Ok(Err(reason.unwrap_or_else(|| "it is from a device that its account does not list".to_owned())));
+        };
+        let mut sessions = sessions::load(self.tx, account, &from.device)?;
+        let opened = match sessions.decrypt(self.keys, &envelope.body) {
+            Ok(opened) => opened,
+            Err(error) => {
+                let changed = refused.get(&account).cloned();
+                return Ok(Err(changed.unwrap_or_else(|| error.to_string())));
+            }
+        };
+        // The ratchet has moved, whatever the plaintext turns out to be.
+        sessions::store(self.tx, account, &from.device, sessions)?;
+        *self.keys_changed |= opened.keys_changed;
+        Ok(Message::open(&opened.plaintext, msg_id, &from, self.me).map_err(|error| error.to_string()))
+    }
+}
+
+/// Keeps the key of a blob. The first one stays: a later message cannot take a key away by naming the same blob.
+fn remember_key(tx: &WriteTx<'_>, file: &BlobRef) -> Result<(), ClientError> {
+    if tx.get(&BLOB_REFS, file.id.as_bytes())?.is_some() {
+        return Ok(());
+    }
+    tx.put(&BLOB_REFS, file.id.as_bytes(), &Base64(file.encode().to_vec()))
+}
+
+/// A lane's progress in the mailbox of this epoch. Seqs of another epoch mean nothing in this one.
+fn mailbox(tx: &impl Rows, epoch: u64) -> Result<MailboxRow, ClientError> {
+    let row = tx.get(&MAILBOX, SELF)?.unwrap_or_default();
+    if row.epoch == epoch {
+        return Ok(row);
+    }
+    Ok(MailboxRow { epoch, next_pending: row.next_pending, ..MailboxRow::default() })
+}
+
+/// What to say in Hello of what is stored already: it covers Acks that were lost.
+pub(crate) fn have(tx: &impl Rows) -> Result<Option<Have>, ClientError> {
+    let row = tx.get(&MAILBOX, SELF)?;
+    Ok(row.map(|MailboxRow { epoch, normal, urgent, .. }| Have { epoch, normal, urgent }))
+}
+
+/// A message that waits to be shown or saved.
+#[derive(Debug)]
+pub(crate) struct Pending {
+    key: Vec<u8>,
+    pub(crate) row: PendingRow,
+    pub(crate) contact: Contact,
+    pub(crate) content: Content,
+}
+
+impl Pending {
+    /// Who wrote it.
+    pub(crate) fn from(&self) -> Handle {
+        self.contact.handle.clone()
+    }
+}
+
+/// What waits to be shown or saved, in the order of its coming.
+pub(crate) fn pending(tx: &impl Rows) -> Result<Vec<Pending>, ClientError> {
+    let mut pending = Vec::new();
+    for (key, row) in tx.list(&PENDING)? {
+        let received = tx.get(&RECEIVED, &[&row.from.as_bytes()[..], row.msg_id.as_bytes()].concat())?;
+        let contact = contacts::known(tx, row.from)?;
+        // Both were stored with the row, or before it.
+        if let (Some(ReceivedRow { said: Said::Content(content), .. }), Some(contact)) = (received, contact) {
+            pending.push(Pending { key, row, contact, content: Content::from_bytes(&content.0)? });
+        }
+    }
+    Ok(pending)
+}
+
+/// The message was shown; a file in it is still to be saved.
+pub(crate) fn shown(tx: &WriteTx<'_>, pending: &Pending) -> Result<(), ClientError> {
+    if matches!(pending.content, Content::File(_)) {
+        tx.put(&PENDING, &pending.key, &PendingRow { shown: true, ..pending.row.clone() })
+    } else {
+        done(tx, pending)
+    }
+}
+
+/// Nothing is left to do for the message.
+pub(crate) fn done(tx: &WriteTx<'_>, pending: &Pending) -> Result<(), ClientError> {
+    tx.remove(&PENDING, &pending.key).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::outbox::tests::{NOW, Person, msg, text};
+    use waxwing_protocol::frames::{Send, send::Target};
+    use waxwing_protocol::{BlobId, identity::PublicKey};
+    use waxwing_seal::blob::{BlobHeader, BlobKey};
+
+    const EPOCH: u64 = 3;
+
+    /// What a server would deliver of `send`, as the message at `seq`.
+    fn envelope(from: &Person, send: &Send, seq: u64) -> Envelope {
+        let Some(Target::Direct(direct)) = &send.target else { panic!("a message to an account") };
+        Envelope {
+            seq,
+            prev_seq: seq - 1,
+            msg_id: send.msg_id.clone(),
+            from_account: from.view.account.as_bytes().to_vec().into(),
+            from_device: 1,
+            server_ts: NOW.as_millis(),
+            client_hlc: send.client_hlc,
+            body: direct.devices[0].ciphertext.clone(),
+            ..Envelope::default()
+        }
+    }
+
+    fn deliver(envelopes: Vec<Envelope>) -> Deliver {
+        Deliver { lane: Lane::Normal.into(), envelopes }
+    }
+
+    impl Person {
+        fn receive(&self, deliver: &Deliver) -> Receipt {
+            self.profile.write(|tx| receive(tx, deliver, EPOCH, &HashMap::new(), NOW)).unwrap()
+        }
+
+        fn receive_one(&self, envelope: Envelope) -> Receipt {
+            self.receive(&deliver(vec![envelope]))
+        }
+
+        fn pending(&self) -> Vec<Content> {
+            let pending = self.profile.read(|tx| pending(tx)).unwrap();
+            pending.into_iter().map(|pending| pending.content).collect()
+        }
+    }
+
+    fn acked(up_to: u64) -> Option<Ack> {
+        Some(Ack { lane: Lane::Normal.into(), up_to, ranges: Vec::new() })
+    }
+
+    fn file(id: u8) -> BlobRef {
+        BlobRef::new(BlobId::from_bytes([id; 32]), BlobKey::generate(), BlobHeader::generate(), 1000)
+    }
+
+    #[test]
+    fn two_people_talk_across_restarts() {
+        let (mut alice, mut bob) = Person::pair();
+        for n in 1..=4_u8 {
+            let there = envelope(&alice, &alice.send(&bob, msg(n), &text("there")), n.into());
+            (alice, bob) = (alice.restarted(), bob.restarted());
+            assert_eq!(bob.receive_one(there), Receipt { ack: acked(n.into()), new: 1, unreadable: vec![] });
+            let back = envelope(&bob, &bob.send(&alice, msg(100 + n), &text("back")), n.into());
+            (alice, bob) = (alice.restarted(), bob.restarted());
+            assert_eq!(alice.receive_one(back).new, 1);
+        }
+        assert_eq!(bob.pending(), vec![text("there"); 4]);
+        assert_eq!(alice.pending(), vec![text("back"); 4]);
+    }
+
+    /// The Ack was lost, or the process killed before it was sent.
+    #[test]
+    fn a_message_delivered_again_is_acknowledged_and_not_shown_again() {
+        let (alice, bob) = Person::pair();
+        let one = envelope(&alice, &alice.send(&bob, msg(1), &text("one")), 1);
+        let two = envelope(&alice, &alice.send(&bob, msg(2), &text("two")), 2);
+        assert_eq!(bob.receive(&deliver(vec![one.clone(), two.clone()])).new, 2);
+        let bob = bob.restarted();
+        let again = bob.receive(&deliver(vec![one, two]));
+        assert_eq!(again, Receipt { ack: acked(2), new: 0, unreadable: vec![] });
+        assert_eq!(bob.pending(), [text("one"), text("two")]);
+    }
+
+    /// Killed before the commit, the ratchet has not moved either: the next delivery opens.
+    #[test]
+    fn a_message_that_was_not_stored_was_not_opened() {
+        let (alice, bob) = Person::pair();
+        let frame = deliver(vec![envelope(&alice, &alice.send(&bob, msg(1), &text("one")), 1)]);
+        let cut: Result<(), _> = bob.profile.write(|tx| {
+            assert_eq!(receive(tx, &frame, EPOCH, &HashMap::new(), NOW)?.new, 1);
+            Err(ClientError::OwnAccount)
+        });
+        assert!(cut.is_err());
+        assert_eq!(bob.pending(), []);
+        let bob = bob.restarted();
+        assert_eq!(bob.receive(&frame).new, 1);
+        assert_eq!(bob.pending(), [text("one")]);
+    }
+
+    #[test]
+    fn an_unreadable_message_holds_nothing_up() {
+        let (alice, bob) = Person::pair();
+        let mut broken = envelope(&alice, &alice.send(&bob, msg(1), &text("one")), 1);
+        let whole = broken.clone();
+        let last = broken.body.len() - 1;
+        broken.body = broken.body[..last].to_vec().into();
+        let garbage = Envelope { seq: 2, msg_id: vec![9; 16].into(), body: vec![0; 40].into(), ..whole.clone() };
+        let nameless = Envelope { seq: 3, msg_id: vec![9; 3].into(), ..garbage.clone() };
+        let good = envelope(&alice, &alice.send(&bob, msg(4), &text("four")), 4);
+
+        let receipt = bob.receive(&deliver(vec![broken, garbage.clone(), nameless, good]));
+        assert_eq!((receipt.ack, receipt.new), (acked(4), 1));
+        assert_eq!(receipt.unreadable.iter().map(|it| it.msg_id).collect::<Vec<_>>(), [msg(1), msg(9)]);
+        assert_eq!(bob.pending(), [text("four")]);
+
+        assert_eq!(bob.receive_one(garbage).unreadable, [], "told once");
+        assert_eq!(bob.receive_one(whole).new, 1, "it came whole in the end");
+    }
+
+    /// A server that says a message is from somebody else, or another message.
+    #[test]
+    fn a_relabelled_message_is_not_believed() {
+        let (alice, bob) = Person::pair();
+        let carol = Person::new("carol");
+        bob.meet(&carol.view);
+        carol.meet(&bob.view);
+        let true_one = envelope(&alice, &alice.send(&bob, msg(1), &text("one")), 1);
+        let as_carol = Envelope { from_account: carol.view.account.as_bytes().to_vec().into(), ..true_one.clone() };
+        let as_device = Envelope { from_device: 2, ..true_one.clone() };
+        for relabelled in [as_carol, as_device] {
+            let receipt = bob.receive_one(relabelled);
+            assert_eq!((receipt.new, receipt.unreadable.len()), (0, 1));
+        }
+        // Only the plaintext tells this one; opening it has spent its key.
+        let renamed = Envelope { msg_id: vec![5; 16].into(), ..true_one };
+        let receipt = bob.receive_one(renamed);
+        assert!(receipt.unreadable[0].reason.contains("MessageId"), "{receipt:?}");
+        assert_eq!(bob.pending(), []);
+    }
+
+    #[test]
+    fn a_stranger_is_asked_about_and_then_believed() {
+        let (alice, bob) = (Person::new("alice"), Person::new("bob"));
+        alice.meet(&bob.view);
+        let frame = deliver(vec![envelope(&alice, &alice.send(&bob, msg(1), &text("hello")), 1)]);
+        let strangers = || bob.profile.read(|tx| strangers(tx, &frame)).unwrap();
+        assert_eq!(strangers(), [alice.view.account]);
+
+        let refused = HashMap::from([(alice.view.account, "the account is gone".to_owned())]);
+        let receipt = bob.profile.write(|tx| receive(tx, &frame, EPOCH, &refused, NOW)).unwrap();
+        assert_eq!(receipt.unreadable[0].reason, "the account is gone");
+
+        bob.meet(&alice.view);
+        assert_eq!(strangers(), []);
+        assert_eq!(bob.receive(&frame).new, 1);
+    }
+
+    /// A device that was replaced writes with keys that the remembered list does not have.
+    #[test]
+    fn a_device_with_other_keys_is_asked_about() {
+        let (alice, bob) = Person::pair();
+        let mut from = bob.profile.read(|tx| contacts::known(tx, alice.view.account)).unwrap().unwrap();
+        let frame = deliver(vec![envelope(&alice, &alice.send(&bob, msg(1), &text("hello")), 1)]);
+        from.devices.devices[0].curve25519 = PublicKey([9; 32]);
+        let view = crate::account::tests::view_with(&alice.profile, 2, from.devices.devices);
+        bob.meet(&view);
+        assert_eq!(bob.profile.read(|tx| strangers(tx, &frame)).unwrap(), [alice.view.account]);
+    }
+
+    #[test]
+    fn a_file_is_remembered_until_it_is_saved_and_its_key_for_good() {
+        let (alice, bob) = Person::pair();
+        let photo = file(1);
+        let content = Content::File(Box::new(photo.clone()));
+        bob.receive_one(envelope(&alice, &alice.send(&bob, msg(1), &content), 1));
+        bob.receive_one(envelope(&alice, &alice.send(&bob, msg(2), &text("nice?")), 2));
+        let all = |bob: &Person| bob.profile.read(|tx| pending(tx)).unwrap();
+        let waiting = all(&bob);
+        assert!(waiting.iter().all(|pending| !pending.row.shown));
+        bob.profile.write(|tx| waiting.iter().try_for_each(|pending| shown(tx, pending))).unwrap();
+
+        let bob = bob.restarted();
+        let waiting = all(&bob);
+        assert_eq!((waiting.len(), waiting[0].row.shown, &waiting[0].content), (1, true, &content));
+        bob.profile.write(|tx| done(tx, &waiting[0])).unwrap();
+        assert!(all(&bob).is_empty());
+        let key = bob.profile.read(|tx| tx.get(&BLOB_REFS, photo.id.as_bytes())).unwrap().unwrap();
+        assert_eq!(BlobRef::decode(&key.0), Ok(photo));
+    }
+
+    /// Somebody who knows a blob's id cannot take its key away by sending another one.
+    #[test]
+    fn the_first_key_of_a_blob_stays() {
+        let (alice, bob) = Person::pair();
+        let photo = file(1);
+        for (n, file) in [(1, photo.clone()), (2, file(1))] {
+            let content = Content::File(Box::new(file));
+            bob.receive_one(envelope(&alice, &alice.send(&bob, msg(n), &content), n.into()));
+        }
+        let key = bob.profile.read(|tx| tx.get(&BLOB_REFS, photo.id.as_bytes())).unwrap().unwrap();
+        assert_eq!(BlobRef::decode(&key.0), Ok(photo));
+    }
+
+    #[test]
+    fn hello_tells_what_is_stored_in_this_epoch() {
+        let (alice, bob) = Person::pair();
+        let have = |bob: &Person| bob.profile.read(|tx| have(tx)).unwrap();
+        assert_eq!(have(&bob), None);
+        bob.receive_one(envelope(&alice, &alice.send(&bob, msg(1), &text("one")), 7));
+        assert_eq!(have(&bob), Some(Have { epoch: EPOCH, normal: 7, urgent: 0 }));
+
+        let urgent = Deliver {
+            lane: Lane::Urgent.into(),
+            envelopes: vec![envelope(&alice, &alice.send(&bob, msg(2), &text("call")), 2)],
+        };
+        bob.receive(&urgent);
+        assert_eq!(have(&bob), Some(Have { epoch: EPOCH, normal: 7, urgent: 2 }));
+
+        let restored = deliver(vec![envelope(&alice, &alice.send(&bob, msg(3), &text("three")), 1)]);
+        bob.profile.write(|tx| receive(tx, &restored, EPOCH + 1, &HashMap::new(), NOW)).unwrap();
+        assert_eq!(have(&bob), Some(Have { epoch: EPOCH + 1, normal: 1, urgent: 0 }));
+        assert_eq!(bob.pending().len(), 3);
+    }
+}

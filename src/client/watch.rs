@@ -1,0 +1,525 @@
+//! Watching: messages as they come, files saved as they come, for as long as one likes.
+//!
+//! Three things go on side by side, so that none holds up another: the connection receives, stores and acknowledges;
+//! what is stored is shown and its files are saved; the outbox and the prekeys are tended after each connect. What joins
+//! them is the profile alone: a watch killed at any moment goes on with what is stored there.
+//!
+//! Promise: a message is shown at least once after it was received, and in most cases exactly once (a crash between
+//! showing and taking note of it shows it again). A file is saved once it can be, by this watch or a later one.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Notify, oneshot};
+use tokio::time::{Instant, sleep, timeout};
+use waxwing_protocol::frames::{
+    Ack, Deliver, DevicesChanged, Drain, Frame, Lane, WINDOW_BYTES_DEFAULT, WINDOW_MSGS_DEFAULT, Welcome, Window,
+    close, frame::Body,
+};
+use waxwing_protocol::{AccountId, BlobId, Handle, MsgId};
+use waxwing_seal::message::Content;
+
+use crate::account::now;
+use crate::contacts::{self, Asked};
+use crate::http::Backoff;
+use crate::inbox::{self, Pending};
+use crate::route::{Line, Reply, Watching};
+use crate::socket::Socket;
+use crate::{Client, ClientError, FetchedFile};
+
+/// Pauses between connections and between tries to save a file: full jitter, up to five minutes.
+const BACKOFF: Backoff = Backoff { tries: u32::MAX, first: Duration::from_secs(1), most: Duration::from_secs(300) };
+
+/// A connection that held this long was a good one: the next pause starts small again.
+const GOOD_CONNECTION: Duration = Duration::from_secs(60);
+
+/// How long saying goodbye may take.
+const GOODBYE: Duration = Duration::from_secs(2);
+
+/// How to watch.
+#[derive(Clone, Debug, Default)]
+pub struct WatchOptions {
+    /// Return once at least one message has come, everything that waited has been received, and every file is saved.
+    /// A watch started before anything was sent waits for it. Files left over from a watch that was killed count.
+    pub once: bool,
+    /// Save files into this directory, made when it is not there. Without it, files stay to be saved by a later watch,
+    /// or are fetched one by one with [`Client::fetch`].
+    pub save: Option<PathBuf>,
+}
+
+/// What happens while watching.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum WatchEvent {
+    /// Connected; about this many messages wait.
+    Connected {
+        /// An estimate of the server.
+        pending: u64,
+    },
+    /// A message came. It is stored already.
+    Message {
+        /// Who wrote it.
+        from: Handle,
+        /// Its id.
+        msg_id: MsgId,
+        /// What it says.
+        content: MessageSummary,
+    },
+    /// A file was saved.
+    Saved {
+        /// Who sent it.
+        from: Handle,
+        /// The message it came in.
+        msg_id: MsgId,
+        /// Where it is, and how it came.
+        file: FetchedFile,
+    },
+    /// A file could not be saved.
+    SaveFailed {
+        /// Who sent it.
+        from: Handle,
+        /// The message it came in.
+        msg_id: MsgId,
+        /// The blob.
+        blob: BlobId,
+        /// Why.
+        error: ClientError,
+        /// When it is tried again; `None` when it never will be.
+        retry_in: Option<Duration>,
+    },
+    /// A message came that cannot be read. It was recorded and acknowledged.
+    Unreadable {
+        /// The account the server says it is from.
+        from: AccountId,
+        /// Its id.
+        msg_id: MsgId,
+        /// Why.
+        reason: String,
+    },
+    /// A message left in the outbox by an earlier command was not taken by the server.
+    SendFailed {
+        /// Its id.
+        msg_id: MsgId,
+        /// Why.
+        error: ClientError,
+    },
+    /// The connection is gone.
+    Disconnected {
+        /// Why.
+        error: ClientError,
+        /// When the next one is tried.
+        retry_in: Duration,
+    },
+}
+
+/// What a message says, without its keys.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum MessageSummary {
+    /// Words.
+    Text(String),
+    /// A file.
+    File {
+        /// The blob it is sealed in.
+        blob: BlobId,
+        /// Its name, as its sender has it.
+        name: Option<String>,
+        /// Its size in bytes.
+        bytes: u64,
+        /// Its media type; empty when not known.
+        media_type: String,
+    },
+    /// Something a newer version would show.
+    Unsupported,
+}
+
+/// What a watch came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WatchReport {
+    /// Messages shown.
+    pub received: u64,
+    /// Files saved.
+    pub saved: u64,
+    /// Messages that could not be read.
+    pub unreadable: u64,
+    /// Files that can never be saved.
+    pub lost: u64,
+}
+
+/// Where events go. Called from the task that watches: it must not block.
+type OnEvent<'a> = &'a (dyn Fn(WatchEvent) + Send + Sync);
+
+impl Client {
+    /// Receives messages, shows them and saves their files, and sends what the outbox holds, connecting again whenever
+    /// the connection is gone. Without [`WatchOptions::once`] it ends only with an error. Dropping the future at any
+    /// moment loses nothing.
+    ///
+    /// While it runs, messages of this client are sent through its connection.
+    ///
+    /// # Errors
+    /// Whatever trying again does not help against: [`ClientError::Closed`] when the same device connected elsewhere,
+    /// [`ClientError::Refused`] when the token is not valid any more, [`ClientError::File`] when a file cannot be
+    /// written. With `once`, also a file that could not be fetched for now.
+    pub async fn watch(&self, options: WatchOptions, on: OnEvent<'_>) -> Result<WatchReport, ClientError> {
+        let watch = Watch {
+            client: self,
+            options,
+            on,
+            report: Mutex::default(),
+            arrived: Notify::new(),
+            shown: Notify::new(),
+            tend: Notify::new(),
+            stop: Notify::new(),
+            drained: AtomicBool::new(false),
+            tended: AtomicBool::new(false),
+        };
+        if let Some(dir) = &watch.options.save {
+            // Before anything is received: a wrong directory is told at once.
+            tokio::fs::create_dir_all(dir).await.map_err(ClientError::file(dir))?;
+        }
+        // A watch that was killed may have left something to show.
+        watch.arrived.notify_one();
+        let mut receive = Box::pin(watch.receive(self.route.watch()));
+        let work = async {
+            tokio::select! {
+                done = watch.show() => done,
+                done = watch.tend() => done,
+                done = watch.save() => done,
+            }
+        };
+        tokio::select! {
+            gone = &mut receive => gone?,
+            done = Box::pin(work) => {
+                watch.stop.notify_one();
+                // Best effort: what is stored is acknowledged again by the next Hello.
+                let _ = timeout(GOODBYE, receive).await;
+                done?;
+            }
+        }
+        Ok(watch.with_report(|report| *report))
+    }
+}
+
+/// One call of [`Client::watch`].
+struct Watch<'a> {
+    client: &'a Client,
+    options: WatchOptions,
+    on: OnEvent<'a>,
+    report: Mutex<WatchReport>,
+    /// Something was stored that may have to be shown.
+    arrived: Notify,
+    /// Everything stored was shown; there may be files to save.
+    shown: Notify,
+    /// Connected, or prekeys are low.
+    tend: Notify,
+    /// Everything is done: say goodbye.
+    stop: Notify,
+    /// Everything that waited at connect was received.
+    drained: AtomicBool,
+    /// Outbox and prekeys are in order.
+    tended: AtomicBool,
+}
+
+impl Watch<'_> {
+    fn with_report<T>(&self, f: impl FnOnce(&mut WatchReport) -> T) -> T {
+        f(&mut self.report.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Keeps a connection, and a new one after it, until told to stop.
+    async fn receive(&self, mut watching: Watching) -> Result<(), ClientError> {
+        let mut attempt = 0;
+        loop {
+            let since = Instant::now();
+            let mut wait = None;
+            let Err(error) = self.connection(&mut watching, &mut wait).await else { return Ok(()) };
+            if !error.is_transient() {
+                return Err(error);
+            }
+            attempt = if since.elapsed() >= GOOD_CONNECTION { 1 } else { attempt + 1 };
+            let retry_in = wait.unwrap_or_else(|| BACKOFF.pause(attempt, &error));
+            (self.on)(WatchEvent::Disconnected { error, retry_in });
+            tokio::select! {
+                () = sleep(retry_in) => {}
+                () = self.stop.notified() => return Ok(()),
+            }
+        }
+    }
+
+    /// One connection: from Hello until it breaks, or until everything is done. `wait` is set when the server says when
+    /// to come back.
+    async fn connection(&self, watching: &mut Watching, wait: &mut Option<Duration>) -> Result<(), ClientError> {
+        let client = self.client;
+        let have = client.profile.read(|tx| inbox::have(tx))?;
+        let window = Window { msgs: WINDOW_MSGS_DEFAULT, bytes: WINDOW_BYTES_DEFAULT };
+        let (mut socket, welcome) = Socket::connect(client, have, window).await?;
+        let mut lanes = Lanes::waiting(&welcome);
+        let mut replies: HashMap<u32, oneshot::Sender<Reply>> = HashMap::new();
+        let pending = welcome.pending.iter().map(|lane| lane.count_estimate).sum();
+        (self.on)(WatchEvent::Connected { pending });
+        self.drained(&lanes);
+        self.tended.store(false, Ordering::Release);
+        self.tend.notify_one();
+        loop {
+            let frame = tokio::select! {
+                frame = socket.next() => frame?,
+                Some(outgoing) = watching.outgoing.recv() => {
+                    let id = socket.ask(Body::Send(outgoing.send)).await?;
+                    replies.insert(id, outgoing.reply);
+                    continue;
+                }
+                () = self.stop.notified() => {
+                    socket.bye().await;
+                    return Ok(());
+                }
+            };
+            let Frame { id, body: Some(body), .. } = frame else { continue };
+            match body {
+                Body::Deliver(deliver) => {
+                    if let Some(ack) = Box::pin(self.take(&deliver, welcome.epoch)).await? {
+                        lanes.reached(deliver.lane(), ack.up_to);
+                        socket.push(Body::Ack(ack)).await?;
+                    }
+                    self.drained(&lanes);
+                }
+                Body::QueueEmpty(empty) => {
+                    lanes.reached(empty.lane(), u64::MAX);
+                    self.drained(&lanes);
+                }
+                // The sender may have stopped waiting; its message is in the outbox until it learns of this.
+                Body::SendResult(result) => drop(replies.remove(&id).map(|reply| reply.send(Reply::Taken(result)))),
+                Body::Error(error) => match replies.remove(&id) {
+                    Some(reply) => drop(reply.send(Reply::Refused(error))),
+                    None => tracing::warn!(code = error.code().as_str_name(), "the server reports: {}", error.message),
+                },
+                Body::KeysLow(_) => {
+                    self.tended.store(false, Ordering::Release);
+                    self.tend.notify_one();
+                }
+                Body::DevicesChanged(changed) => Box::pin(self.look_again(&changed)).await?,
+                Body::Drain(drain) => {
+                    *wait = Some(drain_pause(&drain));
+                    let server = client.service.server().to_owned();
+                    let reason = "it is about to restart".to_owned();
+                    return Err(ClientError::Closed { server, code: close::DRAINING, reason });
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Stores what was delivered; the Ack is for afterwards.
+    async fn take(&self, deliver: &Deliver, epoch: u64) -> Result<Option<Ack>, ClientError> {
+        let client = self.client;
+        let mut refused = HashMap::new();
+        for account in client.profile.read(|tx| inbox::strangers(tx, deliver))? {
+            match client.look_up(Asked::Account(account)).await {
+                Ok(_) => {}
+                // Not known yet whether they may be believed: the message stays at the server.
+                Err(error) if error.is_transient() => return Err(error),
+                Err(error @ ClientError::Profile { .. }) => return Err(error),
+                Err(error) => drop(refused.insert(account, error.to_string())),
+            }
+        }
+        let receipt = client.profile.write(|tx| inbox::receive(tx, deliver, epoch, &refused, now()))?;
+        for inbox::Unreadable { from, msg_id, reason } in receipt.unreadable {
+            self.with_report(|report| report.unreadable += 1);
+            (self.on)(WatchEvent::Unreadable { from, msg_id, reason });
+        }
+        self.arrived.notify_one();
+        Ok(receipt.ack)
+    }
+
+    /// Somebody's devices changed; only people known already are asked about.
+    async fn look_again(&self, changed: &DevicesChanged) -> Result<(), ClientError> {
+        let Ok(account) = AccountId::from_slice(&changed.account) else { return Ok(()) };
+        if self.client.profile.read(|tx| contacts::known(tx, account))?.is_none() {
+            return Ok(());
+        }
+        match self.client.look_up(Asked::Account(account)).await {
+            Err(error @ ClientError::Profile { .. }) => Err(error),
+            // Nothing is lost: sending asks again.
+            Err(error) => {
+                tracing::warn!("the changed devices of {account} were not accepted: {error}");
+                Ok(())
+            }
+            Ok(_) => Ok(()),
+        }
+    }
+
+    fn drained(&self, lanes: &Lanes) {
+        if lanes.empty() {
+            self.drained.store(true, Ordering::Release);
+            self.arrived.notify_one();
+        }
+    }
+
+    /// Shows what is stored and was not shown.
+    async fn show(&self) -> Result<(), ClientError> {
+        loop {
+            self.arrived.notified().await;
+            let pending = self.client.profile.read(|tx| inbox::pending(tx))?;
+            let fresh: Vec<_> = pending.into_iter().filter(|pending| !pending.row.shown).collect();
+            for pending in &fresh {
+                self.with_report(|report| report.received += 1);
+                (self.on)(WatchEvent::Message {
+                    from: pending.from(),
+                    msg_id: pending.row.msg_id,
+                    content: summary(&pending.content),
+                });
+            }
+            if !fresh.is_empty() {
+                self.client.profile.write(|tx| fresh.iter().try_for_each(|pending| inbox::shown(tx, pending)))?;
+            }
+            self.shown.notify_one();
+        }
+    }
+
+    /// Saves files, one after the other; with `once`, ends when everything is done.
+    async fn save(&self) -> Result<(), ClientError> {
+        let mut attempt = 0;
+        loop {
+            let pending = self.client.profile.read(|tx| inbox::pending(tx))?;
+            if self.finished(&pending) {
+                return Ok(());
+            }
+            let file = pending.iter().find(|pending| pending.row.shown);
+            let (Some(dir), Some(file)) = (&self.options.save, file) else {
+                self.shown.notified().await;
+                continue;
+            };
+            match self.save_one(dir, file).await {
+                Ok(()) => attempt = 0,
+                Err(error) if error.is_transient() && !self.options.once => {
+                    attempt += 1;
+                    let retry_in = BACKOFF.pause(attempt, &error);
+                    self.save_failed(file, error, Some(retry_in));
+                    sleep(retry_in).await;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Saves one file; a file that can never be saved is given up, which is no error.
+    async fn save_one(&self, dir: &Path, pending: &Pending) -> Result<(), ClientError> {
+        let Content::File(blob) = &pending.content else {
+            return self.client.profile.write(|tx| inbox::done(tx, pending));
+        };
+        match Box::pin(self.client.save(blob, dir, &|_| {})).await {
+            Ok(file) => {
+                self.client.profile.write(|tx| inbox::done(tx, pending))?;
+                self.with_report(|report| report.saved += 1);
+                (self.on)(WatchEvent::Saved { from: pending.from(), msg_id: pending.row.msg_id, file });
+                Ok(())
+            }
+            Err(error) if is_for_good(&error) => {
+                self.client.profile.write(|tx| inbox::done(tx, pending))?;
+                self.with_report(|report| report.lost += 1);
+                self.save_failed(pending, error, None);
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn save_failed(&self, pending: &Pending, error: ClientError, retry_in: Option<Duration>) {
+        let Content::File(blob) = &pending.content else { return };
+        let (from, msg_id) = (pending.from(), pending.row.msg_id);
+        (self.on)(WatchEvent::SaveFailed { from, msg_id, blob: blob.id, error, retry_in });
+    }
+
+    /// Whether a watch of `once` has nothing left to do.
+    fn finished(&self, pending: &[Pending]) -> bool {
+        let report = self.with_report(|report| *report);
+        let something = report != WatchReport::default();
+        let left = pending.iter().any(|pending| !pending.row.shown || self.options.save.is_some());
+        let quiet = self.drained.load(Ordering::Acquire) && self.tended.load(Ordering::Acquire);
+        self.options.once && something && !left && quiet
+    }
+
+    /// After each connect: fills up the prekeys and empties the outbox.
+    async fn tend(&self) -> Result<(), ClientError> {
+        let client = self.client;
+        loop {
+            self.tend.notified().await;
+            if let Err(error) = Box::pin(client.replenish_prekeys(now())).await {
+                // Strangers get the fallback key meanwhile.
+                tracing::warn!("prekeys were not filled up: {error}");
+            }
+            match Box::pin(self.flush()).await {
+                Ok(()) => {}
+                // The next connect brings the next try.
+                Err(error) if error.is_transient() => tracing::warn!("the outbox was not emptied: {error}"),
+                Err(error) => return Err(error),
+            }
+            self.tended.store(true, Ordering::Release);
+            self.shown.notify_one();
+        }
+    }
+
+    async fn flush(&self) -> Result<(), ClientError> {
+        let _turn = self.client.route.turn().await;
+        let mut line = Line::open(self.client).await?;
+        for unsent in self.client.flush(&mut line).await? {
+            (self.on)(WatchEvent::SendFailed { msg_id: unsent.msg_id, error: unsent.error });
+        }
+        Ok(())
+    }
+}
+
+/// Up to which seq each lane was filled at connect, and what of that is still to come.
+struct Lanes {
+    normal: u64,
+    urgent: u64,
+}
+
+impl Lanes {
+    fn waiting(welcome: &Welcome) -> Self {
+        let tail = |lane| welcome.pending.iter().filter(|it| it.lane() == lane).map(|it| it.tail_seq).max();
+        Self { normal: tail(Lane::Normal).unwrap_or(0), urgent: tail(Lane::Urgent).unwrap_or(0) }
+    }
+
+    fn reached(&mut self, lane: Lane, seq: u64) {
+        let tail = if lane == Lane::Urgent { &mut self.urgent } else { &mut self.normal };
+        if seq >= *tail {
+            *tail = 0;
+        }
+    }
+
+    fn empty(&self) -> bool {
+        self.normal == 0 && self.urgent == 0
+    }
+}
+
+/// Whether a blob can never be fetched and opened: it is gone, or it is not what its sender says.
+fn is_for_good(error: &ClientError) -> bool {
+    match error {
+        ClientError::Refused { problem, .. } => matches!(problem.status, 404 | 410),
+        ClientError::Sealed { .. } | ClientError::WrongBlob { .. } | ClientError::TooLarge(_) => true,
+        _ => false,
+    }
+}
+
+/// What a message says, for a person.
+fn summary(content: &Content) -> MessageSummary {
+    match content {
+        Content::Text(text) => MessageSummary::Text(text.clone()),
+        Content::File(file) => MessageSummary::File {
+            blob: file.id,
+            name: file.file_name.clone(),
+            bytes: file.true_bytes,
+            media_type: file.media_type.clone(),
+        },
+        Content::Unsupported => MessageSummary::Unsupported,
+    }
+}
+
+/// A random moment within the span that a draining server names, so that not all come back at once.
+fn drain_pause(drain: &Drain) -> Duration {
+    let jitter = Duration::from_millis(drain.jitter_ms.into()).mul_f64(crate::http::random_fraction());
+    // A server cannot send its clients away for good.
+    (Duration::from_millis(drain.reconnect_after_ms.into()) + jitter).min(BACKOFF.most)
+}
