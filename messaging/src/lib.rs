@@ -1,1 +1,165 @@
-//! x
+//! The messaging core: accounts, the key directory, grants, and mailboxes delivered over WebSocket.
+//!
+//! A message is worth something only if it arrives: once, whole, in order, however often servers and clients die on the
+//! way. So every device has a durable mailbox, which is the only source of truth; what travels beside it, from sender to
+//! a connected recipient, is an optimisation that may lose everything.
+//!
+//! Promises: what a sender was told is stored is stored (synced) and goes only when the recipient's device has acked it
+//! or it has expired; sending twice is storing once; within a lane nothing overtakes. The server sees ciphertext,
+//! sizes, times, and who writes to whom; never content or keys.
+//!
+//! A request walks `http -> accounts | keys | grants -> store`, a message `http::socket -> connection -> delivery ->
+//! store`, and from the store's commit by [`fabric`] to the recipient's connection.
+
+#![cfg_attr(test, allow(clippy::cast_possible_truncation, reason = "tests make bytes of numbers"))]
+
+mod accounts;
+mod clock;
+mod config;
+mod connection;
+mod delivery;
+mod fabric;
+mod fault;
+mod grants;
+mod http;
+mod keys;
+mod limits;
+mod node;
+mod secrets;
+mod store;
+mod sweeper;
+mod wire;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use tokio::sync::Notify;
+use tracing::info;
+use waxwing_protocol::grant::{GrantToken, Jwks};
+
+pub use self::config::{Config, ConfigError};
+pub use self::grants::mint_edge_grant;
+pub use self::secrets::SecretError;
+
+use self::accounts::Accounts;
+use self::clock::Clock;
+use self::delivery::Delivery;
+use self::fabric::Fabric;
+use self::grants::Grants;
+use self::keys::Keys;
+use self::node::Node;
+use self::store::{EmbeddedStore, EmbeddedStoreError};
+
+/// Directory of the embedded store, in the data directory.
+const STORE_DIR: &str = "store";
+
+/// A messaging node. Clones are the same node.
+#[derive(Clone)]
+pub struct Messaging {
+    node: Arc<Node>,
+    stop_sweeper: Arc<Notify>,
+}
+
+/// Why a node could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The configuration makes no sense.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The data directory cannot be made.
+    #[error("data directory {dir}: {source}")]
+    DataDir {
+        /// The directory.
+        dir: std::path::PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// Another process uses the data directory.
+    #[error("another process uses the data directory {dir}")]
+    Locked {
+        /// The directory.
+        dir: std::path::PathBuf,
+    },
+    /// The store in the data directory cannot be opened.
+    #[error("data directory {dir}: {reason}")]
+    Store {
+        /// The directory.
+        dir: std::path::PathBuf,
+        /// What the engine said.
+        reason: String,
+    },
+    /// A secret cannot be read or made.
+    #[error(transparent)]
+    Secret(#[from] SecretError),
+}
+
+impl Messaging {
+    /// Opens the node whose state is in `data_dir`, making it the first time. One process at a time can.
+    ///
+    /// # Errors
+    /// [`OpenError`] tells what stands in the way. Nothing is changed then.
+    pub async fn open(config: Config, data_dir: &Path) -> Result<Self, OpenError> {
+        config.check()?;
+        let fabric = Arc::new(Fabric::default());
+        let (store, grants) = {
+            let (dir, config, sink) = (data_dir.to_owned(), config.clone(), fabric.clone());
+            let opened = tokio::task::spawn_blocking(move || {
+                std::fs::create_dir_all(&dir).map_err(|source| OpenError::DataDir { dir: dir.clone(), source })?;
+                // The store first: whoever does not get its lock touches no keys.
+                let store = EmbeddedStore::open(&dir.join(STORE_DIR), sink).map_err(|error| match error {
+                    EmbeddedStoreError::Locked => OpenError::Locked { dir: dir.clone() },
+                    EmbeddedStoreError::Engine(reason) => OpenError::Store { dir: dir.clone(), reason },
+                })?;
+                Ok::<_, OpenError>((store, Grants::open(&config, &dir)?))
+            });
+            opened.await.map_err(|error| OpenError::Store { dir: data_dir.to_owned(), reason: error.to_string() })??
+        };
+        let store = Arc::new(store);
+        let interval = config::seconds(config.sweep_interval_s);
+        let node = Arc::new(Node {
+            clock: Clock::start(),
+            accounts: Accounts::new(store.clone(), config.registration, config.look_ups_per_minute),
+            keys: Keys::new(store.clone(), fabric.clone(), config.one_time_claims_per_hour),
+            grants,
+            delivery: Delivery::new(store.clone(), fabric.clone(), &config),
+            fabric,
+            mailboxes: store,
+            config,
+        });
+        let stop_sweeper = Arc::new(Notify::new());
+        tokio::spawn(sweeper::run(node.clone(), interval, stop_sweeper.clone()));
+        info!(data_dir = %data_dir.display(), "messaging is open");
+        Ok(Self { node, stop_sweeper })
+    }
+
+    /// The HTTP interface and the socket.
+    pub fn router(&self) -> Router {
+        http::router(self.node.clone())
+    }
+
+    /// The public keys that verify this node's grants.
+    pub fn jwks(&self) -> Jwks {
+        self.node.grants.jwks()
+    }
+
+    /// Mints a grant for the edge named `node`, to last `lifetime` from now.
+    pub fn mint_edge_grant(&self, node: &str, lifetime: Duration) -> GrantToken {
+        self.node.grants.mint_edge(node, lifetime, self.node.clock.wall())
+    }
+
+    /// Goes away in order: connections are told when to come back and closed, what was accepted is committed. Requests
+    /// that come later are answered with `unavailable`. The data directory is free when the last clone, router and
+    /// connection are dropped.
+    pub async fn close(&self) {
+        self.stop_sweeper.notify_one();
+        self.node.fabric.drain();
+        self.node.fabric.emptied(DRAIN_LIMIT).await;
+        self.node.mailboxes.close().await;
+        info!("messaging is closed");
+    }
+}
+
+/// How long closing waits for connections to say goodbye.
+const DRAIN_LIMIT: Duration = Duration::from_secs(5);

@@ -1,0 +1,141 @@
+//! Accounts: who may register, who is who, and whether a token is genuine.
+//!
+//! The server is not trusted with identities: it stores what an account key signed and checks it, so that a mistake of
+//! a client is found here and not by the people it writes to. It never holds an account key.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use subtle::ConstantTimeEq as _;
+use waxwing_protocol::api::{AccountView, RegisterRequest, RegisterResponse, Registration};
+use waxwing_protocol::identity::{IdentityError, REGISTER_DOMAIN};
+use waxwing_protocol::{AccountId, DeviceId, DeviceToken, Handle, Timestamp};
+
+use crate::limits::Limit;
+use crate::store::{AccountRecord, DeviceAddress, Directory, NewAccount, Registered, StoreError};
+
+/// Registers, finds and authenticates.
+pub(crate) struct Accounts {
+    directory: Arc<dyn Directory>,
+    registration: Registration,
+    look_ups: Limit<DeviceAddress>,
+}
+
+/// A device that has shown its token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Caller {
+    pub(crate) device: DeviceAddress,
+    /// The reg_id its account lists it with.
+    pub(crate) reg_id: u32,
+}
+
+/// Why a registration was refused.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RegisterError {
+    #[error("registration is by invite only")]
+    InviteOnly,
+    #[error("registration is closed")]
+    Closed,
+    #[error("the registration does not prove itself: {0}")]
+    Identity(#[from] IdentityError),
+    #[error("{0}")]
+    Malformed(&'static str),
+    #[error("the handle {0} is taken")]
+    HandleTaken(Handle),
+    #[error("the account {0} is registered with other particulars")]
+    AccountTaken(AccountId),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Why somebody was not found.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LookUpError {
+    #[error("too many look-ups")]
+    TooMany { retry_after: Duration },
+    #[error("no such account")]
+    NotFound,
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Whom a look-up names.
+#[derive(Clone, Debug)]
+pub(crate) enum AccountName {
+    Id(AccountId),
+    Handle(Handle),
+}
+
+impl Accounts {
+    pub(crate) fn new(directory: Arc<dyn Directory>, registration: Registration, look_ups_per_minute: u32) -> Self {
+        let look_ups = Limit::new(look_ups_per_minute, Duration::from_secs(60));
+        Self { directory, registration, look_ups }
+    }
+
+    /// Registers an account. `epoch` is random: it becomes the epoch of the first device's mailbox. Returns whether the
+    /// account is new; the identical request again is not an error.
+    pub(crate) async fn register(
+        &self,
+        request: RegisterRequest,
+        epoch: u64,
+    ) -> Result<(RegisterResponse, bool), RegisterError> {
+        match self.registration {
+            Registration::Open => {}
+            Registration::Invite => return Err(RegisterError::InviteOnly),
+            Registration::Closed => return Err(RegisterError::Closed),
+        }
+        let new = checked(request, epoch)?;
+        let response =
+            RegisterResponse { account: new.record.account, handle: new.record.handle.clone(), device: new.device };
+        match self.directory.register(new).await? {
+            Registered::Created => Ok((response, true)),
+            Registered::Repeated => Ok((response, false)),
+            Registered::HandleTaken => Err(RegisterError::HandleTaken(response.handle)),
+            Registered::AccountTaken => Err(RegisterError::AccountTaken(response.account)),
+        }
+    }
+
+    /// Whose token this is; `None` when it is nobody's.
+    pub(crate) async fn authenticate(&self, token: &DeviceToken) -> Result<Option<Caller>, StoreError> {
+        let device = DeviceAddress { account: token.account, device: token.device };
+        let Some(record) = self.directory.device(device).await? else {
+            return Ok(None);
+        };
+        let genuine = bool::from(record.token_hash.ct_eq(&token.hash()));
+        Ok(genuine.then_some(Caller { device, reg_id: record.reg_id }))
+    }
+
+    /// What `asker` needs to write to somebody.
+    pub(crate) async fn look_up(
+        &self,
+        asker: DeviceAddress,
+        name: AccountName,
+        now: Timestamp,
+    ) -> Result<AccountView, LookUpError> {
+        self.look_ups.spend(asker, now).map_err(|retry_after| LookUpError::TooMany { retry_after })?;
+        let record = match name {
+            AccountName::Id(account) => self.directory.account(account).await?,
+            AccountName::Handle(handle) => self.directory.account_by_handle(handle).await?,
+        };
+        let AccountRecord { account, handle, account_key, device_list } = record.ok_or(LookUpError::NotFound)?;
+        Ok(AccountView { account, handle, account_key, device_list })
+    }
+}
+
+/// Checks everything a registration says about itself.
+fn checked(request: RegisterRequest, epoch: u64) -> Result<NewAccount, RegisterError> {
+    let RegisterRequest { account, handle, account_key, device_list, token_hash, proof, invite: _ } = request;
+    let token_hash: [u8; 32] =
+        token_hash.0.try_into().map_err(|_| RegisterError::Malformed("token_hash has 32 bytes"))?;
+    let message = RegisterRequest::proof_message(account, &token_hash, &handle);
+    account_key.verify(REGISTER_DOMAIN, &message, &proof.0)?;
+    let list = device_list.verify(account, &account_key)?;
+    let [device] = list.devices[..] else {
+        return Err(RegisterError::Malformed("the first device list holds one device"));
+    };
+    if list.revision != 1 || device.id != DeviceId::FIRST {
+        return Err(RegisterError::Malformed("the first device list is revision 1 with device 1"));
+    }
+    let record = AccountRecord { account, handle, account_key, device_list };
+    Ok(NewAccount { record, device: device.id, reg_id: device.reg_id, token_hash, epoch })
+}

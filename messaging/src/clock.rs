@@ -1,0 +1,64 @@
+//! The clock that decides when messages expire.
+//!
+//! A server whose wall clock jumps a day ahead would find every short-lived message expired and erase it. So expiry
+//! follows the wall clock only while that agrees with the monotonic clock; after a jump it goes on from where it was,
+//! says so once, and nothing is erased early.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant, SystemTime};
+
+use tracing::error;
+use waxwing_protocol::Timestamp;
+
+/// How far the wall clock may drift from the monotonic clock before that counts as a jump: more than slewing does.
+const JUMP: Duration = Duration::from_secs(5 * 60);
+
+/// Tells the time without jumps.
+#[derive(Debug)]
+pub(crate) struct Clock {
+    wall: Timestamp,
+    started: Instant,
+    jumped: AtomicBool,
+}
+
+impl Clock {
+    pub(crate) fn start() -> Self {
+        Self { wall: SystemTime::now().into(), started: Instant::now(), jumped: AtomicBool::new(false) }
+    }
+
+    /// Now, for deciding what is kept.
+    pub(crate) fn now(&self) -> Timestamp {
+        self.judge(SystemTime::now().into(), self.started.elapsed())
+    }
+
+    /// Now as the world reads it: for grants, which other servers check against their own clocks.
+    pub(crate) fn wall(&self) -> Timestamp {
+        SystemTime::now().into()
+    }
+
+    fn judge(&self, wall: Timestamp, elapsed: Duration) -> Timestamp {
+        let expected = self.wall.plus(elapsed);
+        let jumped = wall.since(expected) > JUMP || expected.since(wall) > JUMP;
+        if jumped != self.jumped.swap(jumped, Ordering::Relaxed) && jumped {
+            error!(wall = %wall, expected = %expected, "the system clock jumped: messages expire by the monotonic clock");
+        }
+        if jumped { expected } else { wall }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_jump_of_a_day_moves_nothing_and_a_small_correction_is_followed() {
+        let start = Timestamp::from_secs(1_000_000);
+        let clock = Clock { wall: start, started: Instant::now(), jumped: AtomicBool::new(false) };
+        let minute = Duration::from_secs(60);
+        let day = Duration::from_secs(86_400);
+        assert_eq!(clock.judge(start.plus(day), minute), start.plus(minute));
+        assert_eq!(clock.judge(Timestamp::from_secs(1_000_000 - 86_400), minute), start.plus(minute));
+        let corrected = start.plus(minute * 2);
+        assert_eq!(clock.judge(corrected, minute), corrected);
+    }
+}

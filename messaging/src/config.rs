@@ -1,0 +1,133 @@
+//! What an operator can set about messaging.
+//!
+//! Every key has a default that suits one small server. Bounds are part of the configuration on purpose: a server
+//! whose queues grow as long as strangers like is one that strangers can stop.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use waxwing_protocol::api::Registration;
+use waxwing_protocol::grant::SHARE_LIFETIME;
+
+/// The messaging core's configuration.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Who may register: `open`, `invite` (default) or `closed`.
+    pub registration: Registration,
+    /// Browser origins allowed on the socket beside the server's own, such as `https://chat.example`.
+    pub origins: Vec<String>,
+    /// The largest blob an upload grant allows, in bytes. Default 10 GiB.
+    pub blob_bytes_max: u64,
+    /// What one account may have stored at the origin and under way, in bytes. Default 100 GiB.
+    pub quota_bytes: u64,
+    /// The longest a share grant lasts, in seconds. Default 45 days: as long as the origin keeps blobs.
+    pub share_lifetime_s_max: u64,
+    /// How long an undelivered message is kept, in seconds. Default 30 days.
+    pub retention_s: u32,
+    /// Messages that may wait in one lane of a mailbox. Default 100,000.
+    pub mailbox_msgs_max: u64,
+    /// Bytes of bodies that may wait in one lane of a mailbox. Default 256 MiB.
+    pub mailbox_bytes_max: u64,
+    /// Seconds of quiet before a ping, while a person is looking. Default 55: below the minute of common proxies.
+    pub heartbeat_foreground_s: u32,
+    /// Seconds of quiet before a ping, in the background. Default 240: phones sleep, and NATs forget after 5 minutes.
+    pub heartbeat_background_s: u32,
+    /// Seconds a new socket has to say Hello. Default 10.
+    pub hello_timeout_s: u32,
+    /// Seconds one write to a socket may take before its reader counts as too slow. Default 20.
+    pub slow_reader_s: u32,
+    /// Accounts a device may look up a minute; as many again in a burst. Default 60.
+    pub look_ups_per_minute: u32,
+    /// One-time prekeys of one device handed out an hour; beyond that a claim gets the fallback key, so that nobody
+    /// empties a stranger's directory. Default 100.
+    pub one_time_claims_per_hour: u32,
+    /// Seconds between two rounds of the sweeper, which erases what was acked or has expired. Default 60.
+    pub sweep_interval_s: u32,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            registration: Registration::Invite,
+            origins: Vec::new(),
+            blob_bytes_max: 10 << 30,
+            quota_bytes: 100 << 30,
+            share_lifetime_s_max: SHARE_LIFETIME.as_secs(),
+            retention_s: 30 * 24 * 60 * 60,
+            mailbox_msgs_max: 100_000,
+            mailbox_bytes_max: 256 << 20,
+            heartbeat_foreground_s: 55,
+            heartbeat_background_s: 240,
+            hello_timeout_s: 10,
+            slow_reader_s: 20,
+            look_ups_per_minute: 60,
+            one_time_claims_per_hour: 100,
+            sweep_interval_s: 60,
+        }
+    }
+}
+
+/// Why a configuration makes no sense.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("messaging.{key} must be at least 1")]
+pub struct ConfigError {
+    /// The key.
+    pub key: &'static str,
+}
+
+impl Config {
+    /// Checks what serde cannot: a time-out or bound of zero would refuse everything.
+    ///
+    /// # Errors
+    /// [`ConfigError`] names the first key that is zero.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let numbers = [
+            ("blob_bytes_max", self.blob_bytes_max),
+            ("quota_bytes", self.quota_bytes),
+            ("share_lifetime_s_max", self.share_lifetime_s_max),
+            ("retention_s", self.retention_s.into()),
+            ("mailbox_msgs_max", self.mailbox_msgs_max),
+            ("mailbox_bytes_max", self.mailbox_bytes_max),
+            ("heartbeat_foreground_s", self.heartbeat_foreground_s.into()),
+            ("heartbeat_background_s", self.heartbeat_background_s.into()),
+            ("hello_timeout_s", self.hello_timeout_s.into()),
+            ("slow_reader_s", self.slow_reader_s.into()),
+            ("look_ups_per_minute", self.look_ups_per_minute.into()),
+            ("one_time_claims_per_hour", self.one_time_claims_per_hour.into()),
+            ("sweep_interval_s", self.sweep_interval_s.into()),
+        ];
+        match numbers.into_iter().find(|(_, value)| *value == 0) {
+            Some((key, _)) => Err(ConfigError { key }),
+            None => Ok(()),
+        }
+    }
+
+    /// The heartbeat of a connection.
+    pub(crate) fn heartbeat(&self, foreground: bool) -> Duration {
+        seconds(if foreground { self.heartbeat_foreground_s } else { self.heartbeat_background_s })
+    }
+}
+
+/// So many seconds.
+pub(crate) fn seconds(count: u32) -> Duration {
+    Duration::from_secs(count.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_sound_and_a_zero_is_named() {
+        assert_eq!(Config::default().check(), Ok(()));
+        let config = Config { slow_reader_s: 0, ..Config::default() };
+        assert_eq!(config.check(), Err(ConfigError { key: "slow_reader_s" }));
+    }
+
+    #[test]
+    fn a_misspelt_key_is_an_error() {
+        let error = serde_json::from_str::<Config>(r#"{"mailbox_max": 5}"#).unwrap_err().to_string();
+        assert!(error.contains("mailbox_max"), "{error}");
+    }
+}

@@ -1,0 +1,424 @@
+//! A connection: one device, one socket, one task.
+//!
+//! Everything a connection does happens in one loop: it reads frames, puts Sends in line, takes rows from the delivery
+//! path and from the mailbox, and writes. So nothing needs a lock, what is written has an order, and an idle connection
+//! costs one small task.
+//!
+//! Promises: a client is sent a row only when every live row below it was sent before; unacked rows never exceed its
+//! window; rows go only on its Ack; a socket that says nothing for 2.5 heartbeats is closed.
+
+mod flow;
+mod hello;
+mod replies;
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::{BoxFuture, FutureExt as _};
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
+use tokio::time::{Instant, Sleep, sleep_until};
+use tracing::debug;
+use waxwing_protocol::MsgId;
+use waxwing_protocol::frames::{
+    Ack, Deliver, Drain, Envelope, ErrorCode, Frame, KeysLow, Lane, Ping, Pong, QueueEmpty, Send, close, frame::Body,
+    unpack,
+};
+
+use self::flow::Flow;
+use crate::accounts::Caller;
+use crate::fabric::{Outbox, Route, Stop};
+use crate::fault;
+use crate::node::Node;
+use crate::store::{ACK_RANGES_MAX, AckRequest, AppendError, Appended, DeviceAddress, Page, PageRequest, StoreError};
+use crate::wire::{Inbound, Wire, WireError};
+
+/// Sends of one connection that may wait for their commit. Beyond them its frames wait, and then its socket.
+const SENDS_IN_FLIGHT_MAX: usize = 64;
+
+/// How long a draining connection waits for the commits under way.
+const DRAIN_LIMIT: Duration = Duration::from_secs(2);
+
+/// When clients of a node that goes away come back, so that they do not all come at once.
+const DRAIN: Drain = Drain { reconnect_after_ms: 500, jitter_ms: 5_000 };
+
+/// The suite of [`KeysLow`]: Olm.
+const SUITE_OLM: u32 = 1;
+
+/// Serves a socket until it ends. `shown` is who showed a token with the request, if anybody.
+pub(crate) async fn serve(node: Arc<Node>, wire: Wire, shown: Option<Caller>) {
+    // Boxed: what greeting needs is gone when the connection idles.
+    if let Some(connection) = Box::pin(hello::greet(node, wire, shown)).await {
+        connection.run().await;
+    }
+}
+
+/// A Send under way: its frame, its id, its outcome.
+type Sending = BoxFuture<'static, (u32, MsgId, Result<Appended, AppendError>)>;
+
+/// A page under way.
+type Reading = BoxFuture<'static, (usize, Result<Page, StoreError>)>;
+
+/// How a connection ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// Nobody is there any more.
+    Gone,
+    /// With a close frame.
+    Close(u16, &'static str),
+}
+
+impl End {
+    fn of(error: WireError) -> Self {
+        error.close_code().map_or(Self::Gone, |(code, reason)| Self::Close(code, reason))
+    }
+
+    async fn say(self, wire: Wire) {
+        if let Self::Close(code, reason) = self {
+            wire.close(code, reason).await;
+        }
+    }
+}
+
+impl From<WireError> for End {
+    fn from(error: WireError) -> Self {
+        Self::of(error)
+    }
+}
+
+/// A welcomed connection.
+pub(crate) struct Connection {
+    node: Arc<Node>,
+    wire: Wire,
+    device: DeviceAddress,
+    route: Route,
+    outbox: Arc<Outbox>,
+    /// Normal, urgent.
+    flows: [Flow; 2],
+    heartbeat: Duration,
+    /// Frames that were received and not looked at yet.
+    inbox: Bytes,
+    sending: FuturesUnordered<Sending>,
+    reading: Option<Reading>,
+    heard: Instant,
+    pinged: bool,
+    /// Fires at the next moment that might call for a ping or an end; not moved at every sign of life.
+    alarm: Pin<Box<Sleep>>,
+}
+
+impl Connection {
+    #[expect(clippy::too_many_arguments, reason = "the parts of a Hello, put together in one place")]
+    fn new(
+        node: Arc<Node>,
+        wire: Wire,
+        device: DeviceAddress,
+        route: Route,
+        outbox: Arc<Outbox>,
+        flows: [Flow; 2],
+        heartbeat: Duration,
+        inbox: Bytes,
+    ) -> Self {
+        let heard = Instant::now();
+        let alarm = Box::pin(sleep_until(heard + heartbeat));
+        let (sending, reading, pinged) = (FuturesUnordered::new(), None, false);
+        Self { node, wire, device, route, outbox, flows, heartbeat, inbox, sending, reading, heard, pinged, alarm }
+    }
+
+    /// Sends Welcome.
+    async fn welcome(mut self, welcome: Frame) -> Option<Self> {
+        debug!(device = %self.device, "connected");
+        match self.wire.feed(&welcome).await {
+            Ok(()) => Some(self),
+            Err(_) => None,
+        }
+    }
+
+    async fn run(mut self) {
+        let end = self.serve().await;
+        debug!(device = %self.device, ?end, "connection ended");
+        let Self { wire, route, .. } = self;
+        // From here on nothing may be sent this way, however long the goodbye takes.
+        drop(route);
+        end.say(wire).await;
+    }
+
+    async fn serve(&mut self) -> End {
+        loop {
+            if let Err(end) = self.advance().await {
+                return end;
+            }
+            tokio::select! {
+                inbound = self.wire.receive(), if self.inbox.is_empty() => match inbound {
+                    Ok(inbound) => {
+                        (self.heard, self.pinged) = (Instant::now(), false);
+                        match inbound {
+                            Inbound::Frames(message) => self.inbox = message,
+                            Inbound::Alive => {}
+                            Inbound::Text => return End::Close(close::BAD_FRAME, "text in a binary subprotocol"),
+                        }
+                    }
+                    Err(error) => return error.into(),
+                },
+                () = self.outbox.woken() => {}
+                Some(sent) = self.sending.next() => {
+                    if let Err(error) = self.answer_send(sent).await {
+                        return error.into();
+                    }
+                }
+                (index, page) = read(&mut self.reading) => {
+                    self.reading = None;
+                    if let Err(error) = self.take_page(index, page).await {
+                        return error.into();
+                    }
+                }
+                () = self.alarm.as_mut() => {
+                    if let Err(end) = self.check_heartbeat().await {
+                        return end;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Does everything that can be done without waiting for anything but the socket to take what is written.
+    async fn advance(&mut self) -> Result<(), End> {
+        while let Some(Some(sent)) = self.sending.next().now_or_never() {
+            self.answer_send(sent).await?;
+        }
+        self.take_frames().await?;
+        self.take_outbox().await?;
+        self.start_reading();
+        self.wire.flush().await?;
+        if fault::delete_before_ack() {
+            self.ack_what_was_sent();
+        }
+        Ok(())
+    }
+
+    /// Looks at received frames, as long as Sends have room.
+    async fn take_frames(&mut self) -> Result<(), End> {
+        while self.sending.len() < SENDS_IN_FLIGHT_MAX {
+            match unpack(&mut self.inbox) {
+                Ok(None) => break,
+                Ok(Some(frame)) => self.take_frame(frame).await?,
+                Err(error) => {
+                    debug!(device = %self.device, %error, "malformed frame");
+                    return Err(End::Close(close::BAD_FRAME, "not a frame"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn take_frame(&mut self, frame: Frame) -> Result<(), End> {
+        let id = frame.id;
+        match frame.body {
+            Some(Body::Send(send)) => self.send(id, &send).await?,
+            Some(Body::Ack(ack)) => match self.ack(&ack) {
+                Ok(()) => {}
+                Err(message) => self.wire.feed(&replies::refusal(id, ErrorCode::BadRequest, message)).await?,
+            },
+            Some(Body::Window(window)) => {
+                let credits = hello::credits(&hello::granted(Some(&window)));
+                for (flow, credit) in self.flows.iter_mut().zip(credits) {
+                    flow.set_credit(credit);
+                }
+            }
+            Some(Body::Ping(ping)) => {
+                self.wire.feed(&Frame::with_id(id, Body::Pong(Pong { nonce: ping.nonce }))).await?;
+            }
+            Some(Body::Pong(_)) => {}
+            Some(Body::Bye(_)) => {
+                self.wire.flush().await?;
+                return Err(End::Close(1000, "bye"));
+            }
+            Some(Body::Hello(_)) => {
+                self.wire.feed(&replies::refusal(id, ErrorCode::BadRequest, "Hello was said already")).await?;
+            }
+            _ if frame.optional => {}
+            _ => self.wire.feed(&replies::refusal(id, ErrorCode::Unsupported, "unknown frame")).await?,
+        }
+        Ok(())
+    }
+
+    /// Puts a Send in line; its answer comes with its commit.
+    async fn send(&mut self, id: u32, send: &Send) -> Result<(), WireError> {
+        match self.node.delivery.send(self.device, send, self.node.clock.now()) {
+            Ok(sending) => {
+                let msg_id = MsgId::from_slice(&send.msg_id).expect("delivery has checked the id");
+                self.sending.push(sending.map(move |outcome| (id, msg_id, outcome)).boxed());
+                Ok(())
+            }
+            Err(refused) => self.wire.feed(&replies::send_refusal(id, refused)).await,
+        }
+    }
+
+    async fn answer_send(
+        &mut self,
+        (id, msg_id, outcome): (u32, MsgId, Result<Appended, AppendError>),
+    ) -> Result<(), WireError> {
+        self.wire.feed(&replies::send_result(id, msg_id, outcome)).await
+    }
+
+    /// Passes an ack on, as far as it covers what was sent.
+    fn ack(&mut self, ack: &Ack) -> Result<(), &'static str> {
+        let lane = Lane::try_from(ack.lane).map_err(|_| "unknown lane")?;
+        if ack.ranges.len() > ACK_RANGES_MAX {
+            return Err("at most 64 ranges");
+        }
+        let ranges: Vec<_> = ack.ranges.iter().map(|range| (range.first, range.last)).collect();
+        let (up_to, ranges) = self.flows[index(lane)].ack(ack.up_to, &ranges);
+        self.store_ack(AckRequest { mailbox: self.device, lane, up_to, ranges });
+        Ok(())
+    }
+
+    /// Puts an ack in line. Nobody waits for it: when it is lost, the client is sent again what it has.
+    fn store_ack(&self, ack: AckRequest) {
+        if let Some(Err(error)) = self.node.mailboxes.ack(ack).now_or_never() {
+            debug!(device = %self.device, %error, "an ack was not taken");
+        }
+    }
+
+    /// The fault `delete-before-ack`: forgets rows because they were written to a socket.
+    fn ack_what_was_sent(&self) {
+        for flow in &self.flows {
+            let (lane, up_to) = (flow.lane, flow.last_sent());
+            self.store_ack(AckRequest { mailbox: self.device, lane, up_to, ranges: Vec::new() });
+        }
+    }
+
+    /// Takes what the delivery path brought.
+    async fn take_outbox(&mut self) -> Result<(), End> {
+        let taken = self.outbox.take();
+        let mut rows = [Vec::new(), Vec::new()];
+        for row in taken.rows {
+            let at = index(row.lane);
+            rows[at].extend(self.flows[at].offer(row.envelope));
+        }
+        if taken.overflowed {
+            self.flows.iter_mut().for_each(Flow::missed);
+        }
+        // Urgent first.
+        for at in [1, 0] {
+            self.deliver(at, std::mem::take(&mut rows[at])).await?;
+        }
+        if let Some(remaining) = taken.keys_low {
+            self.wire.feed(&Frame::push(Body::KeysLow(KeysLow { suite: SUITE_OLM, remaining }))).await?;
+        }
+        match taken.stop {
+            None => Ok(()),
+            Some(Stop::Displaced) => Err(End::Close(close::DISPLACED, "a newer connection of this device")),
+            Some(Stop::Draining) => self.drain().await,
+        }
+    }
+
+    /// Answers the Sends under way and says when to come back.
+    async fn drain(&mut self) -> Result<(), End> {
+        let limit = Instant::now() + DRAIN_LIMIT;
+        while !self.sending.is_empty() {
+            let Ok(Some(sent)) = tokio::time::timeout_at(limit, self.sending.next()).await else { break };
+            self.answer_send(sent).await?;
+        }
+        self.wire.feed(&Frame::push(Body::Drain(DRAIN))).await?;
+        self.wire.flush().await?;
+        Err(End::Close(close::DRAINING, "the server is going away"))
+    }
+
+    /// Starts reading a page, if a lane wants one: one at a time, urgent first.
+    fn start_reading(&mut self) {
+        if self.reading.is_some() {
+            return;
+        }
+        for at in [1, 0] {
+            let flow = &mut self.flows[at];
+            if let Some((after, msgs, bytes)) = flow.next_page() {
+                let now = self.node.clock.now();
+                let request = PageRequest { mailbox: self.device, lane: flow.lane, after, msgs, bytes, now };
+                self.reading = Some(self.node.mailboxes.read(request).map(move |page| (at, page)).boxed());
+                return;
+            }
+        }
+    }
+
+    async fn take_page(&mut self, at: usize, page: Result<Page, StoreError>) -> Result<(), End> {
+        let page = match page {
+            Ok(page) => page,
+            Err(failed) => {
+                self.flows[at].page_failed();
+                self.wire.feed(&replies::store_refusal(0, &failed)).await?;
+                self.wire.flush().await?;
+                // The client comes back later; a loop that reads again at once would only make things worse.
+                return Err(End::Close(close::DRAINING, "the mailbox cannot be read"));
+            }
+        };
+        let rows = self.flows[at].page(page);
+        self.deliver(at, rows).await
+    }
+
+    /// Writes rows, and QueueEmpty when it is due.
+    async fn deliver(&mut self, at: usize, rows: Vec<Envelope>) -> Result<(), End> {
+        let lane = self.flows[at].lane;
+        let mut rows = rows.into_iter().peekable();
+        while rows.peek().is_some() {
+            let frame = Frame::push(Body::Deliver(Deliver { lane: lane.into(), envelopes: fill(&mut rows) }));
+            self.wire.feed(&frame).await?;
+        }
+        if let Some(up_to) = self.flows[at].take_queue_empty() {
+            self.wire.feed(&Frame::push(Body::QueueEmpty(QueueEmpty { lane: lane.into(), up_to }))).await?;
+        }
+        Ok(())
+    }
+
+    /// Pings after a heartbeat of silence, ends after 2.5.
+    async fn check_heartbeat(&mut self) -> Result<(), End> {
+        let silence = self.heard.elapsed();
+        let end = self.heartbeat * 5 / 2;
+        if silence >= end {
+            return Err(End::Close(close::SILENT, "silent for 2.5 heartbeats"));
+        }
+        if silence >= self.heartbeat && !self.pinged {
+            self.pinged = true;
+            let nonce = u64::from_le_bytes(crate::node::random());
+            self.wire.feed(&Frame::push(Body::Ping(Ping { nonce }))).await?;
+        }
+        let next = if self.pinged { end } else { self.heartbeat };
+        self.alarm.as_mut().reset(self.heard + next);
+        Ok(())
+    }
+}
+
+/// Bytes of bodies in one Deliver frame, unless one body is larger.
+const DELIVER_BYTES: usize = 48 * 1024;
+
+/// Takes as many rows as fit a frame.
+fn fill(rows: &mut std::iter::Peekable<impl Iterator<Item = Envelope>>) -> Vec<Envelope> {
+    let mut bytes = 0;
+    let mut filled = Vec::new();
+    while let Some(row) =
+        rows.next_if(|row| filled.is_empty() || bytes + row.body.len() + ROW_OVERHEAD <= DELIVER_BYTES)
+    {
+        bytes += row.body.len() + ROW_OVERHEAD;
+        filled.push(row);
+    }
+    filled
+}
+
+/// Bytes of an envelope beside its body, about.
+const ROW_OVERHEAD: usize = 128;
+
+/// The page under way, or never.
+async fn read(reading: &mut Option<Reading>) -> (usize, Result<Page, StoreError>) {
+    match reading {
+        Some(reading) => reading.await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Where a lane stands in the arrays of two.
+fn index(lane: Lane) -> usize {
+    match lane {
+        Lane::Normal => 0,
+        Lane::Urgent => 1,
+    }
+}

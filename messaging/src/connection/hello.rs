@@ -1,0 +1,172 @@
+//! The first frame of a connection: who speaks, what it holds, how much it takes.
+
+use std::sync::Arc;
+
+use tokio::time::{Instant, sleep_until};
+use waxwing_protocol::frames::{
+    ErrorCode, FRAME_BYTES_MAX, Frame, Hello, Lane, Pending, WINDOW_BYTES_DEFAULT, WINDOW_BYTES_MAX,
+    WINDOW_MSGS_DEFAULT, WINDOW_MSGS_MAX, Welcome, Window, close, frame::Body, unpack,
+};
+use waxwing_protocol::{AccountId, DeviceId, DeviceToken};
+
+use super::flow::{Credit, Flow};
+use super::replies::{refusal, store_refusal};
+use super::{Connection, End};
+use crate::accounts::Caller;
+use crate::config::seconds;
+use crate::fabric::Outbox;
+use crate::node::{Node, random};
+use crate::store::{DeviceAddress, Held, LaneView, Opened, StoreError};
+use crate::wire::{Inbound, Wire};
+
+/// Messages of the urgent lane that may be unacked at once, whatever the client's window.
+const URGENT_MSGS: usize = 32;
+
+/// Why a Hello was not welcomed: what to answer, and how to close.
+struct Refused {
+    answer: Frame,
+    code: u16,
+    reason: &'static str,
+}
+
+/// Waits for Hello and answers it. `shown` is who showed a token with the request, if anybody.
+pub(crate) async fn greet(node: Arc<Node>, mut wire: Wire, shown: Option<Caller>) -> Option<Connection> {
+    let received = tokio::select! {
+        received = first_message(&mut wire) => received,
+        () = sleep_until(Instant::now() + seconds(node.config.hello_timeout_s)) => {
+            Err(End::Close(close::SILENT, "no Hello"))
+        }
+    };
+    let mut inbox = match received {
+        Ok(message) => message,
+        Err(end) => {
+            end.say(wire).await;
+            return None;
+        }
+    };
+    let (id, hello) = match unpack(&mut inbox) {
+        Ok(Some(Frame { id, body: Some(Body::Hello(hello)), .. })) => (id, hello),
+        _ => {
+            let answer = refusal(0, ErrorCode::BadRequest, "the first frame is Hello");
+            refuse(wire, Refused { answer, code: close::BAD_FRAME, reason: "the first frame is Hello" }).await;
+            return None;
+        }
+    };
+    let device = match identify(&node, id, &hello, shown).await {
+        Ok(device) => device,
+        Err(refused) => {
+            refuse(wire, refused).await;
+            return None;
+        }
+    };
+    let held = hello.have.map_or(Held::default(), |have| Held { epoch: have.epoch, up_to: [have.normal, have.urgent] });
+    let opened = match node.mailboxes.open(device, held).await {
+        Ok(Some(opened)) => opened,
+        Ok(None) => {
+            let answer = refusal(id, ErrorCode::NotFound, "the device has no mailbox");
+            refuse(wire, Refused { answer, code: close::REFUSED, reason: "no mailbox" }).await;
+            return None;
+        }
+        Err(failed) => {
+            refuse(wire, unavailable(id, &failed)).await;
+            return None;
+        }
+    };
+    // The route comes after the mailbox was opened and before the first page is read: what commits between is in the
+    // page, what commits later comes by the route, and what comes by both is told apart by its seq.
+    let outbox = Arc::new(Outbox::default());
+    let route = node.fabric.announce(device, opened.generation, outbox.clone());
+    let heartbeat = node.config.heartbeat(hello.foreground);
+    let window = granted(hello.window.as_ref());
+    let flows = flows(&opened, &window);
+    let connection = Connection::new(node, wire, device, route, outbox, flows, heartbeat, inbox);
+    connection.welcome(Frame::with_id(id, Body::Welcome(welcome(&opened, window, heartbeat.as_secs())))).await
+}
+
+/// The first message that has frames.
+async fn first_message(wire: &mut Wire) -> Result<bytes::Bytes, End> {
+    loop {
+        match wire.receive().await {
+            Ok(Inbound::Frames(message)) => return Ok(message),
+            Ok(Inbound::Alive) => {}
+            Ok(Inbound::Text) => return Err(End::Close(close::BAD_FRAME, "text in a binary subprotocol")),
+            Err(error) => return Err(End::of(error)),
+        }
+    }
+}
+
+/// Who speaks: the device of a genuine token, which is the one the Hello names, with the keys its account lists.
+async fn identify(node: &Node, id: u32, hello: &Hello, shown: Option<Caller>) -> Result<DeviceAddress, Refused> {
+    let unavailable = |failed: StoreError| unavailable(id, &failed);
+    let caller = match (shown, hello.token.parse::<DeviceToken>()) {
+        (Some(caller), _) => Some(caller),
+        (None, Ok(token)) => node.accounts.authenticate(&token).await.map_err(unavailable)?,
+        (None, Err(_)) => None,
+    };
+    let Some(Caller { device, reg_id }) = caller else {
+        let answer = refusal(id, ErrorCode::Unauthenticated, "no valid device token");
+        return Err(Refused { answer, code: close::UNAUTHENTICATED, reason: "no valid device token" });
+    };
+    let refused = |message: &'static str| Refused {
+        answer: refusal(id, ErrorCode::Forbidden, message),
+        code: close::REFUSED,
+        reason: message,
+    };
+    let named = (AccountId::from_slice(&hello.account).ok(), DeviceId::new(hello.device).ok());
+    if named != (Some(device.account), Some(device.device)) {
+        return Err(refused("the token is of another device than Hello names"));
+    }
+    if hello.reg_id != reg_id {
+        return Err(refused("the account lists this device with another reg_id"));
+    }
+    Ok(device)
+}
+
+fn unavailable(id: u32, failed: &StoreError) -> Refused {
+    Refused { answer: store_refusal(id, failed), code: close::DRAINING, reason: "try again later" }
+}
+
+async fn refuse(mut wire: Wire, refused: Refused) {
+    if wire.feed(&refused.answer).await.is_ok() && wire.flush().await.is_ok() {
+        wire.close(refused.code, refused.reason).await;
+    }
+}
+
+/// The window a client gets: what it asks for, within bounds.
+pub(super) fn granted(asked: Option<&Window>) -> Window {
+    let bounded = |asked: u32, default, max| if asked == 0 { default } else { asked.min(max) };
+    let asked = asked.copied().unwrap_or_default();
+    Window {
+        msgs: bounded(asked.msgs, WINDOW_MSGS_DEFAULT, WINDOW_MSGS_MAX),
+        bytes: bounded(asked.bytes, WINDOW_BYTES_DEFAULT, WINDOW_BYTES_MAX),
+    }
+}
+
+/// The credit of each lane under a window: normal, urgent.
+pub(super) fn credits(window: &Window) -> [Credit; 2] {
+    let normal = Credit { msgs: window.msgs as usize, bytes: window.bytes as usize };
+    [normal, Credit { msgs: URGENT_MSGS, ..normal }]
+}
+
+fn flows(opened: &Opened, window: &Window) -> [Flow; 2] {
+    let [normal, urgent] = credits(window);
+    [Flow::new(Lane::Normal, opened.lanes[0], normal), Flow::new(Lane::Urgent, opened.lanes[1], urgent)]
+}
+
+fn welcome(opened: &Opened, window: Window, heartbeat_s: u64) -> Welcome {
+    let pending = |lane: Lane, view: &LaneView| Pending {
+        lane: lane.into(),
+        count_estimate: view.waiting,
+        tail_seq: if view.waiting > 0 { view.last } else { 0 },
+    };
+    Welcome {
+        session_id: data_encoding::HEXLOWER.encode(&random::<8>()),
+        server_time: waxwing_protocol::Timestamp::from(std::time::SystemTime::now()).as_millis(),
+        heartbeat_s: u32::try_from(heartbeat_s).unwrap_or(u32::MAX),
+        window: Some(window),
+        frame_bytes_max: u32::try_from(FRAME_BYTES_MAX).unwrap_or(u32::MAX),
+        epoch: opened.epoch,
+        pending: vec![pending(Lane::Normal, &opened.lanes[0]), pending(Lane::Urgent, &opened.lanes[1])],
+        features: Vec::new(),
+    }
+}

@@ -1,0 +1,180 @@
+//! Routes: which connection a device has right now.
+//!
+//! Without routes every message would wait for its recipient to ask. The fabric hears of each row after its commit and
+//! puts it into the [`Outbox`] of the recipient's connection, if there is one. It is memory only and may lose
+//! everything: what counts is in the mailbox, and a connection that notices a gap reads it there.
+//!
+//! A device has one connection. Its generation comes from the mailbox, so that of two that race the later one stays,
+//! however late the earlier one gets here.
+
+mod outbox;
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use waxwing_protocol::{AccountId, DeviceId};
+
+pub(crate) use self::outbox::{Outbox, Stop};
+use crate::store::{CommitSink, Committed, DeviceAddress};
+
+/// The routes of this process.
+#[derive(Debug, Default)]
+pub(crate) struct Fabric {
+    routes: Mutex<Routes>,
+    /// Notified when a connection has ended.
+    left: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Routes {
+    by_device: HashMap<DeviceAddress, Entrance>,
+    /// Whoever connects is told at once to come back later.
+    draining: bool,
+}
+
+/// Where a device's rows go.
+#[derive(Debug)]
+struct Entrance {
+    generation: u64,
+    outbox: Arc<Outbox>,
+}
+
+/// The route of a connection: gone when this is dropped, unless a newer connection has its place.
+#[derive(Debug)]
+pub(crate) struct Route {
+    fabric: Arc<Fabric>,
+    device: DeviceAddress,
+    generation: u64,
+}
+
+impl Drop for Route {
+    fn drop(&mut self) {
+        let mut routes = self.fabric.lock();
+        if routes.by_device.get(&self.device).is_some_and(|entrance| entrance.generation == self.generation) {
+            routes.by_device.remove(&self.device);
+            self.fabric.left.notify_waiters();
+        }
+    }
+}
+
+impl Fabric {
+    /// Makes `outbox` the way to `device`, and stops the connection it had, unless that is the newer one.
+    pub(crate) fn announce(self: &Arc<Self>, device: DeviceAddress, generation: u64, outbox: Arc<Outbox>) -> Route {
+        let mut routes = self.lock();
+        if routes.draining {
+            outbox.stop(Stop::Draining);
+        }
+        match routes.by_device.entry(device) {
+            Entry::Occupied(newer) if newer.get().generation > generation => outbox.stop(Stop::Displaced),
+            Entry::Occupied(mut older) => {
+                older.insert(Entrance { generation, outbox }).outbox.stop(Stop::Displaced);
+            }
+            Entry::Vacant(vacant) => {
+                vacant.insert(Entrance { generation, outbox });
+            }
+        }
+        Route { fabric: self.clone(), device, generation }
+    }
+
+    /// Whether a device has a connection.
+    pub(crate) fn is_connected(&self, account: AccountId, device: DeviceId) -> bool {
+        self.lock().by_device.contains_key(&DeviceAddress { account, device })
+    }
+
+    /// Tells a device that few of its one-time keys are left.
+    pub(crate) fn keys_low(&self, device: DeviceAddress, remaining: usize) {
+        if let Some(outbox) = self.outbox(device) {
+            outbox.keys_low(u32::try_from(remaining).unwrap_or(u32::MAX));
+        }
+    }
+
+    /// Stops every connection, and those that come later.
+    pub(crate) fn drain(&self) {
+        let mut routes = self.lock();
+        routes.draining = true;
+        for entrance in routes.by_device.values() {
+            entrance.outbox.stop(Stop::Draining);
+        }
+    }
+
+    /// Waits until no connection is left, but not longer than `limit`.
+    pub(crate) async fn emptied(&self, limit: Duration) {
+        let emptied = async {
+            loop {
+                let changed = self.left.notified();
+                if self.lock().by_device.is_empty() {
+                    return;
+                }
+                changed.await;
+            }
+        };
+        // Who is still there then loses its socket with the process.
+        let _ = tokio::time::timeout(limit, emptied).await;
+    }
+
+    fn outbox(&self, device: DeviceAddress) -> Option<Arc<Outbox>> {
+        self.lock().by_device.get(&device).map(|entrance| entrance.outbox.clone())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Routes> {
+        // Every change is one insert or removal: a panic elsewhere leaves nothing half done.
+        self.routes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl CommitSink for Fabric {
+    fn committed(&self, row: Committed) {
+        if let Some(outbox) = self.outbox(row.to) {
+            outbox.push(row);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn device() -> DeviceAddress {
+        DeviceAddress { account: AccountId::from_bytes([1; 16]), device: DeviceId::FIRST }
+    }
+
+    #[test]
+    fn of_two_connections_the_later_generation_stays_in_whatever_order_they_come() {
+        for order in [[1, 2], [2, 1]] {
+            let fabric = Arc::new(Fabric::default());
+            let outboxes = order.map(|generation| {
+                let outbox = Arc::new(Outbox::default());
+                (generation, fabric.announce(device(), generation, outbox.clone()), outbox)
+            });
+            for (generation, _route, outbox) in &outboxes {
+                let displaced = outbox.take().stop == Some(Stop::Displaced);
+                assert_eq!(displaced, *generation == 1, "{order:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_old_connection_that_ends_late_does_not_take_the_new_ones_route() {
+        let fabric = Arc::new(Fabric::default());
+        let old = fabric.announce(device(), 1, Arc::default());
+        let new = fabric.announce(device(), 2, Arc::default());
+        drop(old);
+        assert!(fabric.is_connected(device().account, device().device));
+        drop(new);
+        assert!(!fabric.is_connected(device().account, device().device));
+    }
+
+    #[test]
+    fn whoever_connects_while_the_node_drains_is_told_so() {
+        let fabric = Arc::new(Fabric::default());
+        let (early, late) = (Arc::new(Outbox::default()), Arc::new(Outbox::default()));
+        let _early = fabric.announce(device(), 1, early.clone());
+        fabric.drain();
+        assert_eq!(early.take().stop, Some(Stop::Draining));
+        let _late = fabric.announce(device(), 2, late.clone());
+        assert_eq!(late.take().stop, Some(Stop::Draining));
+    }
+}

@@ -1,0 +1,151 @@
+//! What waits to be told to a connection.
+//!
+//! The one who delivers must not wait for the one who reads slowly, and a million idle connections must not hold a
+//! million buffers. So an outbox is a short queue that takes no memory while empty and, when full, forgets what comes
+//! and remembers only that it did: the connection then reads the mailbox.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+
+use crate::store::Committed;
+
+/// Rows that wait at most.
+const ROWS_MAX: usize = 64;
+
+/// Bytes of bodies that wait at most.
+const BYTES_MAX: usize = 256 * 1024;
+
+/// Why a connection has to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stop {
+    /// A newer connection of the same device has come.
+    Displaced,
+    /// The server is going away.
+    Draining,
+}
+
+/// The way to a connection.
+#[derive(Debug, Default)]
+pub(crate) struct Outbox {
+    waiting: Mutex<Waiting>,
+    wake: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    taken: Taken,
+    bytes: usize,
+}
+
+/// What has waited.
+#[derive(Debug, Default)]
+pub(crate) struct Taken {
+    /// Committed rows, each lane's by rising seq.
+    pub(crate) rows: Vec<Committed>,
+    /// Rows were forgotten: the mailbox knows more than this outbox.
+    pub(crate) overflowed: bool,
+    /// One-time keys left, when they are few.
+    pub(crate) keys_low: Option<u32>,
+    /// The connection has to end. Remains set.
+    pub(crate) stop: Option<Stop>,
+}
+
+impl Outbox {
+    /// Adds a row, or forgets it when there is no room.
+    pub(crate) fn push(&self, row: Committed) {
+        self.change(|waiting| {
+            let bytes = waiting.bytes + row.envelope.body.len();
+            // After one was forgotten the rest would only be read again.
+            if waiting.taken.overflowed || waiting.taken.rows.len() >= ROWS_MAX || bytes > BYTES_MAX {
+                waiting.taken.overflowed = true;
+                return;
+            }
+            waiting.bytes = bytes;
+            waiting.taken.rows.push(row);
+        });
+    }
+
+    pub(crate) fn keys_low(&self, remaining: u32) {
+        self.change(|waiting| waiting.taken.keys_low = Some(remaining));
+    }
+
+    /// Tells the connection to end. The first reason stands.
+    pub(crate) fn stop(&self, stop: Stop) {
+        self.change(|waiting| {
+            waiting.taken.stop.get_or_insert(stop);
+        });
+    }
+
+    /// Takes everything that waits.
+    pub(crate) fn take(&self) -> Taken {
+        let mut waiting = self.lock();
+        let stop = waiting.taken.stop;
+        waiting.bytes = 0;
+        std::mem::replace(&mut waiting.taken, Taken { stop, ..Taken::default() })
+    }
+
+    /// Waits until something was added since the last call.
+    pub(crate) async fn woken(&self) {
+        self.wake.notified().await;
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Waiting)) {
+        change(&mut self.lock());
+        self.wake.notify_one();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::DeviceAddress;
+    use waxwing_protocol::frames::{Envelope, Lane};
+    use waxwing_protocol::{AccountId, DeviceId};
+
+    fn row(seq: u64, bytes: usize) -> Committed {
+        let to = DeviceAddress { account: AccountId::from_bytes([1; 16]), device: DeviceId::FIRST };
+        Committed {
+            to,
+            lane: Lane::Normal,
+            envelope: Envelope { seq, body: vec![0; bytes].into(), ..Envelope::default() },
+        }
+    }
+
+    #[test]
+    fn a_full_outbox_forgets_what_comes_and_says_so() {
+        let outbox = Outbox::default();
+        for seq in 1..=ROWS_MAX as u64 + 5 {
+            outbox.push(row(seq, 10));
+        }
+        let taken = outbox.take();
+        assert_eq!((taken.rows.len(), taken.overflowed), (ROWS_MAX, true));
+        outbox.push(row(100, 10));
+        let taken = outbox.take();
+        assert_eq!((taken.rows.len(), taken.overflowed), (1, false));
+    }
+
+    #[test]
+    fn large_bodies_fill_it_sooner() {
+        let outbox = Outbox::default();
+        for seq in 1..=4 {
+            outbox.push(row(seq, 96 * 1024));
+        }
+        let taken = outbox.take();
+        assert_eq!((taken.rows.len(), taken.overflowed), (2, true));
+    }
+
+    #[tokio::test]
+    async fn a_wake_before_the_wait_is_not_lost() {
+        let outbox = Outbox::default();
+        outbox.stop(Stop::Draining);
+        outbox.stop(Stop::Displaced);
+        outbox.woken().await;
+        assert_eq!(outbox.take().stop, Some(Stop::Draining));
+        assert_eq!(outbox.take().stop, Some(Stop::Draining), "a stop stands");
+    }
+}

@@ -1,0 +1,55 @@
+//! The HTTP interface: accounts, prekeys, grants, and the door to the socket.
+//!
+//! Handlers pull typed values out of a request, make one call and shape the answer. Browsers may call from any page:
+//! whoever has a token sends it in a header, so there is no ambient authority that a foreign page could use.
+
+mod accounts;
+mod error;
+mod extract;
+mod grants;
+mod keys;
+mod socket;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::routing::{MethodRouter, get, post};
+use http::{Method, header};
+use tower_http::cors::{Any, CorsLayer};
+
+use self::error::HttpError;
+use crate::node::Node;
+
+/// Bytes of a JSON body at most: a hundred prekeys and their signatures fit twice.
+const JSON_BYTES_MAX: usize = 64 * 1024;
+
+/// How long a browser remembers that it may call.
+const CORS_MAX_AGE: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// The routes of a node.
+pub(crate) fn router(node: Arc<Node>) -> Router {
+    let cors = CorsLayer::new()
+        .allow_origin(Any)
+        .allow_methods([Method::GET, Method::POST, Method::PUT])
+        .allow_headers([header::AUTHORIZATION, header::CONTENT_TYPE])
+        .expose_headers([header::RETRY_AFTER, header::WWW_AUTHENTICATE])
+        .max_age(CORS_MAX_AGE);
+    Router::new()
+        .route("/v1/register", only(post(accounts::register)))
+        .route("/v1/accounts/{name}", only(get(accounts::view)))
+        .route("/v1/keys", only(get(keys::held).put(keys::add)))
+        .route("/v1/keys/{account}/{device}/claim", only(post(keys::claim)))
+        .route("/v1/grants", only(post(grants::mint)))
+        .route("/v1/ws", only(get(socket::upgrade)))
+        .route("/.well-known/jwks.json", only(get(grants::jwks)))
+        .layer(DefaultBodyLimit::max(JSON_BYTES_MAX))
+        .layer(cors)
+        .with_state(node)
+}
+
+/// Other methods get a problem, as every error does.
+fn only(methods: MethodRouter<Arc<Node>>) -> MethodRouter<Arc<Node>> {
+    methods.fallback(async || HttpError::method_not_allowed())
+}

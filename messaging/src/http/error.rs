@@ -1,0 +1,118 @@
+//! The one place where messaging's errors meet HTTP: RFC 9457 problems.
+
+use std::fmt::Display;
+use std::time::Duration;
+
+use axum::response::{IntoResponse, Response};
+use http::{HeaderValue, StatusCode, header};
+use tracing::error;
+use waxwing_protocol::Problem;
+use waxwing_protocol::problem::PROBLEM_MEDIA_TYPE;
+
+use crate::accounts::{LookUpError, RegisterError};
+use crate::keys::KeysError;
+use crate::store::{StoreError, StoreErrorKind};
+
+/// An error as an answer.
+#[derive(Debug)]
+pub(crate) struct HttpError {
+    problem: Problem,
+    retry_after: Option<Duration>,
+}
+
+impl HttpError {
+    /// A problem of the kind `slug`; `detail` is for a person.
+    pub(crate) fn new(status: StatusCode, slug: &str, detail: impl Display) -> Self {
+        Self { problem: Problem::new(status.as_u16(), slug, detail.to_string()), retry_after: None }
+    }
+
+    /// The same with an extension member.
+    pub(crate) fn with(self, name: &str, value: impl Into<serde_json::Value>) -> Self {
+        Self { problem: self.problem.with(name, value), ..self }
+    }
+
+    fn retry_after(self, wait: Duration) -> Self {
+        Self { retry_after: Some(wait), ..self }
+    }
+
+    pub(crate) fn unauthenticated(detail: &str) -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, "unauthenticated", detail)
+    }
+
+    pub(crate) fn method_not_allowed() -> Self {
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "this path does not take this method")
+    }
+
+    pub(crate) fn not_found(detail: &str) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "not-found", detail)
+    }
+}
+
+impl IntoResponse for HttpError {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let mut response = (status, self.problem.to_json()).into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM_MEDIA_TYPE));
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if status == StatusCode::UNAUTHORIZED {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"waxwing\""));
+        }
+        if let Some(wait) = self.retry_after {
+            // Rounded up: who comes back a moment early is refused again.
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(wait.as_secs() + 1));
+        }
+        response
+    }
+}
+
+impl From<StoreError> for HttpError {
+    fn from(failed: StoreError) -> Self {
+        if failed.kind == StoreErrorKind::Unavailable {
+            let busy = Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", "the server is busy or going away");
+            return busy.retry_after(Duration::from_secs(1));
+        }
+        // Logged here, once; its details stay inside.
+        error!(error = %failed, "the store failed");
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "a fault of the server")
+    }
+}
+
+impl From<RegisterError> for HttpError {
+    fn from(refused: RegisterError) -> Self {
+        let (status, slug) = match &refused {
+            RegisterError::InviteOnly => (StatusCode::FORBIDDEN, "registration-invite-only"),
+            RegisterError::Closed => (StatusCode::FORBIDDEN, "registration-closed"),
+            RegisterError::Identity(_) => (StatusCode::UNPROCESSABLE_ENTITY, "identity-invalid"),
+            RegisterError::Malformed(_) => (StatusCode::UNPROCESSABLE_ENTITY, "registration-malformed"),
+            RegisterError::HandleTaken(_) => (StatusCode::CONFLICT, "handle-taken"),
+            RegisterError::AccountTaken(_) => (StatusCode::CONFLICT, "account-taken"),
+            RegisterError::Store(failed) => return failed.clone().into(),
+        };
+        Self::new(status, slug, refused)
+    }
+}
+
+impl From<LookUpError> for HttpError {
+    fn from(refused: LookUpError) -> Self {
+        match refused {
+            LookUpError::TooMany { retry_after } => {
+                Self::new(StatusCode::TOO_MANY_REQUESTS, "rate-limited", "too many look-ups").retry_after(retry_after)
+            }
+            LookUpError::NotFound => Self::new(StatusCode::NOT_FOUND, "account-not-found", "no such account"),
+            LookUpError::Store(failed) => failed.into(),
+        }
+    }
+}
+
+impl From<KeysError> for HttpError {
+    fn from(refused: KeysError) -> Self {
+        let (status, slug) = match &refused {
+            KeysError::Malformed(_) => (StatusCode::UNPROCESSABLE_ENTITY, "prekeys-malformed"),
+            KeysError::Signature(_) => (StatusCode::UNPROCESSABLE_ENTITY, "prekey-signature-invalid"),
+            KeysError::NotFound => (StatusCode::NOT_FOUND, "prekeys-not-found"),
+            KeysError::Store(failed) => return failed.clone().into(),
+        };
+        Self::new(status, slug, refused)
+    }
+}

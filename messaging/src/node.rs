@@ -1,0 +1,31 @@
+//! What one messaging node is made of: the services that handlers and connections share.
+
+use std::sync::Arc;
+
+use crate::accounts::Accounts;
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::delivery::Delivery;
+use crate::fabric::Fabric;
+use crate::grants::Grants;
+use crate::keys::Keys;
+use crate::store::MailboxStore;
+
+/// The services of a node.
+pub(crate) struct Node {
+    pub(crate) config: Config,
+    pub(crate) clock: Clock,
+    pub(crate) accounts: Accounts,
+    pub(crate) keys: Keys,
+    pub(crate) grants: Grants,
+    pub(crate) delivery: Delivery,
+    pub(crate) fabric: Arc<Fabric>,
+    pub(crate) mailboxes: Arc<dyn MailboxStore>,
+}
+
+/// Random bytes of the operating system.
+pub(crate) fn random<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes).expect("the operating system has randomness once it has started");
+    bytes
+}

@@ -1,0 +1,332 @@
+//! What messaging keeps, and what it may rely on: two small traits that every engine fulfils.
+//!
+//! [`MailboxStore`] holds what was sent and not yet acked; [`Directory`] holds accounts, devices and prekeys. The
+//! guarantees stand on each method; `store/suite.rs` tests them, once for all engines. Stores decide nothing: what a
+//! message may contain and who may claim a key was decided before.
+
+mod embedded;
+#[cfg(test)]
+mod suite;
+
+use std::fmt;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use waxwing_protocol::frames::{Envelope, Lane};
+use waxwing_protocol::identity::{PublicKey, SignedDeviceList, SignedPrekey};
+use waxwing_protocol::{AccountId, DeviceId, Handle, MsgId, Timestamp};
+
+pub(crate) use embedded::{EmbeddedStore, EmbeddedStoreError};
+
+/// A device of an account: the address of a mailbox.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct DeviceAddress {
+    pub account: AccountId,
+    pub device: DeviceId,
+}
+
+impl fmt::Display for DeviceAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.account, self.device)
+    }
+}
+
+/// What kind of failure a store had; it tells whether trying again makes sense.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum StoreErrorKind {
+    /// More waits than the store can take, or it is closing: later.
+    Unavailable,
+    /// A record does not say what it should.
+    Corrupt,
+    /// The disk or the engine failed; the store takes no more writes.
+    Other,
+}
+
+/// Why a store did not do what it was asked.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("store: {message}")]
+pub(crate) struct StoreError {
+    pub kind: StoreErrorKind,
+    pub message: String,
+}
+
+impl StoreError {
+    pub(crate) fn new(kind: StoreErrorKind, message: impl fmt::Display) -> Self {
+        Self { kind, message: message.to_string() }
+    }
+}
+
+/// A message on its way into the mailboxes of one account.
+#[derive(Clone, Debug)]
+pub(crate) struct Append {
+    /// Who sends it. With `msg_id` it is the idempotency key.
+    pub from: DeviceAddress,
+    pub msg_id: MsgId,
+    /// BLAKE3 over everything the sender asked for: a repeat must ask for the same.
+    pub content_hash: [u8; 32],
+    pub to: AccountId,
+    /// For every device the sender encrypted for: its reg_id and its ciphertext. By rising device, each once.
+    pub bodies: Vec<Body>,
+    /// Devices that get no row although the sender encrypted for them, since the message is for connected ones only.
+    pub absent: Vec<DeviceId>,
+    pub lane: Lane,
+    /// What all rows share; `seq`, `prev_seq` and `body` are filled in by the store.
+    pub envelope: Envelope,
+    /// How much may wait in one lane.
+    pub quota: Quota,
+}
+
+/// A ciphertext for one device.
+#[derive(Clone, Debug)]
+pub(crate) struct Body {
+    pub device: DeviceId,
+    pub reg_id: u32,
+    pub ciphertext: Bytes,
+}
+
+/// What may wait in one lane of a mailbox.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Quota {
+    pub msgs: u64,
+    pub bytes: u64,
+}
+
+/// What became of an [`Append`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Appended {
+    /// When it was taken first.
+    pub server_ts: Timestamp,
+    /// It had been taken before; nothing was stored now.
+    pub duplicate: bool,
+}
+
+/// Why an [`Append`] stored nothing.
+#[derive(Clone, Debug, thiserror::Error)]
+pub(crate) enum AppendError {
+    #[error("unknown account")]
+    UnknownAccount,
+    #[error("the message names other devices than the account has")]
+    DeviceMismatch { missing: Vec<DeviceId>, extra: Vec<DeviceId> },
+    #[error("devices have replaced their keys")]
+    StaleDevices { stale: Vec<DeviceId> },
+    #[error("the mailbox of device {device} is full")]
+    MailboxFull { device: DeviceId },
+    #[error("this message id was used for another message")]
+    OtherContent,
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// A row that was committed: handed to the [`CommitSink`] so that an online recipient needs no read.
+#[derive(Clone, Debug)]
+pub(crate) struct Committed {
+    pub to: DeviceAddress,
+    pub lane: Lane,
+    /// With `seq`, and with `prev_seq` the seq given before it in the lane (0 when it is the first).
+    pub envelope: Envelope,
+}
+
+/// Hears of rows after their commit: in one process, by rising seq within a lane. It must not block.
+pub(crate) trait CommitSink: Send + Sync + 'static {
+    fn committed(&self, row: Committed);
+}
+
+/// What a client says it has stored of its mailbox, lane by lane (normal, urgent).
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Held {
+    /// The mailbox epoch these belong to.
+    pub epoch: u64,
+    pub up_to: [u64; 2],
+}
+
+/// A mailbox as a new connection finds it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Opened {
+    pub epoch: u64,
+    /// Which opening this is: later ones have higher generations.
+    pub generation: u64,
+    /// Lane by lane (normal, urgent).
+    pub lanes: [LaneView; 2],
+}
+
+/// A lane as a new connection finds it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct LaneView {
+    /// Everything up to here is acked.
+    pub acked: u64,
+    /// The last seq given.
+    pub last: u64,
+    /// Rows above `acked` that are not acked out of order; expired ones are counted until they are swept.
+    pub waiting: u64,
+}
+
+/// Asks for a page of a lane.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PageRequest {
+    pub mailbox: DeviceAddress,
+    pub lane: Lane,
+    /// Rows above this seq only.
+    pub after: u64,
+    /// Rows at most, at least 1.
+    pub msgs: usize,
+    /// Bytes of bodies at most; a single larger body comes alone.
+    pub bytes: usize,
+    /// Rows that have expired by now are left out.
+    pub now: Timestamp,
+}
+
+/// A page of a lane.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Page {
+    /// Live rows by rising seq, with `seq` set.
+    pub rows: Vec<Envelope>,
+    /// Every live row up to here is in this page or in one before it.
+    pub up_to: u64,
+    /// No row above `up_to` was committed when the page was read.
+    pub end: bool,
+}
+
+/// "Durably stored by this client".
+#[derive(Clone, Debug)]
+pub(crate) struct AckRequest {
+    pub mailbox: DeviceAddress,
+    pub lane: Lane,
+    /// Everything up to and with this seq.
+    pub up_to: u64,
+    /// Further spans, both ends included.
+    pub ranges: Vec<(u64, u64)>,
+}
+
+/// What a round of sweeping did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Swept {
+    /// Rows erased because they were acked or had expired.
+    pub rows: u64,
+    /// Idempotency records erased because they were older than promised.
+    pub sends: u64,
+    /// There is more to do at once.
+    pub more: bool,
+}
+
+/// The durable mailboxes of devices: two lanes each.
+pub(crate) trait MailboxStore: Send + Sync + 'static {
+    /// Stores a message in every mailbox it names, or in none. Idempotent on (`from`, `msg_id`) for 48 h. In one
+    /// transaction: the repeat is looked for, the devices are compared with the account's, rows get their seqs, and
+    /// everything is durable when this returns `Ok`. Appends take their place in order when this is called, not when
+    /// the future is polled: of two calls one after the other, the first gets the lower seqs.
+    fn append(&self, append: Append) -> BoxFuture<'static, Result<Appended, AppendError>>;
+
+    /// Opens a mailbox for a connection: raises its generation, takes what the client holds as an ack when it is of
+    /// the mailbox's epoch. `Ok(None)` when there is no such mailbox. Durable on return.
+    fn open(&self, mailbox: DeviceAddress, held: Held) -> BoxFuture<'static, Result<Option<Opened>, StoreError>>;
+
+    /// Reads committed rows. Sees every row whose commit was reported before the call.
+    fn read(&self, page: PageRequest) -> BoxFuture<'static, Result<Page, StoreError>>;
+
+    /// Moves the watermark. Seqs not given yet are ignored, ranges beyond [`ACK_RANGES_MAX`] are forgotten: both only
+    /// mean that rows are delivered again. Durable on return. Acks take their place in order when this is called.
+    fn ack(&self, ack: AckRequest) -> BoxFuture<'static, Result<(), StoreError>>;
+
+    /// Erases in bulk what was acked or has expired by `now`, a bounded part of it a call.
+    fn sweep(&self, now: Timestamp) -> BoxFuture<'static, Result<Swept, StoreError>>;
+
+    /// Commits what was asked for so far, then refuses everything.
+    fn close(&self) -> BoxFuture<'static, ()>;
+}
+
+/// Ack ranges that a mailbox's lane keeps at most.
+pub(crate) const ACK_RANGES_MAX: usize = 64;
+
+/// An account about to be registered, with its first device.
+#[derive(Clone, Debug)]
+pub(crate) struct NewAccount {
+    pub record: AccountRecord,
+    pub device: DeviceId,
+    pub reg_id: u32,
+    /// BLAKE3 of the device token's secret.
+    pub token_hash: [u8; 32],
+    /// The epoch of the first device's mailbox: random, so that a mailbox made anew is told from the old one.
+    pub epoch: u64,
+}
+
+/// An account as the directory keeps it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct AccountRecord {
+    pub account: AccountId,
+    pub handle: Handle,
+    pub account_key: PublicKey,
+    pub device_list: SignedDeviceList,
+}
+
+/// A device as the directory keeps it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct DeviceRecord {
+    /// BLAKE3 of its token's secret.
+    pub token_hash: [u8; 32],
+    pub reg_id: u32,
+}
+
+/// What became of a registration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Registered {
+    /// It is new.
+    Created,
+    /// The very same registration was taken before.
+    Repeated,
+    /// Another account has the handle.
+    HandleTaken,
+    /// The account id is registered with other particulars.
+    AccountTaken,
+}
+
+/// Prekeys that a directory holds for a device.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct PrekeysHeld {
+    pub one_time: usize,
+    pub fallback: bool,
+}
+
+/// A prekey handed out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Claimed {
+    pub prekey: SignedPrekey,
+    /// One-time keys left.
+    pub one_time_left: usize,
+}
+
+/// Accounts, their devices and prekeys.
+pub(crate) trait Directory: Send + Sync + 'static {
+    /// Registers an account with its first device and that device's mailbox. Durable on return, idempotent.
+    fn register(&self, account: NewAccount) -> BoxFuture<'static, Result<Registered, StoreError>>;
+
+    /// The account with this id.
+    fn account(&self, account: AccountId) -> BoxFuture<'static, Result<Option<AccountRecord>, StoreError>>;
+
+    /// The account with this handle.
+    fn account_by_handle(&self, handle: Handle) -> BoxFuture<'static, Result<Option<AccountRecord>, StoreError>>;
+
+    /// A device of an account.
+    fn device(&self, device: DeviceAddress) -> BoxFuture<'static, Result<Option<DeviceRecord>, StoreError>>;
+
+    /// Adds one-time keys up to `ONE_TIME_KEYS_MAX` in the order given, leaving out those it has or had before, and
+    /// replaces the fallback key if one is given. Durable on return, idempotent.
+    fn add_prekeys(
+        &self,
+        device: DeviceAddress,
+        one_time: Vec<SignedPrekey>,
+        fallback: Option<SignedPrekey>,
+        now: Timestamp,
+    ) -> BoxFuture<'static, Result<PrekeysHeld, StoreError>>;
+
+    /// Counts a device's prekeys.
+    fn prekeys_held(&self, device: DeviceAddress) -> BoxFuture<'static, Result<PrekeysHeld, StoreError>>;
+
+    /// Hands out a prekey: with `one_time` the oldest one-time key, never the same twice and durably so before this
+    /// returns; else the fallback key. `Ok(None)` when there is neither.
+    fn claim_prekey(
+        &self,
+        device: DeviceAddress,
+        one_time: bool,
+        now: Timestamp,
+    ) -> BoxFuture<'static, Result<Option<Claimed>, StoreError>>;
+}

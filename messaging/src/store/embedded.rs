@@ -1,0 +1,169 @@
+//! The embedded engine: mailboxes and directory on fjall, in one directory, with no other software.
+//!
+//! An `fdatasync` costs about a millisecond however much it covers. Were every send to pay for its own, a server would
+//! take a thousand messages a second; here one writer thread commits whatever waits with one sync (group commit), and
+//! a hundred thousand fit.
+//!
+//! The writer thread is also the lock under which seqs are given: it alone appends, so what commits later has a higher
+//! seq, and a reader sees a seq only when every lower one is there.
+
+mod directory;
+mod lane;
+mod mailboxes;
+mod pages;
+mod records;
+mod sweep;
+mod tables;
+mod writer;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use tokio::sync::{Semaphore, oneshot};
+use waxwing_protocol::identity::SignedPrekey;
+use waxwing_protocol::{AccountId, Handle, Timestamp};
+
+use self::tables::Tables;
+use self::writer::{Command, Writer};
+use super::{
+    AccountRecord, AckRequest, Append, AppendError, Appended, Claimed, CommitSink, DeviceAddress, DeviceRecord,
+    Directory, Held, MailboxStore, NewAccount, Opened, Page, PageRequest, PrekeysHeld, Registered, StoreError,
+    StoreErrorKind, Swept,
+};
+
+/// Reads that may be under way at once. Each takes a thread of tokio's blocking pool: a crowd that reconnects waits
+/// here and not in hundreds of threads.
+const READS_MAX: usize = 8;
+
+/// Why the embedded store could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum EmbeddedStoreError {
+    /// Another process has it open.
+    #[error("another process uses this data directory")]
+    Locked,
+    /// The engine could not open or create it.
+    #[error("the store cannot be opened: {0}")]
+    Engine(String),
+}
+
+/// Mailboxes and directory on fjall.
+#[derive(Clone)]
+pub(crate) struct EmbeddedStore {
+    tables: Tables,
+    writer: Writer,
+    reads: Arc<Semaphore>,
+}
+
+impl EmbeddedStore {
+    /// Opens the store in `dir`, creating it if it is not there. Blocks while the journal is replayed.
+    pub(crate) fn open(dir: &Path, sink: Arc<dyn CommitSink>) -> Result<Self, EmbeddedStoreError> {
+        let tables = Tables::open(dir)?;
+        let writer =
+            Writer::start(tables.clone(), sink).map_err(|error| EmbeddedStoreError::Engine(error.to_string()))?;
+        Ok(Self { tables, writer, reads: Arc::new(Semaphore::new(READS_MAX)) })
+    }
+
+    /// Runs `read` on a thread that may block.
+    fn read_with<T, F>(&self, read: F) -> BoxFuture<'static, Result<T, StoreError>>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Tables) -> Result<T, StoreError> + Send + 'static,
+    {
+        let (tables, reads) = (self.tables.clone(), self.reads.clone());
+        Box::pin(async move {
+            let _permit = reads.acquire().await.map_err(|error| StoreError::new(StoreErrorKind::Unavailable, error))?;
+            tokio::task::spawn_blocking(move || read(&tables))
+                .await
+                .map_err(|error| StoreError::new(StoreErrorKind::Other, error))?
+        })
+    }
+
+    /// Gives the writer a command now, and waits for its answer when polled.
+    fn write<T, E>(
+        &self,
+        command: impl FnOnce(oneshot::Sender<Result<T, E>>) -> Command,
+    ) -> BoxFuture<'static, Result<T, E>>
+    where
+        T: Send + 'static,
+        E: From<StoreError> + Send + 'static,
+    {
+        let (reply, answer) = oneshot::channel();
+        let submitted = self.writer.submit(command(reply));
+        Box::pin(async move {
+            submitted?;
+            answer.await.map_err(|_| StoreError::new(StoreErrorKind::Unavailable, "the store has closed"))?
+        })
+    }
+}
+
+impl MailboxStore for EmbeddedStore {
+    fn append(&self, append: Append) -> BoxFuture<'static, Result<Appended, AppendError>> {
+        self.write(|reply| Command::Append { append: Box::new(append), reply })
+    }
+
+    fn open(&self, mailbox: DeviceAddress, held: Held) -> BoxFuture<'static, Result<Option<Opened>, StoreError>> {
+        self.write(|reply| Command::Open { mailbox, held, reply })
+    }
+
+    fn read(&self, page: PageRequest) -> BoxFuture<'static, Result<Page, StoreError>> {
+        self.read_with(move |tables| pages::read(tables, &page))
+    }
+
+    fn ack(&self, ack: AckRequest) -> BoxFuture<'static, Result<(), StoreError>> {
+        self.write(|reply| Command::Ack { ack, reply })
+    }
+
+    fn sweep(&self, now: Timestamp) -> BoxFuture<'static, Result<Swept, StoreError>> {
+        self.write(|reply| Command::Sweep { now, reply })
+    }
+
+    fn close(&self) -> BoxFuture<'static, ()> {
+        let closed = self.write(|reply| Command::Close { reply });
+        Box::pin(async move {
+            // Closed before is closed as well.
+            let _: Result<(), StoreError> = closed.await;
+        })
+    }
+}
+
+impl Directory for EmbeddedStore {
+    fn register(&self, account: NewAccount) -> BoxFuture<'static, Result<Registered, StoreError>> {
+        self.write(|reply| Command::Register { account: Box::new(account), reply })
+    }
+
+    fn account(&self, account: AccountId) -> BoxFuture<'static, Result<Option<AccountRecord>, StoreError>> {
+        self.read_with(move |tables| directory::account(tables, account))
+    }
+
+    fn account_by_handle(&self, handle: Handle) -> BoxFuture<'static, Result<Option<AccountRecord>, StoreError>> {
+        self.read_with(move |tables| directory::account_by_handle(tables, &handle))
+    }
+
+    fn device(&self, device: DeviceAddress) -> BoxFuture<'static, Result<Option<DeviceRecord>, StoreError>> {
+        self.read_with(move |tables| directory::device(tables, device))
+    }
+
+    fn add_prekeys(
+        &self,
+        device: DeviceAddress,
+        one_time: Vec<SignedPrekey>,
+        fallback: Option<SignedPrekey>,
+        now: Timestamp,
+    ) -> BoxFuture<'static, Result<PrekeysHeld, StoreError>> {
+        self.write(|reply| Command::AddPrekeys { device, one_time, fallback: fallback.map(Box::new), now, reply })
+    }
+
+    fn prekeys_held(&self, device: DeviceAddress) -> BoxFuture<'static, Result<PrekeysHeld, StoreError>> {
+        self.read_with(move |tables| directory::prekeys_held(tables, device))
+    }
+
+    fn claim_prekey(
+        &self,
+        device: DeviceAddress,
+        one_time: bool,
+        now: Timestamp,
+    ) -> BoxFuture<'static, Result<Option<Claimed>, StoreError>> {
+        self.write(|reply| Command::ClaimPrekey { device, one_time, now, reply })
+    }
+}

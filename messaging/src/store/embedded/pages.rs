@@ -1,0 +1,49 @@
+//! Reading a page of a lane.
+
+use waxwing_protocol::frames::Envelope;
+
+use fjall::Readable as _;
+
+use super::records::{MailboxRow, RowHead, row_envelope};
+use super::tables::{self, Tables, corrupt, engine_error};
+use crate::store::{Page, PageRequest, StoreError};
+
+/// Rows looked at for one page, so that a long run of expired ones cannot hold a reading thread.
+const ROWS_SEEN_MAX: usize = 4096;
+
+/// Reads the live rows above `request.after`, from one snapshot, so that watermark and rows belong together.
+pub(super) fn read(tables: &Tables, request: &PageRequest) -> Result<Page, StoreError> {
+    let snapshot = tables.snapshot();
+    let mailbox = snapshot.get(&tables.mailboxes, tables::address(request.mailbox)).map_err(engine_error)?;
+    let Some(mailbox) = mailbox else {
+        return Ok(Page { rows: Vec::new(), up_to: request.after, end: true });
+    };
+    let mailbox = MailboxRow::read(&mailbox)?;
+    let lane = &mailbox.lanes[tables::lane_index(request.lane)];
+    let after = request.after.max(lane.acked);
+    let mut page = Page { rows: Vec::new(), up_to: after, end: false };
+    if after >= lane.last {
+        page.end = true;
+        return Ok(page);
+    }
+    let first = tables::row(request.mailbox, request.lane, after + 1);
+    let last = tables::row(request.mailbox, request.lane, lane.last);
+    let mut bytes = 0;
+    for guard in snapshot.range(&tables.rows, first..=last).take(ROWS_SEEN_MAX) {
+        let (key, value) = guard.into_inner().map_err(engine_error)?;
+        let seq = tables::seq_of(&key).ok_or_else(|| corrupt("a message"))?;
+        if RowHead::read(&value)?.expires_at > request.now && !lane.is_acked(seq) {
+            let envelope = Envelope { seq, ..row_envelope(&value)? };
+            let fits = page.rows.len() < request.msgs && bytes + envelope.body.len() <= request.bytes;
+            // A body larger than the whole allowance comes alone: it would never come otherwise.
+            if !fits && !page.rows.is_empty() {
+                return Ok(page);
+            }
+            bytes += envelope.body.len();
+            page.rows.push(envelope);
+        }
+        page.up_to = seq;
+    }
+    page.end = page.up_to >= lane.last;
+    Ok(page)
+}

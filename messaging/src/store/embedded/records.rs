@@ -1,0 +1,182 @@
+//! The embedded store's records, as protobuf: fields can be added later, and old records still read.
+
+use bytes::Bytes;
+use prost::Message;
+use waxwing_protocol::frames::Envelope;
+use waxwing_protocol::identity::{Base64, PrekeyKind, PublicKey, SignedDeviceList, SignedPrekey, Suite};
+use waxwing_protocol::{AccountId, Timestamp};
+
+use super::tables::corrupt;
+use crate::store::{AccountRecord, StoreError};
+
+/// An account.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct AccountRow {
+    #[prost(string, tag = "1")]
+    pub(super) handle: String,
+    #[prost(bytes = "vec", tag = "2")]
+    pub(super) account_key: Vec<u8>,
+    #[prost(bytes = "vec", tag = "3")]
+    pub(super) device_list: Vec<u8>,
+    #[prost(bytes = "vec", tag = "4")]
+    pub(super) signature: Vec<u8>,
+}
+
+impl AccountRow {
+    pub(super) fn new(record: &AccountRecord) -> Self {
+        Self {
+            handle: record.handle.to_string(),
+            account_key: record.account_key.0.to_vec(),
+            device_list: record.device_list.list.0.clone(),
+            signature: record.device_list.signature.0.clone(),
+        }
+    }
+
+    pub(super) fn into_record(self, account: AccountId) -> Result<AccountRecord, StoreError> {
+        Ok(AccountRecord {
+            account,
+            handle: self.handle.parse().map_err(|_| corrupt("an account"))?,
+            account_key: PublicKey::from_slice(&self.account_key).map_err(|_| corrupt("an account"))?,
+            device_list: SignedDeviceList { list: Base64(self.device_list), signature: Base64(self.signature) },
+        })
+    }
+}
+
+/// A device of an account.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct DeviceRow {
+    #[prost(bytes = "vec", tag = "1")]
+    pub(super) token_hash: Vec<u8>,
+    #[prost(uint32, tag = "2")]
+    pub(super) reg_id: u32,
+}
+
+/// A prekey.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct PrekeyRow {
+    /// 1 is Olm.
+    #[prost(uint32, tag = "1")]
+    suite: u32,
+    #[prost(bytes = "vec", tag = "2")]
+    pub(super) key: Vec<u8>,
+    #[prost(bytes = "vec", tag = "3")]
+    signature: Vec<u8>,
+}
+
+impl PrekeyRow {
+    pub(super) fn new(prekey: &SignedPrekey) -> Self {
+        let suite = match prekey.suite {
+            Suite::OlmV1 => 1,
+        };
+        Self { suite, key: prekey.key.0.to_vec(), signature: prekey.signature.0.clone() }
+    }
+
+    pub(super) fn into_prekey(self, kind: PrekeyKind) -> Result<SignedPrekey, StoreError> {
+        let suite = match self.suite {
+            1 => Suite::OlmV1,
+            _ => return Err(corrupt("a prekey")),
+        };
+        let key = PublicKey::from_slice(&self.key).map_err(|_| corrupt("a prekey"))?;
+        Ok(SignedPrekey { suite, kind, key, signature: Base64(self.signature) })
+    }
+}
+
+/// A mailbox: everything about it but its rows.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct MailboxRow {
+    #[prost(uint64, tag = "1")]
+    pub(super) epoch: u64,
+    #[prost(uint64, tag = "2")]
+    pub(super) generation: u64,
+    /// Normal, then urgent.
+    #[prost(message, repeated, tag = "3")]
+    pub(super) lanes: Vec<LaneRow>,
+}
+
+impl MailboxRow {
+    pub(super) fn new(epoch: u64) -> Self {
+        Self { epoch, generation: 0, lanes: vec![LaneRow::default(); 2] }
+    }
+
+    pub(super) fn read(value: &[u8]) -> Result<Self, StoreError> {
+        let row = Self::decode(value).map_err(|_| corrupt("a mailbox"))?;
+        if row.lanes.len() == 2 { Ok(row) } else { Err(corrupt("a mailbox")) }
+    }
+}
+
+/// One lane of a mailbox. Its seqs are dense: rows `acked + 1 ..= last` are all there.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct LaneRow {
+    /// The last seq given.
+    #[prost(uint64, tag = "1")]
+    pub(super) last: u64,
+    /// The watermark: everything up to here is acked or has expired.
+    #[prost(uint64, tag = "2")]
+    pub(super) acked: u64,
+    /// Rows up to here are erased.
+    #[prost(uint64, tag = "3")]
+    pub(super) swept: u64,
+    /// Bytes of all bodies ever given a seq.
+    #[prost(uint64, tag = "4")]
+    pub(super) bytes_given: u64,
+    /// The same up to the watermark.
+    #[prost(uint64, tag = "5")]
+    pub(super) bytes_acked: u64,
+    /// Acked out of order, above the watermark: rising, apart from one another.
+    #[prost(message, repeated, tag = "6")]
+    pub(super) ranges: Vec<RangeRow>,
+}
+
+/// A span of seqs, both ends included.
+#[derive(Clone, Copy, PartialEq, Message)]
+pub(super) struct RangeRow {
+    #[prost(uint64, tag = "1")]
+    pub(super) first: u64,
+    #[prost(uint64, tag = "2")]
+    pub(super) last: u64,
+}
+
+/// That a message was taken.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct SendRow {
+    #[prost(bytes = "vec", tag = "1")]
+    pub(super) content_hash: Vec<u8>,
+    #[prost(uint64, tag = "2")]
+    pub(super) server_ts: u64,
+}
+
+/// Bytes before the envelope in a message's record: read at every ack and sweep, which need not the body.
+const ROW_HEAD_BYTES: usize = 16;
+
+/// What stands before the envelope in a message's record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct RowHead {
+    /// [`LaneRow::bytes_given`] with this row.
+    pub(super) bytes_given: u64,
+    /// When it expires.
+    pub(super) expires_at: Timestamp,
+}
+
+impl RowHead {
+    pub(super) fn read(value: &[u8]) -> Result<Self, StoreError> {
+        let head = value.first_chunk::<ROW_HEAD_BYTES>().ok_or_else(|| corrupt("a message"))?;
+        let (bytes, expires) = head.split_at(8);
+        let number = |bytes: &[u8]| bytes.try_into().map(u64::from_be_bytes).map_err(|_| corrupt("a message"));
+        Ok(Self { bytes_given: number(bytes)?, expires_at: Timestamp::from_millis(number(expires)?) })
+    }
+}
+
+/// A message's record.
+pub(super) fn row_to_bytes(bytes_given: u64, envelope: &Envelope) -> Vec<u8> {
+    let mut value = Vec::with_capacity(ROW_HEAD_BYTES + envelope.encoded_len());
+    value.extend_from_slice(&bytes_given.to_be_bytes());
+    value.extend_from_slice(&envelope.expires_at.to_be_bytes());
+    envelope.encode(&mut value).expect("a vector grows as needed");
+    value
+}
+
+/// The envelope in a message's record; its body shares one copy of the value.
+pub(super) fn row_envelope(value: &[u8]) -> Result<Envelope, StoreError> {
+    let envelope = value.get(ROW_HEAD_BYTES..).ok_or_else(|| corrupt("a message"))?;
+    Envelope::decode(Bytes::copy_from_slice(envelope)).map_err(|_| corrupt("a message"))
+}

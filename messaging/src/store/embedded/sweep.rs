@@ -1,0 +1,198 @@
+//! Erasing in bulk what nobody can read any more.
+//!
+//! Acked rows lie below a watermark and expired ones are skipped, so erasing is never urgent and never part of an ack.
+//! It happens here, a bounded part at a time, between the commits of others. Mailboxes acked since the last round come
+//! first; a full pass over everything, once an hour and after a start, finds what has expired and what a crash left.
+
+use std::ops::Bound;
+use std::time::Duration;
+
+use waxwing_protocol::Timestamp;
+use waxwing_protocol::frames::Lane;
+
+use fjall::Readable as _;
+use prost::Message as _;
+
+use super::records::{MailboxRow, RowHead, SendRow};
+use super::tables::{self, corrupt, engine_error, tag};
+use super::writer::Turn;
+use crate::store::{DeviceAddress, StoreError, Swept};
+
+/// How long a send is remembered: 48 h are promised.
+const SENDS_KEPT: Duration = Duration::from_secs(50 * 60 * 60);
+
+/// How long a handed-out one-time key is remembered, so that a repeated upload does not bring it back.
+const USED_KEYS_KEPT: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+
+/// Time between full passes.
+const PASS_INTERVAL: Duration = Duration::from_secs(60 * 60);
+
+/// Records looked at in one step, and rows erased in one step: a millisecond or so of the writer's time.
+const STEP: usize = 1024;
+
+/// Where the sweeper is.
+#[derive(Debug, Default)]
+pub(super) struct Sweep {
+    stage: Stage,
+    next_pass: Timestamp,
+}
+
+/// A full pass goes through three keyspaces, each from where the last step stopped.
+#[derive(Clone, Debug, Default)]
+enum Stage {
+    #[default]
+    Idle,
+    Mailboxes(Vec<u8>),
+    Sends(Vec<u8>),
+    UsedKeys(Vec<u8>),
+}
+
+impl Turn<'_> {
+    /// One step of sweeping.
+    pub(super) fn sweep(&mut self, now: Timestamp) -> Result<Swept, StoreError> {
+        let mut swept = Swept::default();
+        let acked: Vec<_> = self.unswept.iter().copied().take(STEP / 8).collect();
+        for address in acked {
+            if self.sweep_mailbox(address, now, &mut swept)? {
+                self.unswept.remove(&address);
+            }
+            if swept.rows >= STEP as u64 {
+                break;
+            }
+        }
+        if swept.rows < STEP as u64 {
+            self.step(now, &mut swept)?;
+        }
+        swept.more = !self.unswept.is_empty() || !matches!(self.memory.sweep.stage, Stage::Idle);
+        Ok(swept)
+    }
+
+    /// A step of the full pass.
+    fn step(&mut self, now: Timestamp, swept: &mut Swept) -> Result<(), StoreError> {
+        let next = match std::mem::take(&mut self.memory.sweep.stage) {
+            Stage::Idle if now < self.memory.sweep.next_pass => Stage::Idle,
+            Stage::Idle => {
+                self.memory.sweep.next_pass = now.plus(PASS_INTERVAL);
+                self.tables.relieve_journal()?;
+                Stage::Mailboxes(Vec::new())
+            }
+            Stage::Mailboxes(from) => match self.sweep_mailboxes(&from, now, swept)? {
+                Some(from) => Stage::Mailboxes(from),
+                None => Stage::Sends(Vec::new()),
+            },
+            Stage::Sends(from) => match self.sweep_sends(&from, now, swept)? {
+                Some(from) => Stage::Sends(from),
+                None => Stage::UsedKeys(vec![tag::USED]),
+            },
+            Stage::UsedKeys(from) => match self.sweep_used_keys(&from, now)? {
+                Some(from) => Stage::UsedKeys(from),
+                None => Stage::Idle,
+            },
+        };
+        self.memory.sweep.stage = next;
+        Ok(())
+    }
+
+    /// Sweeps mailboxes after the key `from`; returns where to go on.
+    fn sweep_mailboxes(
+        &mut self,
+        from: &[u8],
+        now: Timestamp,
+        swept: &mut Swept,
+    ) -> Result<Option<Vec<u8>>, StoreError> {
+        let mut last = None;
+        let range = (Bound::Excluded(from), Bound::Unbounded);
+        let mut seen = 0;
+        for guard in self.tables.snapshot().range::<&[u8], _>(&self.tables.mailboxes, range).take(STEP) {
+            let (key, value) = guard.into_inner().map_err(engine_error)?;
+            let address = tables::address_of(&key).ok_or_else(|| corrupt("a mailbox"))?;
+            seen += 1;
+            // Most mailboxes are empty and swept: those need no place in the cache.
+            let idle = MailboxRow::read(&value)?.lanes.iter().all(|lane| lane.swept == lane.last);
+            if !idle && !self.sweep_mailbox(address, now, swept)? {
+                self.unswept.insert(address);
+            }
+            last = Some(key.to_vec());
+            if swept.rows >= STEP as u64 {
+                return Ok(last);
+            }
+        }
+        Ok(if seen == STEP { last } else { None })
+    }
+
+    /// Moves a mailbox's watermark over expired rows at its head and erases what lies below it; returns whether
+    /// nothing is left to erase.
+    fn sweep_mailbox(&mut self, address: DeviceAddress, now: Timestamp, swept: &mut Swept) -> Result<bool, StoreError> {
+        let mut done = true;
+        for lane in [Lane::Normal, Lane::Urgent] {
+            let index = tables::lane_index(lane);
+            let Some(mailbox) = self.mailbox(address)? else {
+                return Ok(true);
+            };
+            let before = mailbox.lanes[index].clone();
+            let mut row = before.clone();
+            for _ in 0..STEP {
+                let head = tables::row(address, lane, row.acked + 1);
+                let Some(value) = self.tables.rows.get(head).map_err(engine_error)? else { break };
+                let head = RowHead::read(&value)?;
+                if head.expires_at > now {
+                    break;
+                }
+                row.ack_up_to(row.acked + 1);
+                row.bytes_acked = head.bytes_given;
+            }
+            if row.acked > before.acked {
+                // Ranges acked early may have joined: the bytes are those at the new watermark.
+                let at = tables::row(address, lane, row.acked);
+                if let Some(value) = self.tables.rows.get(at).map_err(engine_error)? {
+                    row.bytes_acked = RowHead::read(&value)?.bytes_given;
+                }
+            }
+            let until = row.acked.min(row.swept + STEP as u64);
+            for seq in row.swept + 1..=until {
+                self.batch.remove(&self.tables.rows, tables::row(address, lane, seq));
+            }
+            swept.rows += until - row.swept;
+            row.swept = until;
+            done &= row.swept == row.acked;
+            if row != before {
+                self.changed(address).lanes[index] = row;
+            }
+        }
+        Ok(done)
+    }
+
+    /// Erases old idempotency records after the key `from`; returns where to go on.
+    fn sweep_sends(&mut self, from: &[u8], now: Timestamp, swept: &mut Swept) -> Result<Option<Vec<u8>>, StoreError> {
+        let range = (Bound::Excluded(from), Bound::Unbounded);
+        let (mut seen, mut last) = (0, None);
+        for guard in self.tables.sends.range::<&[u8], _>(range).take(STEP) {
+            let (key, value) = guard.into_inner().map_err(engine_error)?;
+            let send = SendRow::decode(&value[..]).map_err(|_| corrupt("a send"))?;
+            if Timestamp::from_millis(send.server_ts).plus(SENDS_KEPT) < now {
+                self.batch.remove(&self.tables.sends, key.clone());
+                swept.sends += 1;
+            }
+            seen += 1;
+            last = Some(key.to_vec());
+        }
+        Ok(if seen == STEP { last } else { None })
+    }
+
+    /// Forgets one-time keys handed out long ago, after the key `from`; returns where to go on.
+    fn sweep_used_keys(&mut self, from: &[u8], now: Timestamp) -> Result<Option<Vec<u8>>, StoreError> {
+        let end = [tag::USED + 1];
+        let range = (Bound::Excluded(from), Bound::Excluded(&end[..]));
+        let (mut seen, mut last) = (0, None);
+        for guard in self.tables.directory.range::<&[u8], _>(range).take(STEP) {
+            let (key, value) = guard.into_inner().map_err(engine_error)?;
+            let at = value.first_chunk().copied().map(u64::from_be_bytes).ok_or_else(|| corrupt("a used prekey"))?;
+            if Timestamp::from_millis(at).plus(USED_KEYS_KEPT) < now {
+                self.batch.remove(&self.tables.directory, key.clone());
+            }
+            seen += 1;
+            last = Some(key.to_vec());
+        }
+        Ok(if seen == STEP { last } else { None })
+    }
+}

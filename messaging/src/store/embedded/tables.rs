@@ -1,0 +1,161 @@
+//! The embedded store's keyspaces and the keys in them.
+//!
+//! Few keyspaces, since an idle one keeps journals from being removed. Numbers in keys are big-endian, so that order of
+//! bytes is order of numbers: a lane is one contiguous range, and a read starts right above the watermark.
+
+use std::path::Path;
+
+use fjall::{Database, Keyspace, KeyspaceCreateOptions, Snapshot};
+use tracing::info;
+use waxwing_protocol::frames::Lane;
+use waxwing_protocol::{AccountId, Handle, MsgId};
+
+use super::EmbeddedStoreError;
+use crate::store::{DeviceAddress, StoreError, StoreErrorKind};
+
+/// Bytes of memory that a keyspace's newest writes take before they go to a table on disk.
+const MEMTABLE_BYTES: u64 = 32 * 1024 * 1024;
+
+/// Bytes of journals above which keyspaces are told to write their tables: an idle one would pin them for ever.
+const JOURNAL_BYTES_HIGH: u64 = 256 * 1024 * 1024;
+
+/// The open keyspaces.
+#[derive(Clone)]
+pub(super) struct Tables {
+    pub(super) db: Database,
+    /// Accounts, devices, prekeys; told apart by a first byte.
+    pub(super) directory: Keyspace,
+    /// A record for each mailbox: epoch, generation, watermarks.
+    pub(super) mailboxes: Keyspace,
+    /// The messages waiting: mailbox, lane, seq.
+    pub(super) rows: Keyspace,
+    /// Idempotency records: sending device, message id.
+    pub(super) sends: Keyspace,
+}
+
+impl Tables {
+    pub(super) fn open(dir: &Path) -> Result<Self, EmbeddedStoreError> {
+        let engine = |error: fjall::Error| match error {
+            fjall::Error::Locked => EmbeddedStoreError::Locked,
+            error => EmbeddedStoreError::Engine(error.to_string()),
+        };
+        let db = Database::builder(dir).open().map_err(engine)?;
+        let keyspace = |name| {
+            db.keyspace(name, || KeyspaceCreateOptions::default().max_memtable_size(MEMTABLE_BYTES)).map_err(engine)
+        };
+        Ok(Self {
+            directory: keyspace("directory")?,
+            mailboxes: keyspace("mailboxes")?,
+            rows: keyspace("rows")?,
+            sends: keyspace("sends")?,
+            db,
+        })
+    }
+
+    /// A view in which several reads agree.
+    pub(super) fn snapshot(&self) -> Snapshot {
+        self.db.snapshot()
+    }
+
+    /// Lets the engine remove old journals when they have grown.
+    pub(super) fn relieve_journal(&self) -> Result<(), StoreError> {
+        let bytes = self.db.journal_disk_space().map_err(engine_error)?;
+        if bytes > JOURNAL_BYTES_HIGH {
+            info!(journal_bytes = bytes, "writing tables so that journals can go");
+            for keyspace in [&self.directory, &self.mailboxes, &self.rows, &self.sends] {
+                keyspace.rotate_memtable().map_err(engine_error)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What the engine said, as a store's error.
+#[expect(clippy::needless_pass_by_value, reason = "the shape map_err wants")]
+pub(super) fn engine_error(error: fjall::Error) -> StoreError {
+    StoreError::new(StoreErrorKind::Other, error)
+}
+
+/// A record that does not say what it should.
+pub(super) fn corrupt(what: &str) -> StoreError {
+    StoreError::new(StoreErrorKind::Corrupt, format_args!("the record of {what} is damaged"))
+}
+
+/// Bytes of a device's address in a key.
+pub(super) const ADDRESS_BYTES: usize = 20;
+
+/// First bytes of the directory's keys.
+pub(super) mod tag {
+    /// Account id to account.
+    pub(in crate::store::embedded) const ACCOUNT: u8 = b'a';
+    /// Handle to account id.
+    pub(in crate::store::embedded) const HANDLE: u8 = b'h';
+    /// Account and device to device.
+    pub(in crate::store::embedded) const DEVICE: u8 = b'd';
+    /// Device and a rising number to one-time prekey.
+    pub(in crate::store::embedded) const ONE_TIME: u8 = b'o';
+    /// Device to fallback prekey.
+    pub(in crate::store::embedded) const FALLBACK: u8 = b'f';
+    /// Device and key to the moment a one-time prekey was handed out.
+    pub(in crate::store::embedded) const USED: u8 = b'u';
+}
+
+pub(super) fn address(address: DeviceAddress) -> [u8; ADDRESS_BYTES] {
+    let mut key = [0; ADDRESS_BYTES];
+    key[..16].copy_from_slice(address.account.as_bytes());
+    key[16..].copy_from_slice(&address.device.get().to_be_bytes());
+    key
+}
+
+/// The address at the beginning of a key.
+pub(super) fn address_of(key: &[u8]) -> Option<DeviceAddress> {
+    let (account, device) = key.get(..ADDRESS_BYTES)?.split_at(16);
+    let device = u32::from_be_bytes(device.try_into().ok()?);
+    Some(DeviceAddress { account: AccountId::from_slice(account).ok()?, device: device.try_into().ok()? })
+}
+
+pub(super) fn row(mailbox: DeviceAddress, lane: Lane, seq: u64) -> [u8; ADDRESS_BYTES + 9] {
+    let mut key = [0; ADDRESS_BYTES + 9];
+    key[..ADDRESS_BYTES].copy_from_slice(&address(mailbox));
+    key[ADDRESS_BYTES] = lane_index(lane) as u8;
+    key[ADDRESS_BYTES + 1..].copy_from_slice(&seq.to_be_bytes());
+    key
+}
+
+/// The seq at the end of a row's key.
+pub(super) fn seq_of(key: &[u8]) -> Option<u64> {
+    let seq = key.get(ADDRESS_BYTES + 1..)?;
+    Some(u64::from_be_bytes(seq.try_into().ok()?))
+}
+
+pub(super) fn send(from: DeviceAddress, msg_id: MsgId) -> [u8; ADDRESS_BYTES + 16] {
+    let mut key = [0; ADDRESS_BYTES + 16];
+    key[..ADDRESS_BYTES].copy_from_slice(&address(from));
+    key[ADDRESS_BYTES..].copy_from_slice(msg_id.as_bytes());
+    key
+}
+
+pub(super) fn account(account: AccountId) -> Vec<u8> {
+    [&[tag::ACCOUNT], &account.as_bytes()[..]].concat()
+}
+
+pub(super) fn handle(handle: &Handle) -> Vec<u8> {
+    [&[tag::HANDLE], handle.as_str().as_bytes()].concat()
+}
+
+pub(super) fn devices(account: AccountId) -> Vec<u8> {
+    [&[tag::DEVICE], &account.as_bytes()[..]].concat()
+}
+
+/// A directory key of a device: its tag and address, and what follows.
+pub(super) fn of_device(tag: u8, device: DeviceAddress, rest: &[u8]) -> Vec<u8> {
+    [&[tag], &address(device)[..], rest].concat()
+}
+
+/// Which of a mailbox's two lanes.
+pub(super) fn lane_index(lane: Lane) -> usize {
+    match lane {
+        Lane::Normal => 0,
+        Lane::Urgent => 1,
+    }
+}

@@ -1,0 +1,275 @@
+//! The writer: one thread through which every change goes.
+//!
+//! It takes whatever commands wait, works them into one batch, commits the batch with one sync, and only then answers
+//! and hands rows on. So nobody hears of anything that a power cut could still undo, and seqs are given by one hand.
+//!
+//! When the engine fails to sync, no command of the batch is acknowledged, the sync is not tried again (what a failed
+//! fsync left behind is unknown), and every later write is refused: the store has become read-only and says so.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+
+use fjall::{OwnedWriteBatch, PersistMode};
+use prost::Message as _;
+use tokio::sync::oneshot;
+use tracing::error;
+use waxwing_protocol::identity::SignedPrekey;
+use waxwing_protocol::{AccountId, DeviceId, Timestamp};
+
+use super::records::{MailboxRow, SendRow};
+use super::sweep::Sweep;
+use super::tables::{self, Tables};
+use crate::fault;
+use crate::store::{
+    AckRequest, Append, AppendError, Appended, Claimed, CommitSink, Committed, DeviceAddress, Held, NewAccount, Opened,
+    PrekeysHeld, Registered, StoreError, StoreErrorKind, Swept,
+};
+
+/// Commands that may wait for the writer; more are refused at once, and clients try again.
+const COMMANDS_WAITING_MAX: usize = 16 * 1024;
+
+/// Bytes of ciphertext that may wait for the writer.
+const BYTES_WAITING_MAX: usize = 64 * 1024 * 1024;
+
+/// Commands in one turn at most: some milliseconds of work, so that a sync is never long in coming.
+const TURN_COMMANDS_MAX: usize = 1024;
+
+/// Bytes of ciphertext in one turn at most.
+const TURN_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// Mailboxes and device sets kept in memory between turns. All of them are on disk too, so a full cache is emptied.
+const CACHED_MAX: usize = 100_000;
+
+/// Where an answer goes.
+type Reply<T, E = StoreError> = oneshot::Sender<Result<T, E>>;
+
+/// Something for the writer to do.
+pub(super) enum Command {
+    Append {
+        append: Box<Append>,
+        reply: Reply<Appended, AppendError>,
+    },
+    Open {
+        mailbox: DeviceAddress,
+        held: Held,
+        reply: Reply<Option<Opened>>,
+    },
+    Ack {
+        ack: AckRequest,
+        reply: Reply<()>,
+    },
+    Sweep {
+        now: Timestamp,
+        reply: Reply<Swept>,
+    },
+    Register {
+        account: Box<NewAccount>,
+        reply: Reply<Registered>,
+    },
+    AddPrekeys {
+        device: DeviceAddress,
+        one_time: Vec<SignedPrekey>,
+        fallback: Option<Box<SignedPrekey>>,
+        now: Timestamp,
+        reply: Reply<PrekeysHeld>,
+    },
+    ClaimPrekey {
+        device: DeviceAddress,
+        one_time: bool,
+        now: Timestamp,
+        reply: Reply<Option<Claimed>>,
+    },
+    Close {
+        reply: Reply<()>,
+    },
+}
+
+impl Command {
+    /// Bytes of ciphertext it carries.
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Append { append, .. } => append.bodies.iter().map(|body| body.ciphertext.len()).sum(),
+            _ => 0,
+        }
+    }
+
+    /// Whether it changes the directory. A turn holds one such command at most.
+    fn changes_directory(&self) -> bool {
+        matches!(self, Self::Register { .. } | Self::AddPrekeys { .. } | Self::ClaimPrekey { .. })
+    }
+}
+
+/// The handle through which commands reach the writer thread. The thread ends with the last handle.
+#[derive(Clone)]
+pub(super) struct Writer {
+    commands: SyncSender<Command>,
+    bytes_waiting: Arc<AtomicUsize>,
+}
+
+impl Writer {
+    pub(super) fn start(tables: Tables, sink: Arc<dyn CommitSink>) -> std::io::Result<Self> {
+        let (commands, waiting) = sync_channel(COMMANDS_WAITING_MAX);
+        let bytes_waiting = Arc::new(AtomicUsize::new(0));
+        let work = Work { tables, sink, waiting, bytes_waiting: bytes_waiting.clone(), next: None };
+        std::thread::Builder::new().name("mailbox-writer".into()).spawn(move || work.run())?;
+        Ok(Self { commands, bytes_waiting })
+    }
+
+    /// Puts a command in line, at once or not at all.
+    pub(super) fn submit(&self, command: Command) -> Result<(), StoreError> {
+        let bytes = command.bytes();
+        if self.bytes_waiting.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes) > BYTES_WAITING_MAX {
+            self.bytes_waiting.fetch_sub(bytes, Ordering::Relaxed);
+            return Err(StoreError::new(StoreErrorKind::Unavailable, "too much waits to be stored"));
+        }
+        self.commands.try_send(command).map_err(|error| {
+            self.bytes_waiting.fetch_sub(bytes, Ordering::Relaxed);
+            StoreError::new(
+                StoreErrorKind::Unavailable,
+                match error {
+                    TrySendError::Full(_) => "too much waits to be stored",
+                    TrySendError::Disconnected(_) => "the store has closed",
+                },
+            )
+        })
+    }
+}
+
+/// What the writer thread owns.
+struct Work {
+    tables: Tables,
+    sink: Arc<dyn CommitSink>,
+    waiting: Receiver<Command>,
+    bytes_waiting: Arc<AtomicUsize>,
+    /// A command that was taken and did not fit its turn.
+    next: Option<Command>,
+}
+
+/// What the writer remembers from turn to turn; all of it can be read again.
+#[derive(Default)]
+pub(super) struct Memory {
+    pub(super) mailboxes: HashMap<DeviceAddress, MailboxRow>,
+    pub(super) devices: HashMap<AccountId, Arc<[(DeviceId, u32)]>>,
+    pub(super) sweep: Sweep,
+}
+
+/// Tells whoever asked, once it is known whether the turn was committed.
+type Answer = Box<dyn FnOnce(Result<(), StoreError>)>;
+
+/// One turn: commands that are committed together.
+pub(super) struct Turn<'a> {
+    pub(super) tables: &'a Tables,
+    pub(super) memory: &'a mut Memory,
+    /// Mailboxes with rows at or below their watermark.
+    pub(super) unswept: &'a mut HashSet<DeviceAddress>,
+    pub(super) batch: OwnedWriteBatch,
+    /// Mailboxes to be written at the end of the turn.
+    pub(super) changed: HashSet<DeviceAddress>,
+    /// Sends taken in this turn, which the engine does not show yet.
+    pub(super) sends: HashMap<[u8; 36], SendRow>,
+    pub(super) committed: Vec<Committed>,
+}
+
+impl Work {
+    fn run(mut self) {
+        let (mut memory, mut unswept) = (Memory::default(), HashSet::new());
+        let mut open = true;
+        while open {
+            let Some(first) = self.next.take().or_else(|| self.waiting.recv().ok()) else { break };
+            let batch = self.tables.db.batch().durability((!fault::skip_sync()).then_some(PersistMode::SyncData));
+            let mut turn = Turn {
+                tables: &self.tables,
+                memory: &mut memory,
+                unswept: &mut unswept,
+                batch,
+                changed: HashSet::new(),
+                sends: HashMap::new(),
+                committed: Vec::new(),
+            };
+            let (mut answers, mut bytes, mut directory_changed) = (Vec::new(), 0, false);
+            let mut command = Some(first);
+            while let Some(taken) = command {
+                if directory_changed && taken.changes_directory() {
+                    self.next = Some(taken);
+                    break;
+                }
+                directory_changed |= taken.changes_directory();
+                open &= !matches!(taken, Command::Close { .. });
+                bytes += taken.bytes();
+                self.bytes_waiting.fetch_sub(taken.bytes(), Ordering::Relaxed);
+                answers.push(turn.take(taken));
+                let full = answers.len() >= TURN_COMMANDS_MAX || bytes >= TURN_BYTES_MAX || !open;
+                command = if full { None } else { self.waiting.try_recv().ok() };
+            }
+            let (rows, done) = turn.commit();
+            if done.is_err() {
+                // What the memory says was not stored.
+                memory = Memory::default();
+            } else {
+                for row in rows {
+                    self.sink.committed(row);
+                }
+                if memory.mailboxes.len() > CACHED_MAX {
+                    memory.mailboxes.clear();
+                }
+                if memory.devices.len() > CACHED_MAX {
+                    memory.devices.clear();
+                }
+            }
+            for answer in answers {
+                answer(done.clone());
+            }
+        }
+    }
+}
+
+impl Turn<'_> {
+    /// Works a command into the batch.
+    fn take(&mut self, command: Command) -> Answer {
+        match command {
+            Command::Append { append, reply } => answer(self.append(&append), reply),
+            Command::Open { mailbox, held, reply } => answer(self.open(mailbox, held), reply),
+            Command::Ack { ack, reply } => answer(self.ack(&ack), reply),
+            Command::Sweep { now, reply } => answer(self.sweep(now), reply),
+            Command::Register { account, reply } => answer(self.register(&account), reply),
+            Command::AddPrekeys { device, one_time, fallback, now, reply } => {
+                answer(self.add_prekeys(device, &one_time, fallback.as_deref(), now), reply)
+            }
+            Command::ClaimPrekey { device, one_time, now, reply } => {
+                answer(self.claim_prekey(device, one_time, now), reply)
+            }
+            Command::Close { reply } => answer(Ok(()), reply),
+        }
+    }
+
+    /// Commits the batch; after that everything in it is durable.
+    fn commit(mut self) -> (Vec<Committed>, Result<(), StoreError>) {
+        for address in &self.changed {
+            let row = &self.memory.mailboxes[address];
+            self.batch.insert(&self.tables.mailboxes, tables::address(*address), row.encode_to_vec());
+        }
+        let done = self.batch.commit().map_err(|error| {
+            error!(%error, "the store could not commit and takes no more writes");
+            StoreError::new(StoreErrorKind::Other, error)
+        });
+        (self.committed, done)
+    }
+}
+
+/// The answer to a command whose outcome is `outcome`, if the turn is committed.
+fn answer<T, E>(outcome: Result<T, E>, reply: Reply<T, E>) -> Answer
+where
+    T: 'static,
+    E: From<StoreError> + 'static,
+{
+    Box::new(move |committed| {
+        let outcome = match committed {
+            Ok(()) => outcome,
+            Err(error) => Err(error.into()),
+        };
+        // Nobody waits any more when the connection is gone; what was stored stays stored.
+        let _ = reply.send(outcome);
+    })
+}
