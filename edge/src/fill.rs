@@ -183,13 +183,6 @@ impl Fills {
         }
         (followed, runs)
     }
-
-    /// How many fills and openings are under way.
-    #[cfg(test)]
-    pub(crate) fn under_way_count(&self) -> usize {
-        let under_way = self.shared.under_way();
-        under_way.slices.len() + under_way.openings.len()
-    }
 }
 
 impl Shared {

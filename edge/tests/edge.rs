@@ -1,0 +1,14 @@
+//! The edge over HTTP, before an origin that can be told to stall, to break off and to lie.
+
+#![allow(clippy::cast_possible_truncation, reason = "tests make bytes of numbers")]
+
+mod edge {
+    mod conditions;
+    mod failures;
+    mod fills;
+    mod grants;
+    mod harness;
+    mod origin;
+    mod ranges;
+    mod share;
+}

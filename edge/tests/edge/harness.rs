@@ -1,0 +1,188 @@
+//! An edge on port 0 before a test origin, and a client that shows its grants.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use http::header::AUTHORIZATION;
+use http::{HeaderMap, HeaderName, Method, Request, StatusCode};
+use http_body_util::{BodyExt as _, Empty};
+use hyper::body::Incoming;
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use tower::ServiceExt as _;
+use waxwing_edge::{Config, Edge};
+use waxwing_protocol::grant::{Grant, GrantKeys, GrantSigner, MEDIA_LIFETIME};
+use waxwing_protocol::{BlobId, Problem, Timestamp};
+
+use super::origin::Origin;
+
+pub(crate) const GROUP: usize = 65_536;
+pub(crate) const SLICE: usize = 1 << 20;
+
+/// Bytes that differ from group to group and slice to slice.
+pub(crate) fn sample_bytes(len: usize) -> Vec<u8> {
+    (0..len).map(|i| (i * 31 + i / 251 + i / 65_521) as u8).collect()
+}
+
+pub(crate) fn signer() -> GrantSigner {
+    GrantSigner::from_seed(&[5; 32])
+}
+
+pub(crate) fn now() -> Timestamp {
+    Timestamp::from(SystemTime::now())
+}
+
+pub(crate) fn media_grant() -> String {
+    signer().mint(&Grant::Media, now(), MEDIA_LIFETIME, [1; 16]).text
+}
+
+/// What the edges of these tests show their origin. The test origin compares nothing.
+pub(crate) const EDGE_GRANT: &str = "the-edge's-own";
+
+pub(crate) struct TestEdge {
+    pub(crate) origin: Origin,
+    pub(crate) edge: Edge,
+    addr: SocketAddr,
+    client: Client<HttpConnector, Empty<Bytes>>,
+    grant: String,
+}
+
+/// An answer whose body has been read, or broke off.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    /// What came, and whether it ended as announced.
+    pub(crate) body: Vec<u8>,
+    pub(crate) is_whole: bool,
+}
+
+/// An answer whose body is still coming.
+pub(crate) struct Open {
+    body: Incoming,
+}
+
+impl TestEdge {
+    pub(crate) async fn start() -> Self {
+        Self::start_with(Config::default()).await
+    }
+
+    pub(crate) async fn start_with(config: Config) -> Self {
+        let origin = Origin::start().await;
+        let url = origin.url();
+        Self::before(origin, url, config).await
+    }
+
+    pub(crate) async fn before(origin: Origin, origin_url: String, config: Config) -> Self {
+        let keys = Arc::new(GrantKeys::from_jwks(&signer().jwks()).unwrap());
+        let edge = Edge::new(config, origin_url, EDGE_GRANT.to_owned(), keys).unwrap();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let router = edge.router();
+        tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+        let client = Client::builder(TokioExecutor::new()).build_http();
+        Self { origin, edge, addr, client, grant: media_grant() }
+    }
+
+    /// Sends a request as it is.
+    pub(crate) async fn send(&self, method: Method, path: &str, headers: &[(HeaderName, &str)]) -> Answer {
+        let (parts, body) = self.client.request(self.request(method, path, headers)).await.unwrap().into_parts();
+        let (body, is_whole) = Open { body }.rest().await;
+        Answer { status: parts.status, headers: parts.headers, body, is_whole }
+    }
+
+    /// GET of a blob with a media grant.
+    pub(crate) async fn get(&self, id: BlobId, headers: &[(HeaderName, &str)]) -> Answer {
+        self.ask(Method::GET, id, headers).await
+    }
+
+    /// HEAD of a blob with a media grant.
+    pub(crate) async fn head(&self, id: BlobId, headers: &[(HeaderName, &str)]) -> Answer {
+        self.ask(Method::HEAD, id, headers).await
+    }
+
+    /// GET of a blob with a media grant, as far as the head of the answer.
+    pub(crate) async fn open(&self, id: BlobId) -> Open {
+        let bearer = format!("Bearer {}", self.grant);
+        let request = self.request(Method::GET, &path(id), &[(AUTHORIZATION, &bearer)]);
+        let (parts, body) = self.client.request(request).await.unwrap().into_parts();
+        assert_eq!(parts.status, StatusCode::OK);
+        Open { body }
+    }
+
+    /// A body straight from the router, without a socket whose buffers would read ahead of the test.
+    pub(crate) async fn body_without_socket(&self, id: BlobId) -> axum::body::Body {
+        let bearer = format!("Bearer {}", self.grant);
+        let request = self.request(Method::GET, &path(id), &[(AUTHORIZATION, &bearer)]);
+        let answer = self.edge.router().oneshot(request.map(axum::body::Body::new)).await.unwrap();
+        assert_eq!(answer.status(), StatusCode::OK);
+        answer.into_body()
+    }
+
+    async fn ask(&self, method: Method, id: BlobId, headers: &[(HeaderName, &str)]) -> Answer {
+        let bearer = format!("Bearer {}", self.grant);
+        let headers = [&[(AUTHORIZATION, bearer.as_str())], headers].concat();
+        self.send(method, &path(id), &headers).await
+    }
+
+    fn request(&self, method: Method, path: &str, headers: &[(HeaderName, &str)]) -> Request<Empty<Bytes>> {
+        let request = Request::builder().method(method).uri(format!("http://{}{path}", self.addr));
+        headers.iter().fold(request, |request, (name, value)| request.header(name, *value)).body(Empty::new()).unwrap()
+    }
+}
+
+impl Answer {
+    pub(crate) fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
+    }
+
+    pub(crate) fn problem(&self) -> Problem {
+        assert_eq!(self.header("content-type"), "application/problem+json");
+        let problem: Problem = serde_json::from_slice(&self.body).unwrap();
+        assert_eq!(problem.status, self.status.as_u16());
+        problem
+    }
+
+    /// The slug of the problem, with its status before it.
+    pub(crate) fn refusal(&self) -> String {
+        format!("{} {}", self.status.as_u16(), self.problem().slug())
+    }
+
+    #[track_caller]
+    pub(crate) fn assert_is(&self, status: StatusCode, bytes: &[u8]) {
+        assert_eq!(self.status, status, "{}", String::from_utf8_lossy(&self.body[..self.body.len().min(300)]));
+        assert!(self.is_whole, "the body broke off after {} bytes", self.body.len());
+        assert!(self.body == bytes, "{} bytes, other than the {} expected", self.body.len(), bytes.len());
+    }
+}
+
+impl Open {
+    /// Reads at least `bytes` bytes.
+    pub(crate) async fn read(&mut self, bytes: usize) -> Vec<u8> {
+        let mut read = Vec::new();
+        while read.len() < bytes {
+            let frame = self.body.frame().await.expect("more was promised").unwrap();
+            read.extend_from_slice(&frame.into_data().unwrap());
+        }
+        read
+    }
+
+    /// Reads to the end, and tells whether it was the announced one.
+    pub(crate) async fn rest(mut self) -> (Vec<u8>, bool) {
+        let mut read = Vec::new();
+        while let Some(frame) = self.body.frame().await {
+            match frame {
+                Ok(frame) => read.extend_from_slice(&frame.into_data().unwrap_or_default()),
+                Err(_) => return (read, false),
+            }
+        }
+        (read, true)
+    }
+}
+
+pub(crate) fn path(id: BlobId) -> String {
+    format!("/v1/blobs/{id}")
+}
