@@ -103,6 +103,3 @@ impl<S: Send + Sync> FromRequestParts<S> for BlobPath {
         Ok(Self(id))
     }
 }
-
-#[cfg(test)]
-mod tests;

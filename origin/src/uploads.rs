@@ -197,7 +197,7 @@ impl Uploads {
     /// request can go on from.
     pub(crate) async fn status(&self, owner: OwnerTag, id: UploadId, now: Timestamp) -> Result<Progress, UploadError> {
         let (_turn, Claim { mut writer, mut record }) = self.take_over(owner, id, now).await?;
-        if !record.acknowledged {
+        if !record.acknowledged && self.0.store.is_writable() {
             // Its creator knows where it is: from now on it lives as long as any.
             record.acknowledged = true;
             record.expires = now.plus(self.0.limits.upload_expiry);
@@ -284,10 +284,11 @@ impl Uploads {
         }
         if let UploadState::Complete { .. } = record.state {
             // The last request repeated without its bytes: it gets the answer it may have missed.
-            return if intake::is_empty(content).await {
-                Ok(Progress::of(id, claim.record))
-            } else {
-                Err(UploadError::AlreadyComplete)
+            let limits = &self.0.limits;
+            let mut intake = Intake::new(content, turn.stop(), limits.idle_timeout, &self.0.buffers, 0);
+            return match intake.gather(false).await.pause {
+                Pause::End => Ok(Progress::of(id, claim.record)),
+                _ => Err(UploadError::AlreadyComplete),
             };
         }
         let limit = self.blob_bytes_max(append.blob_bytes_max);

@@ -27,7 +27,7 @@ use tokio::task::spawn_blocking;
 use waxwing_protocol::{BlobId, Timestamp, UploadId};
 
 use self::committer::{Change, DataFate};
-use self::files::Files;
+use self::files::{Files, sync_directory};
 use self::health::Health;
 use self::reader::DiskReader;
 use self::records::Records;
@@ -71,6 +71,9 @@ impl DiskStore {
         let files = Files::open(root.clone(), reserve_bytes, faults, Arc::clone(&health))
             .map_err(|source| DiskOpenError::Directory { path: root, source })?;
         let records = Records::open(&data_dir.join("records"), durability, Arc::clone(&health))?;
+        // Records and files are no safer than the names of the directories they are in.
+        let named = data_dir.canonicalize().and_then(|path| path.ancestors().take(2).try_for_each(sync_directory));
+        named.map_err(|source| DiskOpenError::Directory { path: data_dir.to_owned(), source })?;
         Ok(Self(Arc::new(Disk { files, records, slots: Slots::default(), health })))
     }
 }

@@ -1,1 +1,358 @@
+//! What every engine must do: the promises of `store.rs` as tests.
+//!
+//! `engine_suite!(Harness)` in an engine's own tests makes a test of each function here.
 
+use bytes::Bytes;
+use futures_util::stream::TryStreamExt as _;
+use waxwing_protocol::blob::{BlobHasher, GROUP_BYTES, HasherState, Outboard};
+use waxwing_protocol::range::ByteRange;
+use waxwing_protocol::{BlobId, OwnerTag, Timestamp, UploadId};
+
+use super::{
+    BlobReader, BlobStore, Claim, NewBlob, OutboardPart, StoreErrorKind, UploadRecord, UploadState, UploadWriter,
+};
+
+/// An engine under test.
+pub(crate) trait Harness: Sized {
+    /// An empty store.
+    fn start() -> Self;
+    /// The store.
+    fn store(&self) -> &dyn BlobStore;
+    /// The same store after its process went and came back. No claim and no open blob may be left.
+    fn reopen(self) -> Self;
+    /// Who owns a blob.
+    fn owners(&self, blob: BlobId) -> Vec<OwnerTag>;
+}
+
+macro_rules! engine_suite {
+    ($harness:ty) => {
+        $crate::store::suite::engine_suite!($harness:
+            nothing_is_there_before_the_first_commit,
+            what_was_committed_comes_back,
+            bytes_after_the_last_commit_are_not_there,
+            a_stale_claim_changes_nothing,
+            a_claim_fences_a_claim_that_never_committed,
+            a_completed_upload_is_a_blob,
+            an_empty_blob_is_a_blob,
+            the_same_bytes_twice_are_one_blob_of_two_owners,
+            the_same_bytes_at_once_are_one_blob,
+            a_blob_outlives_the_upload_it_came_with,
+            a_removed_upload_leaves_nothing,
+            uploads_are_listed_in_pages,
+            collecting_spares_what_a_record_names,
+            commits_of_many_uploads_run_side_by_side,
+        );
+    };
+    ($harness:ty: $($test:ident,)+) => {
+        $(#[tokio::test]
+        async fn $test() {
+            $crate::store::suite::$test(<$harness as $crate::store::suite::Harness>::start()).await;
+        })+
+    };
+}
+pub(crate) use engine_suite;
+
+pub(crate) const ALICE: OwnerTag = OwnerTag::from_bytes([1; 16]);
+pub(crate) const BOB: OwnerTag = OwnerTag::from_bytes([2; 16]);
+pub(crate) const NOW: Timestamp = Timestamp::from_secs(1_800_000_000);
+
+pub(crate) fn id(n: u8) -> UploadId {
+    UploadId::from_bytes([n; 16])
+}
+
+pub(crate) fn bytes(len: u64) -> Bytes {
+    (0..len).map(|i| (i * 7 + i / 251) as u8).collect()
+}
+
+/// An unfinished upload of `ALICE`'s with these bytes committed.
+pub(crate) fn receiving(bytes: &[u8]) -> (UploadRecord, OutboardPart) {
+    let mut outboard = OutboardPart::default();
+    let mut hasher = BlobHasher::new();
+    hasher.update(bytes, |cv| outboard.cvs.extend_from_slice(cv));
+    let record = UploadRecord {
+        owner: ALICE,
+        length: None,
+        offset: bytes.len() as u64,
+        epoch: 0,
+        created: NOW,
+        expires: NOW,
+        acknowledged: true,
+        expected: None,
+        metadata: None,
+        state: UploadState::Receiving { hash: hasher.state().clone() },
+    };
+    (record, outboard)
+}
+
+/// The blob these bytes make, and its outboard.
+pub(crate) fn blob_of(bytes: &[u8], owner: OwnerTag) -> (NewBlob, OutboardPart) {
+    let mut outboard = OutboardPart::default();
+    let mut hasher = BlobHasher::new();
+    hasher.update(bytes, |cv| outboard.cvs.extend_from_slice(cv));
+    let id = hasher.finish(|cv| outboard.cvs.extend_from_slice(cv));
+    if bytes.len() as u64 <= GROUP_BYTES {
+        outboard.cvs.clear();
+    }
+    (NewBlob { id, blob_bytes: bytes.len() as u64, owner, stored_at: NOW }, outboard)
+}
+
+/// Makes `bytes` a blob of `owner`'s through upload `upload`.
+pub(crate) async fn put(store: &dyn BlobStore, upload: UploadId, bytes: &Bytes, owner: OwnerTag) -> BlobId {
+    let mut writer = store.begin(upload).await.unwrap();
+    if !bytes.is_empty() {
+        writer.write(0, vec![bytes.clone()]).await.unwrap();
+    }
+    let (blob, outboard) = blob_of(bytes, owner);
+    let (mut record, _) = receiving(bytes);
+    record.owner = owner;
+    record.state = UploadState::Complete { blob: blob.id };
+    writer.complete(blob, Some(record), outboard).await.unwrap();
+    blob.id
+}
+
+pub(crate) async fn read(blob: &dyn BlobReader, start: u64, end: u64) -> Vec<u8> {
+    blob.read(ByteRange { start, end }).try_collect::<Vec<_>>().await.unwrap().concat()
+}
+
+async fn claimed(store: &dyn BlobStore, upload: UploadId) -> (Box<dyn UploadWriter>, UploadRecord) {
+    let Claim { writer, record } = store.claim(upload).await.unwrap().expect("the upload is there");
+    (writer, record)
+}
+
+pub(crate) async fn nothing_is_there_before_the_first_commit(engine: impl Harness) {
+    let mut writer = engine.store().begin(id(1)).await.unwrap();
+    writer.write(0, vec![bytes(10)]).await.unwrap();
+    assert!(engine.store().upload(id(1)).await.unwrap().is_none());
+    assert!(engine.store().claim(id(1)).await.unwrap().is_none());
+    assert!(engine.store().claim(id(2)).await.unwrap().is_none());
+    assert!(engine.store().blob(BlobId::from_bytes([0; 32])).await.unwrap().is_none());
+}
+
+pub(crate) async fn what_was_committed_comes_back(engine: impl Harness) {
+    let data = bytes(2 * GROUP_BYTES + 77);
+    let (record, outboard) = receiving(&data);
+    let mut writer = engine.store().begin(id(1)).await.unwrap();
+    writer.write(0, vec![data.slice(..100), data.slice(100..)]).await.unwrap();
+    writer.commit(record.clone(), outboard).await.unwrap();
+    drop(writer);
+
+    let engine = engine.reopen();
+    let (mut writer, found) = claimed(engine.store(), id(1)).await;
+    assert_eq!(UploadRecord { epoch: 0, ..found }, UploadRecord { epoch: 0, ..record });
+    assert_eq!(writer.read(2 * GROUP_BYTES, 77).await.unwrap(), data[2 * GROUP_BYTES as usize..]);
+}
+
+pub(crate) async fn bytes_after_the_last_commit_are_not_there(engine: impl Harness) {
+    let data = bytes(100);
+    let (record, outboard) = receiving(&data[..60]);
+    let mut writer = engine.store().begin(id(1)).await.unwrap();
+    writer.write(0, vec![data.slice(..60)]).await.unwrap();
+    writer.commit(record, outboard).await.unwrap();
+    writer.write(60, vec![data.slice(60..)]).await.unwrap();
+    drop(writer);
+
+    let engine = engine.reopen();
+    let (mut writer, found) = claimed(engine.store(), id(1)).await;
+    assert_eq!(found.offset, 60);
+    assert_eq!(writer.read(0, 60).await.unwrap(), data[..60]);
+    assert!(writer.read(0, 61).await.is_err());
+}
+
+/// The heart of takeover: what an older request still does cannot harm what a newer one acknowledged.
+pub(crate) async fn a_stale_claim_changes_nothing(engine: impl Harness) {
+    let data = bytes(100);
+    let (record, outboard) = receiving(&data);
+    let mut old = engine.store().begin(id(1)).await.unwrap();
+    old.write(0, vec![data.clone()]).await.unwrap();
+    old.commit(record.clone(), outboard.clone()).await.unwrap();
+
+    let (mut new, _) = claimed(engine.store(), id(1)).await;
+    let (blob, _) = blob_of(b"forged", BOB);
+    assert_eq!(old.write(0, vec![bytes(3)]).await.unwrap_err().kind(), StoreErrorKind::Stale);
+    assert_eq!(old.commit(record.clone(), outboard.clone()).await.unwrap_err().kind(), StoreErrorKind::Stale);
+    let completed = old.complete(blob, None, OutboardPart::default()).await;
+    assert_eq!(completed.unwrap_err().kind(), StoreErrorKind::Stale);
+    assert_eq!(new.read(0, 100).await.unwrap(), data);
+    assert!(engine.store().blob(blob.id).await.unwrap().is_none());
+    new.commit(record, outboard).await.unwrap();
+    let stored = engine.store().upload(id(1)).await.unwrap().unwrap();
+    drop((old, new));
+
+    // Also across a restart the numbers of claims grow.
+    let engine = engine.reopen();
+    let (mut newest, found) = claimed(engine.store(), id(1)).await;
+    assert_eq!(found.epoch, stored.epoch);
+    newest.commit(found, OutboardPart::default()).await.unwrap();
+    assert!(engine.store().upload(id(1)).await.unwrap().unwrap().epoch > stored.epoch);
+}
+
+pub(crate) async fn a_claim_fences_a_claim_that_never_committed(engine: impl Harness) {
+    let (record, outboard) = receiving(&[]);
+    let mut first = engine.store().begin(id(1)).await.unwrap();
+    first.commit(record.clone(), outboard.clone()).await.unwrap();
+    let (mut second, _) = claimed(engine.store(), id(1)).await;
+    let (mut third, _) = claimed(engine.store(), id(1)).await;
+    assert_eq!(second.write(0, vec![bytes(5)]).await.unwrap_err().kind(), StoreErrorKind::Stale);
+    engine.store().remove(id(1)).await.unwrap();
+    assert_eq!(third.commit(record, outboard).await.unwrap_err().kind(), StoreErrorKind::Stale);
+    assert!(engine.store().upload(id(1)).await.unwrap().is_none());
+}
+
+pub(crate) async fn a_completed_upload_is_a_blob(engine: impl Harness) {
+    let data = bytes(5 * GROUP_BYTES + 1);
+    let half = data.slice(..3 * GROUP_BYTES as usize);
+    let (record, part) = receiving(&half);
+    let mut writer = engine.store().begin(id(1)).await.unwrap();
+    writer.write(0, vec![half.clone()]).await.unwrap();
+    writer.commit(record.clone(), part).await.unwrap();
+    writer.write(half.len() as u64, vec![data.slice(half.len()..)]).await.unwrap();
+    let (blob, mut outboard) = blob_of(&data, ALICE);
+    let outboard = OutboardPart { first_group: 3, cvs: outboard.cvs.split_off(3 * 32) };
+    let state = UploadState::Complete { blob: blob.id };
+    let record = UploadRecord { offset: data.len() as u64, state, ..record };
+    writer.complete(blob, Some(record.clone()), outboard).await.unwrap();
+    drop(writer);
+
+    let engine = engine.reopen();
+    let found = engine.store().upload(id(1)).await.unwrap().unwrap();
+    assert_eq!(UploadRecord { epoch: 0, ..found }, UploadRecord { epoch: 0, ..record });
+    let reader = engine.store().blob(blob.id).await.unwrap().expect("the blob is there");
+    assert_eq!(reader.blob_bytes(), data.len() as u64);
+    for (start, end) in [(0, data.len() as u64), (0, 1), (GROUP_BYTES - 1, GROUP_BYTES + 1), (300_000, 300_007)] {
+        assert_eq!(read(&*reader, start, end).await, data[start as usize..end as usize]);
+    }
+    let outboard = reader.outboard().try_collect::<Vec<_>>().await.unwrap().concat();
+    Outboard::verify(blob.id, reader.blob_bytes(), &outboard).expect("the parts make the blob's outboard");
+    assert_eq!(engine.owners(blob.id), [ALICE]);
+}
+
+pub(crate) async fn an_empty_blob_is_a_blob(engine: impl Harness) {
+    let blob = put(engine.store(), id(1), &Bytes::new(), ALICE).await;
+    let engine = engine.reopen();
+    let reader = engine.store().blob(blob).await.unwrap().unwrap();
+    assert_eq!(reader.blob_bytes(), 0);
+    assert!(reader.outboard().try_collect::<Vec<_>>().await.unwrap().is_empty());
+}
+
+pub(crate) async fn the_same_bytes_twice_are_one_blob_of_two_owners(engine: impl Harness) {
+    let data = bytes(3 * GROUP_BYTES);
+    let blob = put(engine.store(), id(1), &data, ALICE).await;
+    assert_eq!(put(engine.store(), id(2), &data, BOB).await, blob);
+    assert_eq!(put(engine.store(), id(3), &data, BOB).await, blob);
+    assert_eq!(engine.owners(blob), [ALICE, BOB]);
+    // The second's bytes are gone, and with them nothing of the blob.
+    engine.store().remove(id(2)).await.unwrap();
+    let reader = engine.store().blob(blob).await.unwrap().unwrap();
+    assert_eq!(read(&*reader, 0, data.len() as u64).await, data);
+    let outboard = reader.outboard().try_collect::<Vec<_>>().await.unwrap().concat();
+    assert!(Outboard::verify(blob, reader.blob_bytes(), &outboard).is_ok());
+}
+
+pub(crate) async fn the_same_bytes_at_once_are_one_blob(engine: impl Harness) {
+    let data = bytes(GROUP_BYTES + 5);
+    let puts = (0..16).map(|n| {
+        let (store, data) = (engine.store(), data.clone());
+        async move { put(store, id(n), &data, OwnerTag::from_bytes([n; 16])).await }
+    });
+    let blobs = futures_util::future::join_all(puts).await;
+    assert!(blobs.iter().all(|blob| *blob == blobs[0]));
+    assert_eq!(engine.owners(blobs[0]).len(), 16);
+    for n in 0..16 {
+        engine.store().remove(id(n)).await.unwrap();
+    }
+    let engine = engine.reopen();
+    let reader = engine.store().blob(blobs[0]).await.unwrap().unwrap();
+    assert_eq!(read(&*reader, 0, data.len() as u64).await, data);
+}
+
+pub(crate) async fn a_blob_outlives_the_upload_it_came_with(engine: impl Harness) {
+    let data = bytes(2 * GROUP_BYTES);
+    let blob = put(engine.store(), id(1), &data, ALICE).await;
+    engine.store().remove(id(1)).await.unwrap();
+    engine.store().remove(id(1)).await.unwrap();
+    assert!(engine.store().upload(id(1)).await.unwrap().is_none());
+    let engine = engine.reopen();
+    let reader = engine.store().blob(blob).await.unwrap().unwrap();
+    assert_eq!(read(&*reader, 0, data.len() as u64).await, data);
+}
+
+pub(crate) async fn a_removed_upload_leaves_nothing(engine: impl Harness) {
+    let data = bytes(GROUP_BYTES);
+    let (record, outboard) = receiving(&data);
+    let mut writer = engine.store().begin(id(1)).await.unwrap();
+    writer.write(0, vec![data.clone()]).await.unwrap();
+    writer.commit(record, outboard).await.unwrap();
+    engine.store().remove(id(1)).await.unwrap();
+    engine.store().remove(id(1)).await.unwrap();
+    drop(writer);
+    let engine = engine.reopen();
+    assert!(engine.store().upload(id(1)).await.unwrap().is_none());
+    assert_eq!(engine.store().collect(Timestamp::from_millis(u64::MAX)).await.unwrap(), 0);
+}
+
+pub(crate) async fn uploads_are_listed_in_pages(engine: impl Harness) {
+    for n in [3, 1, 2, 255] {
+        let (record, outboard) = receiving(&[]);
+        engine.store().begin(id(n)).await.unwrap().commit(record, outboard).await.unwrap();
+    }
+    let page = |after, limit| {
+        let listed = engine.store().uploads(after, limit);
+        async move { listed.await.unwrap().into_iter().map(|(id, _)| id.as_bytes()[0]).collect::<Vec<_>>() }
+    };
+    assert_eq!(page(None, 2).await, [1, 2]);
+    assert_eq!(page(Some(id(2)), 2).await, [3, 255]);
+    assert_eq!(page(Some(id(255)), 2).await, [0; 0]);
+}
+
+pub(crate) async fn collecting_spares_what_a_record_names(engine: impl Harness) {
+    let data = bytes(10);
+    let blob = put(engine.store(), id(1), &data, ALICE).await;
+    let (record, outboard) = receiving(&data);
+    let mut unfinished = engine.store().begin(id(2)).await.unwrap();
+    unfinished.write(0, vec![data.clone()]).await.unwrap();
+    unfinished.commit(record, outboard).await.unwrap();
+    let mut in_progress = engine.store().begin(id(3)).await.unwrap();
+    in_progress.write(0, vec![data.clone()]).await.unwrap();
+    let mut crashed = engine.store().begin(id(4)).await.unwrap();
+    crashed.write(0, vec![data.clone()]).await.unwrap();
+    drop(crashed);
+
+    let far = Timestamp::from_millis(u64::MAX);
+    assert_eq!(engine.store().collect(Timestamp::default()).await.unwrap(), 0, "nothing is that old");
+    assert_eq!(engine.store().collect(far).await.unwrap(), 1);
+    let (done, part) = blob_of(&data, BOB);
+    in_progress.complete(done, None, part).await.unwrap();
+    drop((unfinished, in_progress));
+    engine.store().remove(id(1)).await.unwrap();
+
+    let engine = engine.reopen();
+    assert_eq!(engine.store().collect(far).await.unwrap(), 0);
+    let reader = engine.store().blob(blob).await.unwrap().unwrap();
+    assert_eq!(read(&*reader, 0, 10).await, data);
+    let (mut writer, _) = claimed(engine.store(), id(2)).await;
+    assert_eq!(writer.read(0, 10).await.unwrap(), data);
+}
+
+pub(crate) async fn commits_of_many_uploads_run_side_by_side(engine: impl Harness) {
+    let data = bytes(1000);
+    let commits = (0..64).map(|n| {
+        let (store, data) = (engine.store(), data.clone());
+        async move {
+            let mut writer = store.begin(id(n)).await.unwrap();
+            for offset in [300, 700, 1000] {
+                let (record, outboard) = receiving(&data[..offset]);
+                writer.write(0, vec![data.slice(..offset)]).await.unwrap();
+                writer.commit(record, outboard).await.unwrap();
+            }
+        }
+    });
+    futures_util::future::join_all(commits).await;
+    let engine = engine.reopen();
+    for n in 0..64 {
+        let (mut writer, record) = claimed(engine.store(), id(n)).await;
+        assert_eq!(record.offset, 1000);
+        assert_eq!(writer.read(0, 1000).await.unwrap(), data);
+        let UploadState::Receiving { hash } = record.state else { panic!("not complete yet") };
+        assert_eq!(hash, HasherState::default());
+    }
+}

@@ -129,17 +129,6 @@ impl<'a> Intake<'a> {
     }
 }
 
-/// Whether `content` ends without a byte.
-pub(super) async fn is_empty(mut content: Content) -> bool {
-    loop {
-        match content.next().await {
-            None => return true,
-            Some(Ok(chunk)) if chunk.is_empty() => {}
-            Some(_) => return false,
-        }
-    }
-}
-
 impl Batch {
     fn new() -> Self {
         Self { chunks: Vec::new(), bytes: 0, pause: Pause::Full, small: BytesMut::new(), memory: None }

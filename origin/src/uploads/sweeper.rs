@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use waxwing_protocol::Timestamp;
 
 use super::{UploadError, Uploads};
+use crate::store::UploadState;
 
 /// Records looked at in one go.
 const PAGE: usize = 256;
@@ -43,10 +44,14 @@ impl Uploads {
                 if record.expires > now || self.0.turns.is_taken(id) {
                     continue;
                 }
+                // Its turn is taken and its record asked for again: a request that came between may have moved it on.
+                let _turn = self.0.turns.take(id).await;
+                let record = self.0.store.upload(id).await?.filter(|record| record.expires <= now);
+                let Some(record) = record else { continue };
                 self.0.store.remove(id).await?;
                 match record.state {
-                    crate::store::UploadState::Receiving { .. } => swept.unfinished += 1,
-                    crate::store::UploadState::Complete { .. } => swept.finished += 1,
+                    UploadState::Receiving { .. } => swept.unfinished += 1,
+                    UploadState::Complete { .. } => swept.finished += 1,
                 }
             }
         }

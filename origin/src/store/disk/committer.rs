@@ -16,7 +16,7 @@ use super::health::Health;
 use super::records::{
     BlobPointer, Table, blob_key, data_key, outboard_key, outboard_prefix, owner_key, reading, upload_key,
 };
-use crate::store::{NewBlob, OutboardPart, StoreError, StoreErrorKind, UploadRecord};
+use crate::store::{NewBlob, OutboardPart, StoreError, UploadRecord};
 
 /// Changes committed together at most; bounds what one sync has to carry.
 const GROUP_MAX: usize = 1024;
@@ -46,6 +46,7 @@ pub(super) enum DataFate {
 
 /// The thread, and the way to it. Ends with its last change when it is dropped.
 pub(super) struct Committer {
+    health: Arc<Health>,
     queue: Option<SyncSender<Waiting>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -58,18 +59,18 @@ struct Waiting {
 impl Committer {
     pub(super) fn start(table: Table, durability: PersistMode, health: Arc<Health>) -> std::io::Result<Self> {
         let (queue, waiting) = sync_channel(QUEUE_MAX);
+        let group = Group { table, durability, health: Arc::clone(&health) };
         let thread = std::thread::Builder::new().name("origin-records".into()).spawn(move || {
-            let group = Group { table, durability, health };
             while let Some(changes) = next_group(&waiting) {
                 group.commit(changes);
             }
         })?;
-        Ok(Self { queue: Some(queue), thread: Some(thread) })
+        Ok(Self { health, queue: Some(queue), thread: Some(thread) })
     }
 
     /// Queues `change` and waits until it is durable. Blocks.
     pub(super) fn submit(&self, change: Change) -> Result<DataFate, StoreError> {
-        let gone = || StoreError::new(StoreErrorKind::ReadOnly, "committing a record");
+        let gone = || self.health.fail("committing records", "their thread has ended");
         let (answer, outcome) = sync_channel(1);
         self.queue.as_ref().ok_or_else(gone)?.send(Waiting { change, answer }).map_err(|_| gone())?;
         outcome.recv().map_err(|_| gone())?

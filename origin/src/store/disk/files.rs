@@ -2,11 +2,12 @@
 //!
 //! Promise: a name is built from a parsed id and from nothing else, so no request reaches another path.
 
+use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use waxwing_protocol::{Timestamp, UploadId};
@@ -21,9 +22,12 @@ pub(super) struct Files {
     reserve_bytes: u64,
     faults: Arc<Faults>,
     health: Arc<Health>,
+    /// Directories whose own name is known to be durable; 1,024 at most.
+    durable: Mutex<HashSet<PathBuf>>,
 }
 
 impl Files {
+    /// The files in `root`, which is made when it is not there.
     pub(super) fn open(
         root: PathBuf,
         reserve_bytes: u64,
@@ -31,10 +35,7 @@ impl Files {
         health: Arc<Health>,
     ) -> io::Result<Self> {
         fs::create_dir_all(&root)?;
-        if let Some(data_dir) = root.parent() {
-            sync_directory(data_dir)?;
-        }
-        Ok(Self { root, reserve_bytes, faults, health })
+        Ok(Self { root, reserve_bytes, faults, health, durable: Mutex::default() })
     }
 
     fn directory(&self, id: UploadId) -> PathBuf {
@@ -53,7 +54,7 @@ impl Files {
         };
         let made = match open() {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                fs::create_dir_all(self.directory(id)).and_then(|()| sync_directory(&self.root)).and_then(|()| open())
+                fs::create_dir_all(self.directory(id)).and_then(|()| open())
             }
             other => other,
         };
@@ -120,12 +121,21 @@ impl Files {
         synced.map_err(|error| self.health.fail("syncing an upload's data", error))
     }
 
-    /// Makes the name of upload `id`'s file durable.
+    /// Makes the name of upload `id`'s file durable, and that of the directory it is in.
     pub(super) fn sync_name(&self, id: UploadId) -> Result<(), StoreError> {
         if self.faults.is_on(Fault::SkipSync) {
             return Ok(());
         }
-        sync_directory(&self.directory(id)).map_err(|error| self.health.fail("syncing a data directory", error))
+        let failed = |error| self.health.fail("syncing a data directory", error);
+        let directory = self.directory(id);
+        sync_directory(&directory).map_err(failed)?;
+        // Whoever made the directory may not have synced it yet: each asks for itself, once.
+        let durable = || self.durable.lock().unwrap_or_else(PoisonError::into_inner);
+        if !durable().contains(&directory) {
+            sync_directory(&self.root).map_err(failed)?;
+            durable().insert(directory);
+        }
+        Ok(())
     }
 
     /// Removes the file of upload `id`, if there is one.
@@ -163,7 +173,8 @@ impl Files {
     }
 }
 
-fn sync_directory(path: &Path) -> io::Result<()> {
+/// Makes the names in a directory durable.
+pub(super) fn sync_directory(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
 

@@ -106,7 +106,10 @@ impl Records {
     ) -> Result<Vec<(UploadId, UploadRecord)>, StoreError> {
         let from = after.map_or_else(|| vec![b'u'], |id| [&upload_key(id)[..], &[0]].concat());
         let mut found = Vec::new();
-        for entry in self.table.keyspace.range(from..vec![b'u' + 1]).take(limit) {
+        for entry in self.table.keyspace.range(from..vec![b'u' + 1]) {
+            if found.len() == limit {
+                break;
+            }
             let (key, value) = entry.into_inner().map_err(reading)?;
             let id = key[1..].try_into().map(UploadId::from_bytes).map_err(|_| corrupt("an upload's key"))?;
             match UploadRecord::from_bytes(&value) {
@@ -153,6 +156,13 @@ impl Records {
             }
         }
         Ok(found)
+    }
+
+    /// Tears the record of upload `id`, as a bad disk would.
+    #[cfg(test)]
+    pub(super) fn damage(&self, id: UploadId) {
+        let whole = self.table.get(&upload_key(id)).unwrap().unwrap();
+        self.table.keyspace.insert(upload_key(id), &whole[..whole.len() / 2]).unwrap();
     }
 
     /// The owners of blob `id`.

@@ -1,1 +1,220 @@
+//! What is the disk's own: files, recovery, faults. The promises all engines share are in `suite.rs`.
 
+use std::os::unix::fs::FileExt as _;
+
+use bytes::Bytes;
+use tempfile::TempDir;
+use waxwing_protocol::OwnerTag;
+
+use super::*;
+use crate::store::OutboardPart;
+use crate::store::suite::{ALICE, BOB, Harness, blob_of, bytes, engine_suite, id, put, read, receiving};
+
+const RESERVE: u64 = 1 << 20;
+
+/// A store in a directory of its own, whose faults can be switched.
+struct Disks {
+    store: DiskStore,
+    faults: Arc<Faults>,
+    directory: TempDir,
+}
+
+impl Harness for Disks {
+    fn start() -> Self {
+        Self::open(tempfile::tempdir().unwrap())
+    }
+
+    fn store(&self) -> &dyn BlobStore {
+        &self.store
+    }
+
+    fn reopen(self) -> Self {
+        let Self { store, directory, .. } = self;
+        drop(store);
+        Self::open(directory)
+    }
+
+    fn owners(&self, blob: BlobId) -> Vec<OwnerTag> {
+        self.store.0.records.owners(blob).unwrap()
+    }
+}
+
+impl Disks {
+    fn open(directory: TempDir) -> Self {
+        let faults = Arc::new(Faults::default());
+        let store = DiskStore::open(directory.path(), RESERVE, Arc::clone(&faults)).unwrap();
+        Self { store, faults, directory }
+    }
+
+    fn file(&self, upload: UploadId) -> std::path::PathBuf {
+        let name = upload.to_string();
+        self.directory.path().join("blobs").join(&name[..2]).join(name)
+    }
+
+    /// An unfinished upload with `data` committed, and nobody on it.
+    async fn unfinished(&self, upload: UploadId, data: &Bytes) {
+        let (record, outboard) = receiving(data);
+        let mut writer = self.store.begin(upload).await.unwrap();
+        writer.write(0, vec![data.clone()]).await.unwrap();
+        writer.commit(record, outboard).await.unwrap();
+    }
+}
+
+engine_suite!(Disks);
+
+#[test]
+fn a_directory_serves_one_process() {
+    let first = Disks::start();
+    let second = DiskStore::open(first.directory.path(), RESERVE, Arc::default());
+    assert!(matches!(second, Err(DiskOpenError::Records(RecordsError::Locked { .. }))));
+}
+
+#[test]
+fn a_directory_that_cannot_be_made_is_named() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let Err(error) = DiskStore::open(file.path(), RESERVE, Arc::default()) else { panic!("a file is no directory") };
+    assert!(error.to_string().contains(file.path().to_str().unwrap()));
+}
+
+/// Bytes that a crash left beyond the record were never acknowledged: the next claim cuts them off.
+#[tokio::test]
+async fn a_file_is_cut_to_its_record() {
+    let disks = Disks::start();
+    let data = bytes(1000);
+    disks.unfinished(id(1), &data).await;
+    let file = std::fs::File::options().write(true).open(disks.file(id(1))).unwrap();
+    file.write_all_at(b"never acknowledged", 1000).unwrap();
+    drop(disks.store.claim(id(1)).await.unwrap().unwrap());
+    assert_eq!(std::fs::read(disks.file(id(1))).unwrap(), data);
+}
+
+/// A file shorter than its record has lost acknowledged bytes; going on would make a blob with a hole.
+#[tokio::test]
+async fn lost_bytes_are_told_as_damage() {
+    let disks = Disks::start();
+    disks.unfinished(id(1), &bytes(1000)).await;
+    std::fs::File::options().write(true).open(disks.file(id(1))).unwrap().set_len(999).unwrap();
+    let Err(error) = disks.store.claim(id(1)).await else { panic!("claimed an upload with a hole") };
+    assert_eq!(error.kind(), StoreErrorKind::Corrupt);
+
+    let blob = put(&disks.store, id(2), &bytes(1000), ALICE).await;
+    std::fs::remove_file(disks.file(id(2))).unwrap();
+    let Err(error) = disks.store.blob(blob).await else { panic!("opened a blob without bytes") };
+    assert_eq!(error.kind(), StoreErrorKind::Corrupt);
+}
+
+#[tokio::test]
+async fn the_second_copy_of_a_blob_leaves_no_file() {
+    let disks = Disks::start();
+    let data = bytes(1000);
+    put(&disks.store, id(1), &data, ALICE).await;
+    put(&disks.store, id(2), &data, BOB).await;
+    assert!(disks.file(id(1)).exists());
+    assert!(!disks.file(id(2)).exists());
+}
+
+/// Expiry or termination while an edge is reading must not tear the bytes away under it.
+#[tokio::test]
+async fn an_open_blob_is_read_to_its_end_though_its_file_goes() {
+    let disks = Disks::start();
+    let data = bytes(1 << 20);
+    let blob = put(&disks.store, id(1), &data, ALICE).await;
+    let reader = disks.store.blob(blob).await.unwrap().unwrap();
+    std::fs::remove_file(disks.file(id(1))).unwrap();
+    assert_eq!(read(&*reader, 0, 1 << 20).await, data);
+}
+
+#[tokio::test]
+async fn a_full_disk_refuses_bytes_and_heals() {
+    let disks = Disks::start();
+    let data = bytes(1000);
+    disks.unfinished(id(1), &data).await;
+    let mut claim = disks.store.claim(id(1)).await.unwrap().unwrap();
+    disks.faults.set(Fault::DiskFull, true);
+    let refused = claim.writer.write(1000, vec![bytes(10)]).await;
+    assert_eq!(refused.unwrap_err().kind(), StoreErrorKind::Full);
+    assert!(disks.store.is_writable());
+    disks.faults.set(Fault::DiskFull, false);
+    claim.writer.write(1000, vec![bytes(10)]).await.unwrap();
+    claim.writer.commit(claim.record, OutboardPart::default()).await.unwrap();
+}
+
+/// What is written must leave room for the records that speak of it.
+#[tokio::test]
+async fn the_reserve_stays_free() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = DiskStore::open(directory.path(), u64::MAX, Arc::default()).unwrap();
+    let mut writer = store.begin(id(1)).await.unwrap();
+    assert_eq!(writer.write(0, vec![bytes(10)]).await.unwrap_err().kind(), StoreErrorKind::Full);
+    // A record still can be written.
+    let (record, outboard) = receiving(&[]);
+    writer.commit(record, outboard).await.unwrap();
+}
+
+/// After a failed sync nobody knows what the disk has: nothing more is acknowledged, and no second sync is believed.
+#[tokio::test]
+async fn a_failed_sync_makes_the_store_read_only() {
+    let disks = Disks::start();
+    let data = bytes(1000);
+    disks.unfinished(id(1), &data).await;
+    let blob = put(&disks.store, id(2), &data, ALICE).await;
+    let mut claim = disks.store.claim(id(1)).await.unwrap().unwrap();
+    claim.writer.write(1000, vec![bytes(10)]).await.unwrap();
+    disks.faults.set(Fault::FailSync, true);
+    let (record, _) = receiving(&bytes(1010));
+    let failed = claim.writer.commit(record.clone(), OutboardPart::default()).await;
+    assert_eq!(failed.unwrap_err().kind(), StoreErrorKind::ReadOnly);
+    disks.faults.set(Fault::FailSync, false);
+    assert!(!disks.store.is_writable());
+    let again = claim.writer.commit(record, OutboardPart::default()).await;
+    assert_eq!(again.unwrap_err().kind(), StoreErrorKind::ReadOnly);
+    let Err(error) = disks.store.begin(id(3)).await else { panic!("began on a read-only store") };
+    assert_eq!(error.kind(), StoreErrorKind::ReadOnly);
+
+    // Reading goes on, and the acknowledged offset stands.
+    let reader = disks.store.blob(blob).await.unwrap().unwrap();
+    assert_eq!(read(&*reader, 0, 1000).await, data);
+    assert_eq!(disks.store.upload(id(1)).await.unwrap().unwrap().offset, 1000);
+    drop((claim, reader));
+    assert!(disks.reopen().store.is_writable());
+}
+
+/// A claim waits for a write under way, but not for ever.
+#[tokio::test(start_paused = true)]
+async fn a_claim_does_not_wait_for_ever() {
+    let disks = Disks::start();
+    disks.unfinished(id(1), &bytes(10)).await;
+    let slot = disks.store.0.slots.get(id(1));
+    let _stuck = slot.lock(CLAIM_WAIT).await.unwrap();
+    let Err(error) = disks.store.claim(id(1)).await else { panic!("claimed what another writes to") };
+    assert_eq!(error.kind(), StoreErrorKind::Busy);
+}
+
+#[tokio::test]
+async fn a_damaged_record_stops_its_upload_and_no_other() {
+    let disks = Disks::start();
+    disks.unfinished(id(1), &bytes(10)).await;
+    disks.unfinished(id(2), &bytes(10)).await;
+    disks.store.0.records.damage(id(1));
+    let Err(error) = disks.store.claim(id(1)).await else { panic!("read a torn record") };
+    assert_eq!(error.kind(), StoreErrorKind::Corrupt);
+    let listed = disks.store.uploads(None, 10).await.unwrap();
+    assert_eq!(listed.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [id(2)]);
+    // Its bytes are kept for whoever repairs it.
+    assert_eq!(disks.store.collect(Timestamp::from_millis(u64::MAX)).await.unwrap(), 0);
+    assert!(disks.file(id(1)).exists());
+}
+
+#[tokio::test]
+async fn an_outboard_with_a_gap_is_told_as_damage() {
+    let disks = Disks::start();
+    let data = bytes(4 * waxwing_protocol::blob::GROUP_BYTES);
+    let (blob, mut outboard) = blob_of(&data, ALICE);
+    let mut writer = disks.store.begin(id(1)).await.unwrap();
+    writer.write(0, vec![data]).await.unwrap();
+    outboard.first_group = 1;
+    writer.complete(blob, None, outboard).await.unwrap();
+    let reader = disks.store.blob(blob.id).await.unwrap().unwrap();
+    let read: Result<Vec<_>, _> = futures_util::TryStreamExt::try_collect(reader.outboard()).await;
+    assert_eq!(read.unwrap_err().kind(), StoreErrorKind::Corrupt);
+}

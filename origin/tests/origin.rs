@@ -1,0 +1,13 @@
+//! The origin over HTTP: a real router on a real socket, asked with bytes as clients send them.
+
+#![allow(clippy::cast_possible_truncation, reason = "tests make bytes of numbers")]
+#![allow(clippy::unwrap_used, reason = "the harness is test code as well")]
+
+#[path = "origin/blobs.rs"]
+mod blobs;
+#[path = "origin/harness.rs"]
+mod harness;
+#[path = "origin/hostile.rs"]
+mod hostile;
+#[path = "origin/tus.rs"]
+mod tus;
