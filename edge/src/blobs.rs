@@ -4,7 +4,6 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tokio::sync::OwnedSemaphorePermit;
 use waxwing_protocol::blob::BLOB_BYTES_MAX;
 use waxwing_protocol::range::RangeSpec;
 use waxwing_protocol::{BlobId, Timestamp};
@@ -12,7 +11,7 @@ use waxwing_protocol::{BlobId, Timestamp};
 use crate::Config;
 use crate::cache::{Cache, Head, Whole};
 use crate::fill::{CardSource, FillError, Fills, Opened};
-use crate::reader::{ReadAhead, Reader};
+use crate::reader::{ReadAhead, Reader, Start};
 use crate::slice::slice_at;
 
 /// The blobs that can be had here.
@@ -86,7 +85,25 @@ pub(crate) enum ReadError {
 /// What is known of a blob at the first look.
 enum Lookup {
     Whole(Whole),
-    Sliced { source: CardSource, stored: Option<Timestamp>, begun: bool, ahead: Option<OwnedSemaphorePermit> },
+    Sliced { source: CardSource, stored: Option<Timestamp>, begun: bool, start: Start },
+}
+
+impl Lookup {
+    /// Whether this look joined an opening that another had begun.
+    const fn has_joined(&self) -> bool {
+        matches!(self, Self::Sliced { stored: None, begun: false, .. })
+    }
+
+    /// The blob without its bytes.
+    async fn found(self) -> Result<Found, FillError> {
+        match self {
+            Self::Whole(whole) => Ok(Found::whole(&whole)),
+            Self::Sliced { source, stored, begun, .. } => {
+                let blob_bytes = source.card().await?.blob_bytes();
+                Ok(Found { blob_bytes, stored, how: How::of(stored, stored.is_none(), begun) })
+            }
+        }
+    }
 }
 
 impl Blobs {
@@ -105,9 +122,22 @@ impl Blobs {
         asked: Option<RangeSpec>,
         now: Timestamp,
     ) -> Result<Reading, ReadError> {
-        let (source, stored, opened, ahead) = match self.look_up(id, asked.or(Some(ALL)), now)? {
+        let lookup = self.look_up(id, asked.or(Some(ALL)), now)?;
+        let has_joined = lookup.has_joined();
+        match self.read_from(id, asked, lookup).await {
+            // An opening that this reader came late to has failed: it opens the blob anew, once.
+            Err(ReadError::Fill(error)) if has_joined && error.may_pass() => {
+                let lookup = self.look_up(id, asked.or(Some(ALL)), now)?;
+                self.read_from(id, asked, lookup).await
+            }
+            ended => ended,
+        }
+    }
+
+    async fn read_from(&self, id: BlobId, asked: Option<RangeSpec>, lookup: Lookup) -> Result<Reading, ReadError> {
+        let (source, stored, opened, start) = match lookup {
             Lookup::Whole(whole) => return Reading::of_whole(&whole, asked),
-            Lookup::Sliced { source, stored, begun, ahead } => (source, stored, begun, ahead),
+            Lookup::Sliced { source, stored, begun, start } => (source, stored, begun, start),
         };
         let blob_bytes = source.blob_bytes().await?;
         let range = match resolve(asked, blob_bytes) {
@@ -120,7 +150,7 @@ impl Blobs {
             }
         };
         let (cache, fills) = (Arc::clone(&self.cache), self.fills.clone());
-        let (mut reader, look) = Reader::new(cache, fills, id, source, range.clone(), self.ahead.clone(), ahead);
+        let (mut reader, look) = Reader::new(cache, fills, id, source, range.clone(), self.ahead.clone(), start);
         let found = Found { blob_bytes, stored, how: How::of(stored, look.missed, look.begun || opened) };
         let content = match reader.held() {
             Some(held) => Content::Held(held),
@@ -137,12 +167,11 @@ impl Blobs {
     /// # Errors
     /// [`FillError`] when it cannot be found.
     pub(crate) async fn find(&self, id: BlobId, now: Timestamp) -> Result<Found, FillError> {
-        match self.look_up(id, None, now)? {
-            Lookup::Whole(whole) => Ok(Found::whole(&whole)),
-            Lookup::Sliced { source, stored, begun, .. } => {
-                let blob_bytes = source.card().await?.blob_bytes();
-                Ok(Found { blob_bytes, stored, how: How::of(stored, stored.is_none(), begun) })
-            }
+        let lookup = self.look_up(id, None, now)?;
+        let has_joined = lookup.has_joined();
+        match lookup.found().await {
+            Err(error) if has_joined && error.may_pass() => self.look_up(id, None, now)?.found().await,
+            ended => ended,
         }
     }
 
@@ -154,11 +183,14 @@ impl Blobs {
             None if self.cache.is_absent(id) => return Err(FillError::NotFound),
             None => {
                 let slices = wanted.map_or(0..0, slices_before_size);
-                let ahead = self.ahead.reserve(slices.end - slices.start);
-                let window = slices.start..slices.end.min(slices.start + ReadAhead::window(ahead.as_ref()));
-                match self.fills.open(id, window, now) {
-                    Opened::UnderWay { source, begun } => {
-                        return Ok(Lookup::Sliced { source, stored: None, begun, ahead });
+                let share = self.ahead.reserve(slices.end - slices.start);
+                let looked_until = slices.end.min(slices.start + ReadAhead::window(share.as_ref()));
+                match self.fills.open(id, slices.start..looked_until, now) {
+                    Opened::UnderWay { source, begun, following } => {
+                        // Who joins an opening has looked at no slice yet.
+                        let looked_until = if begun { looked_until } else { 0 };
+                        let start = Start { following, looked_until, share };
+                        return Ok(Lookup::Sliced { source, stored: None, begun, start });
                     }
                     Opened::Already(head) => head,
                 }
@@ -168,7 +200,7 @@ impl Blobs {
             Head::Whole(whole) => Lookup::Whole(whole),
             Head::Card(card) => {
                 let stored = Some(card.stored);
-                Lookup::Sliced { source: CardSource::Known(card), stored, begun: false, ahead: None }
+                Lookup::Sliced { source: CardSource::Known(card), stored, begun: false, start: Start::default() }
             }
         })
     }

@@ -11,7 +11,8 @@
 //! - A slice is asked for once however many wait. Whoever looks while it is filled follows; whoever looks afterwards
 //!   finds it in the cache, since it is filed there before its fill is struck off.
 //! - A fill belongs to the cache, not to the request that began it: it outlives a client that hangs up, and no reader's
-//!   pace slows it. It asks again by itself, within a bound, and goes on where it stood.
+//!   pace slows it. It asks again by itself, within a bound, and goes on where it stood; when it gives up, a reader that
+//!   had only joined it may begin another.
 //! - Nobody gets a byte of a chunk group before it is checked against the blob's id, and a fill that fails ends
 //!   [`End::Failed`], which no reader can take for the end of the blob.
 
@@ -83,12 +84,14 @@ pub(crate) enum End {
     Failed(FillError),
 }
 
-/// What a look at some slices gave.
-#[derive(Debug, Default)]
-pub(crate) struct Followed {
-    /// The slices on their way in. Those asked for that are not among them are in the cache.
-    pub(crate) slices: Vec<(u64, watch::Receiver<Progress>)>,
-    /// Whether this look began to fetch any of them.
+/// A slice on its way in, as one reader follows it.
+#[derive(Clone, Debug)]
+pub(crate) struct Following {
+    /// Which slice.
+    pub(crate) index: u64,
+    /// How far it is.
+    pub(crate) progress: watch::Receiver<Progress>,
+    /// Whether this reader's look began the fill, rather than joining one.
     pub(crate) begun: bool,
 }
 
@@ -103,6 +106,8 @@ pub(crate) enum Opened {
         source: CardSource,
         /// Whether this call began it.
         begun: bool,
+        /// The first slices, as far as they are not in the cache.
+        following: Vec<Following>,
     },
 }
 
@@ -127,7 +132,8 @@ impl Fills {
     pub(crate) fn open(&self, id: BlobId, first_slices: Range<u64>, now: Timestamp) -> Opened {
         let mut under_way = self.shared.under_way();
         if let Some(opening) = under_way.openings.get(&id) {
-            return Opened::UnderWay { source: CardSource::Opening(opening.clone()), begun: false };
+            let source = CardSource::Opening(opening.clone());
+            return Opened::UnderWay { source, begun: false, following: Vec::new() };
         }
         // An opening files its card before it is struck off, so one that ended since our miss is seen here.
         if let Some(head) = self.shared.cache.head(id) {
@@ -136,22 +142,21 @@ impl Fills {
         let (task, opening) = opening::Task::new(Arc::clone(&self.shared), id, now);
         under_way.openings.insert(id, opening.clone());
         let source = CardSource::Opening(opening);
-        let (_, runs) = self.plan(&mut under_way, id, &source, first_slices);
+        let (following, runs) = self.plan(&mut under_way, id, &source, first_slices);
         drop(under_way);
         tokio::spawn(task.open());
         runs.into_iter().for_each(|run| drop(tokio::spawn(run.fill())));
-        Opened::UnderWay { source, begun: true }
+        Opened::UnderWay { source, begun: true, following }
     }
 
     /// Looks at `slices` of blob `id`: follows those on their way in, begins to fetch those that are missing, passes over
-    /// those in the cache. All must exist, unless `source` is an opening that has not told the size yet.
-    pub(crate) fn follow(&self, id: BlobId, source: &CardSource, slices: Range<u64>) -> Followed {
+    /// those in the cache. All must exist.
+    pub(crate) fn follow(&self, id: BlobId, source: &CardSource, slices: Range<u64>) -> Vec<Following> {
         let mut under_way = self.shared.under_way();
-        let (slices, runs) = self.plan(&mut under_way, id, source, slices);
+        let (following, runs) = self.plan(&mut under_way, id, source, slices);
         drop(under_way);
-        let begun = !runs.is_empty();
         runs.into_iter().for_each(|run| drop(tokio::spawn(run.fill())));
-        Followed { slices, begun }
+        following
     }
 
     /// Registers fills for what is missing of `slices`, one run for each stretch without a gap.
@@ -161,12 +166,12 @@ impl Fills {
         id: BlobId,
         source: &CardSource,
         slices: Range<u64>,
-    ) -> (Vec<(u64, watch::Receiver<Progress>)>, Vec<Run>) {
-        let mut followed = Vec::new();
+    ) -> (Vec<Following>, Vec<Run>) {
+        let mut following = Vec::new();
         let mut runs: Vec<Run> = Vec::new();
         for index in slices {
             if let Some(progress) = under_way.slices.get(&(id, index)) {
-                followed.push((index, progress.clone()));
+                following.push(Following { index, progress: progress.clone(), begun: false });
                 continue;
             }
             // After the look at the fills, not before: a fill files its slice before it is struck off.
@@ -175,13 +180,13 @@ impl Fills {
             }
             let (writer, progress) = SliceWriter::new(Arc::clone(&self.shared), id, index);
             under_way.slices.insert((id, index), progress.clone());
-            followed.push((index, progress));
+            following.push(Following { index, progress, begun: true });
             match runs.last_mut().filter(|run| run.ends_before(index)) {
                 Some(run) => run.push(writer),
                 None => runs.push(Run::new(Arc::clone(&self.shared), id, source.clone(), writer)),
             }
         }
-        (followed, runs)
+        (following, runs)
     }
 }
 

@@ -69,12 +69,6 @@ pub enum EdgeError {
         /// What is wrong with its value.
         reason: &'static str,
     },
-    /// The certificates that an https origin is checked against could not be loaded.
-    #[error("no certificates to check the origin by: {reason}")]
-    Certificates {
-        /// What the platform said.
-        reason: String,
-    },
 }
 
 impl Edge {

@@ -17,12 +17,16 @@ use waxwing_protocol::BlobId;
 use waxwing_protocol::blob::GROUP_BYTES;
 
 use crate::cache::Cache;
-use crate::fill::{CardSource, End, FillError, Fills, Progress};
+use crate::fill::{CardSource, End, FillError, Fills, Following, Progress};
 use crate::slice::{SLICE_BYTES, Slice, slice_at};
 
 /// How many slices a reader looks ahead at most, the one it is in included: 8 MiB. Enough for 640 Mbit/s over a round
 /// trip of 100 ms to the origin.
 const WINDOW_SLICES: u64 = 8;
+
+/// How often a reader begins a fill anew after one that it had only joined failed: whoever came last to a fill that was
+/// about to give up deserves a try of its own, and two that fail are the origin's word.
+const TAKEOVERS_MAX: u8 = 2;
 
 /// Looks at a slice that leaves the cache between look and use, before the reader gives up: it takes a cache that turns
 /// itself over in microseconds to need the second.
@@ -42,9 +46,10 @@ pub(crate) struct Reader {
     /// The slice being read.
     current: Option<(u64, Current)>,
     /// Slices looked at that were on their way in, in order.
-    following: VecDeque<(u64, watch::Receiver<Progress>)>,
+    following: VecDeque<Following>,
     /// The first slice not looked at.
     looked_until: u64,
+    takeovers_left: u8,
     ahead: ReadAhead,
     /// This reader's share of it, taken when something is missing and given back when the reader is dropped.
     share: Option<OwnedSemaphorePermit>,
@@ -79,7 +84,18 @@ impl ReadAhead {
 #[derive(Debug)]
 enum Current {
     Held(Slice),
-    Following(watch::Receiver<Progress>),
+    Following(Following),
+}
+
+/// What was done for a reader before the blob's size was known.
+#[derive(Debug, Default)]
+pub(crate) struct Start {
+    /// The slices looked at that were not in the cache.
+    pub(crate) following: Vec<Following>,
+    /// The first slice not looked at.
+    pub(crate) looked_until: u64,
+    /// The reader's share of the read-ahead budget, if it has one already.
+    pub(crate) share: Option<OwnedSemaphorePermit>,
 }
 
 /// What the first look of a reader found.
@@ -92,8 +108,7 @@ pub(crate) struct Look {
 }
 
 impl Reader {
-    /// A reader of `range`, which lies within the blob and is not empty, and what it found at its first look. `share` is
-    /// its share of `ahead` when it has one already.
+    /// A reader of `range`, which lies within the blob and is not empty, and what it found at its first look.
     pub(crate) fn new(
         cache: Arc<Cache>,
         fills: Fills,
@@ -101,10 +116,9 @@ impl Reader {
         source: CardSource,
         range: Range<u64>,
         ahead: ReadAhead,
-        share: Option<OwnedSemaphorePermit>,
+        start: Start,
     ) -> (Self, Look) {
-        let looked_until = slice_at(range.start);
-        let following = VecDeque::new();
+        let first = slice_at(range.start);
         let mut reader = Self {
             cache,
             fills,
@@ -113,12 +127,17 @@ impl Reader {
             left: range,
             first: None,
             current: None,
-            following,
-            looked_until,
+            following: start.following.into(),
+            looked_until: start.looked_until.max(first),
+            takeovers_left: TAKEOVERS_MAX,
             ahead,
-            share,
+            share: start.share,
         };
-        let look = reader.look_ahead(looked_until);
+        reader.look_ahead(first);
+        let look = Look {
+            missed: !reader.following.is_empty(),
+            begun: reader.following.iter().any(|following| following.begun),
+        };
         (reader, look)
     }
 
@@ -156,50 +175,70 @@ impl Reader {
     }
 
     async fn read(&mut self) -> Result<Option<Bytes>, FillError> {
-        if self.left.is_empty() {
-            return Ok(None);
+        while !self.left.is_empty() {
+            let index = slice_at(self.left.start);
+            if self.current.as_ref().is_none_or(|(current, _)| *current != index) {
+                self.look_ahead(index);
+                self.current = Some((index, self.find(index)?));
+            }
+            let group = group_in_slice(self.left.start);
+            let bytes = match &mut self.current {
+                Some((_, Current::Held(slice))) => slice.group(group).cloned(),
+                Some((_, Current::Following(slice))) => match follow(&mut slice.progress, group).await {
+                    Ok(bytes) => bytes,
+                    Err(error) => {
+                        let begun = slice.begun;
+                        self.take_over(index, begun, error)?;
+                        continue;
+                    }
+                },
+                None => None,
+            };
+            // A complete slice has all its groups; a reader must not end cleanly should that ever not hold.
+            return bytes.and_then(|bytes| take(&mut self.left, &bytes)).ok_or(FillError::Abandoned).map(Some);
         }
-        let index = slice_at(self.left.start);
-        if self.current.as_ref().is_none_or(|(current, _)| *current != index) {
-            self.look_ahead(index);
-            self.current = Some((index, self.find(index)?));
+        Ok(None)
+    }
+
+    /// Makes the reader look anew at slice `index`, whose fill failed, and so begin a fill or join one that another
+    /// reader has begun since.
+    ///
+    /// # Errors
+    /// The error given, when this reader had `begun` the fill itself, or another would end no better.
+    fn take_over(&mut self, index: u64, begun: bool, error: FillError) -> Result<(), FillError> {
+        if begun || self.takeovers_left == 0 || !error.may_pass() || self.source.has_failed() {
+            return Err(error);
         }
-        let group = group_in_slice(self.left.start);
-        let bytes = match &mut self.current {
-            Some((_, Current::Held(slice))) => slice.group(group).cloned(),
-            Some((_, Current::Following(progress))) => follow(progress, group).await?,
-            None => None,
-        };
-        // A complete slice has all its groups; a reader must not end cleanly should that ever not hold.
-        let bytes = bytes.and_then(|bytes| take(&mut self.left, &bytes)).ok_or(FillError::Abandoned)?;
-        Ok(Some(bytes))
+        self.takeovers_left -= 1;
+        self.current = None;
+        self.following.clear();
+        self.looked_until = index;
+        Ok(())
     }
 
     /// Looks at the slices of the window that were not looked at yet. Not before half of the window is used up, so that
     /// what is missing is asked for several slices at a time.
-    fn look_ahead(&mut self, index: u64) -> Look {
+    fn look_ahead(&mut self, index: u64) {
         let end = self.left.end.div_ceil(SLICE_BYTES);
         let window = ReadAhead::window(self.share.as_ref());
         if index + window / 2 < self.looked_until || self.looked_until >= end {
-            return Look { missed: false, begun: false };
+            return;
         }
         let farthest = (index + WINDOW_SLICES).min(end);
         if self.share.is_none() && (index..farthest).any(|index| !self.cache.has_slice(self.id, index)) {
             self.share = self.ahead.reserve(end - index);
         }
         let until = (index + ReadAhead::window(self.share.as_ref())).min(end);
-        let followed = self.fills.follow(self.id, &self.source, self.looked_until.max(index)..until);
+        let slices = self.looked_until.max(index)..until;
+        self.following.extend(self.fills.follow(self.id, &self.source, slices));
         self.looked_until = until;
-        let look = Look { missed: !followed.slices.is_empty(), begun: followed.begun };
-        self.following.extend(followed.slices);
-        look
     }
 
     /// Slice `index`, which was looked at: on its way in then, or in the cache.
     fn find(&mut self, index: u64) -> Result<Current, FillError> {
-        while let Some((followed, progress)) = self.following.pop_front_if(|(followed, _)| *followed <= index) {
-            if followed == index {
-                return Ok(Current::Following(progress));
+        while let Some(following) = self.following.pop_front_if(|following| following.index <= index) {
+            if following.index == index {
+                return Ok(Current::Following(following));
             }
         }
         for _ in 0..LOOKS_MAX {
@@ -207,9 +246,8 @@ impl Reader {
                 return Ok(Current::Held(slice));
             }
             // It was in the cache at the look and has lost its place since.
-            let mut followed = self.fills.follow(self.id, &self.source, index..index + 1);
-            if let Some((_, progress)) = followed.slices.pop() {
-                return Ok(Current::Following(progress));
+            if let Some(following) = self.fills.follow(self.id, &self.source, index..index + 1).pop() {
+                return Ok(Current::Following(following));
             }
         }
         Err(FillError::Busy)

@@ -84,7 +84,7 @@ async fn any_page_may_read_answers_and_errors() {
     for name in ["authorization", "range", "if-range", "if-none-match"] {
         assert!(allowed.header("access-control-allow-headers").contains(name), "{name}");
     }
-    let refused = edge.send(Method::GET, &path(id), &[page.clone()]).await;
+    let refused = edge.send(Method::GET, &path(id), std::slice::from_ref(&page)).await;
     assert_eq!(refused.status, StatusCode::UNAUTHORIZED);
     for answer in [refused, edge.get(id, &[page]).await] {
         assert_eq!(answer.header("access-control-allow-origin"), "*");

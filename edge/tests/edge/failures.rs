@@ -21,7 +21,7 @@ async fn a_flipped_bit_is_fetched_again() {
     let edge = TestEdge::start().await;
     let bytes = sample_bytes(LEN);
     let id = edge.origin.store(bytes.clone());
-    edge.origin.behave_once(Manner::FlipAt(SLICE as u64 + 3 * GROUP as u64 + 17));
+    edge.origin.behave_for(1, Manner::FlipAt(SLICE as u64 + 3 * GROUP as u64 + 17));
     edge.get(id, &[]).await.assert_is(StatusCode::OK, &bytes);
     let resumed = SLICE as u64 + 3 * GROUP as u64;
     assert_eq!(edge.origin.ranges_asked(), [(0, 8 * SLICE as u64), (resumed, 3 * SLICE as u64)]);
@@ -66,7 +66,7 @@ async fn a_body_that_breaks_off_is_taken_up_where_it_stood() {
         let edge = TestEdge::start().await;
         let bytes = sample_bytes(LEN);
         let id = edge.origin.store(bytes.clone());
-        edge.origin.behave_once(manner);
+        edge.origin.behave_for(1, manner);
         edge.get(id, &[]).await.assert_is(StatusCode::OK, &bytes);
         let resumed = edge.origin.ranges_asked()[1].0;
         assert!(resumed > 0 && resumed <= 5 * GROUP as u64 && resumed % GROUP as u64 == 0, "{manner:?}: {resumed}");
@@ -88,6 +88,23 @@ async fn a_body_that_always_breaks_off_is_a_visible_truncation_within_a_bound() 
         edge.origin.behave(Manner::Honest);
         edge.get(id, &[]).await.assert_is(StatusCode::OK, &bytes);
     }
+}
+
+/// Who comes late to a fill that is about to give up has a try of its own.
+#[tokio::test]
+async fn a_waiter_takes_over_from_a_fill_that_gave_up() {
+    let edge = TestEdge::start().await;
+    let bytes = sample_bytes(LEN);
+    let id = edge.origin.store(bytes.clone());
+    edge.origin.behave_for(3, Manner::CutAt(2 * GROUP as u64));
+    edge.origin.open_gate_to(GROUP as u64);
+    let beginner = edge.open(id).await;
+    let joiner = edge.open(id).await;
+    edge.origin.open_gate_to(u64::MAX);
+    let (cut, whole) = tokio::join!(beginner.rest(), joiner.rest());
+    assert!(!cut.1, "three tries is what a fill has");
+    assert!(whole.1 && whole.0 == bytes);
+    assert_eq!(edge.origin.ranges_asked().len(), 4);
 }
 
 /// All that wait for a fill that fails are told, and none takes it for the end.

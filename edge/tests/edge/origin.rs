@@ -115,9 +115,9 @@ impl Origin {
         *self.shared.manner.lock().unwrap() = (manner, usize::MAX);
     }
 
-    /// For the next answer with bytes of a blob.
-    pub(crate) fn behave_once(&self, manner: Manner) {
-        *self.shared.manner.lock().unwrap() = (manner, 1);
+    /// For the next `times` answers with bytes of a blob.
+    pub(crate) fn behave_for(&self, times: usize, manner: Manner) {
+        *self.shared.manner.lock().unwrap() = (manner, times);
     }
 
     /// Lets bodies go on up to this offset of the blob.
