@@ -70,14 +70,15 @@ pub(crate) enum End {
 }
 
 impl End {
-    fn of(error: WireError) -> Self {
-        error.close_code().map_or(Self::Gone, |(code, reason)| Self::Close(code, reason))
-    }
-
+    /// Tells the client, if anybody is there.
     async fn say(self, wire: Wire) {
         if let Self::Close(code, reason) = self {
             wire.close(code, reason).await;
         }
+    }
+
+    fn of(error: WireError) -> Self {
+        error.close_code().map_or(Self::Gone, |(code, reason)| Self::Close(code, reason))
     }
 }
 
@@ -92,7 +93,8 @@ pub(crate) struct Connection {
     node: Arc<Node>,
     wire: Wire,
     device: DeviceAddress,
-    route: Route,
+    /// Held so that it ends with the connection.
+    _route: Route,
     outbox: Arc<Outbox>,
     /// Normal, urgent.
     flows: [Flow; 2],
@@ -122,7 +124,21 @@ impl Connection {
         let heard = Instant::now();
         let alarm = Box::pin(sleep_until(heard + heartbeat));
         let (sending, reading, pinged) = (FuturesUnordered::new(), None, false);
-        Self { node, wire, device, route, outbox, flows, heartbeat, inbox, sending, reading, heard, pinged, alarm }
+        Self {
+            node,
+            wire,
+            device,
+            _route: route,
+            outbox,
+            flows,
+            heartbeat,
+            inbox,
+            sending,
+            reading,
+            heard,
+            pinged,
+            alarm,
+        }
     }
 
     /// Sends Welcome.
@@ -137,10 +153,12 @@ impl Connection {
     async fn run(mut self) {
         let end = self.serve().await;
         debug!(device = %self.device, ?end, "connection ended");
-        let Self { wire, route, .. } = self;
-        // From here on nothing may be sent this way, however long the goodbye takes.
-        drop(route);
-        end.say(wire).await;
+        end.say(self.into_wire()).await;
+    }
+
+    /// The socket alone. The route goes before the goodbye: nothing may be sent this way any more.
+    fn into_wire(self) -> Wire {
+        self.wire
     }
 
     async fn serve(&mut self) -> End {
@@ -168,8 +186,8 @@ impl Connection {
                 }
                 (index, page) = read(&mut self.reading) => {
                     self.reading = None;
-                    if let Err(error) = self.take_page(index, page).await {
-                        return error.into();
+                    if let Err(end) = self.take_page(index, page).await {
+                        return end;
                     }
                 }
                 () = self.alarm.as_mut() => {

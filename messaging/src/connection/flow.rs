@@ -75,8 +75,12 @@ impl Flow {
             return None;
         }
         self.known = self.known.max(row.seq);
-        // Both are lower when a row between was acked or has expired; higher means that one was missed.
-        if self.behind || self.reading || row.prev_seq > self.position || !self.fits(&row) {
+        if self.reading {
+            // The page may hold it; if not, `known` tells.
+            return None;
+        }
+        // The row before may lie below the position, being acked or expired; above it, it was missed.
+        if self.behind || row.prev_seq > self.position || !self.fits(&row) {
             self.behind = true;
             return None;
         }
@@ -86,7 +90,6 @@ impl Flow {
     /// Rows were forgotten on the way here.
     pub(crate) fn missed(&mut self) {
         self.behind = true;
-        self.known = self.known.max(self.position + 1);
     }
 
     /// What to read now: rows above a seq, so many and so many bytes. Marks the lane as being read.
@@ -116,7 +119,8 @@ impl Flow {
             sent.push(self.send(row));
         }
         self.position = self.position.max(page.up_to);
-        self.behind = !page.end || self.known > self.position;
+        // What was missed while the page was read stays missed.
+        self.behind |= !page.end || self.known > self.position;
         sent
     }
 

@@ -1,1 +1,496 @@
+//! The engine suite: the guarantees of [`MailboxStore`] and [`Directory`], as tests that every engine passes.
 
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::join_all;
+use proptest::prelude::*;
+use waxwing_protocol::api::ONE_TIME_KEYS_MAX;
+use waxwing_protocol::frames::{Envelope, Lane};
+use waxwing_protocol::identity::{Base64, PrekeyKind, PublicKey, SignedDeviceList, SignedPrekey, Suite};
+use waxwing_protocol::{AccountId, DeviceId, MsgId, Timestamp};
+
+use super::*;
+
+const NOW: Timestamp = Timestamp::from_secs(1_800_000_000);
+const EPOCH: u64 = 77;
+const REG_ID: u32 = 5;
+
+/// What an engine told its sink.
+#[derive(Default)]
+struct Heard(Mutex<Vec<Committed>>);
+
+impl CommitSink for Heard {
+    fn committed(&self, row: Committed) {
+        self.0.lock().unwrap().push(row);
+    }
+}
+
+/// An engine in a directory of its own, which can be closed and opened again.
+struct Engine {
+    dir: tempfile::TempDir,
+    heard: Arc<Heard>,
+    store: EmbeddedStore,
+}
+
+impl Engine {
+    fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let heard = Arc::new(Heard::default());
+        let store = EmbeddedStore::open(dir.path(), heard.clone()).unwrap();
+        Self { dir, heard, store }
+    }
+
+    /// Drops the engine as it is, and opens what it left.
+    fn reopened(self) -> Self {
+        let Self { dir, heard, store } = self;
+        drop(store);
+        // The writer thread lets go of the directory when it sees that nobody is left.
+        let store = loop {
+            match EmbeddedStore::open(dir.path(), heard.clone()) {
+                Ok(store) => break store,
+                Err(EmbeddedStoreError::Locked) => std::thread::yield_now(),
+                Err(error) => panic!("{error}"),
+            }
+        };
+        Self { dir, heard, store }
+    }
+
+    async fn with_account(self, n: u8) -> Self {
+        assert_eq!(self.store.register(account(n)).await.unwrap(), Registered::Created);
+        self
+    }
+
+    async fn page(&self, after: u64, msgs: usize, now: Timestamp) -> Page {
+        let request = PageRequest { mailbox: mailbox(1), lane: Lane::Normal, after, msgs, bytes: 1 << 20, now };
+        self.store.read(request).await.unwrap()
+    }
+
+    async fn seqs(&self) -> Vec<u64> {
+        self.page(0, 1000, NOW).await.rows.iter().map(|row| row.seq).collect()
+    }
+
+    async fn ack(&self, up_to: u64, ranges: &[(u64, u64)]) {
+        let ack = AckRequest { mailbox: mailbox(1), lane: Lane::Normal, up_to, ranges: ranges.to_vec() };
+        self.store.ack(ack).await.unwrap();
+    }
+
+    async fn open(&self, held: Held) -> Opened {
+        self.store.open(mailbox(1), held).await.unwrap().unwrap()
+    }
+
+    /// Sweeps until nothing is left to do.
+    async fn sweep(&self, now: Timestamp) -> Swept {
+        let mut total = Swept::default();
+        loop {
+            let swept = self.store.sweep(now).await.unwrap();
+            total.rows += swept.rows;
+            total.sends += swept.sends;
+            if !swept.more {
+                return total;
+            }
+        }
+    }
+}
+
+fn mailbox(n: u8) -> DeviceAddress {
+    DeviceAddress { account: AccountId::from_bytes([n; 16]), device: DeviceId::FIRST }
+}
+
+fn account(n: u8) -> NewAccount {
+    let record = AccountRecord {
+        account: AccountId::from_bytes([n; 16]),
+        handle: format!("account-{n}").parse().unwrap(),
+        account_key: PublicKey([n; 32]),
+        device_list: SignedDeviceList { list: Base64(vec![n]), signature: Base64(vec![n; 64]) },
+    };
+    NewAccount { record, device: DeviceId::FIRST, reg_id: REG_ID, token_hash: [n; 32], epoch: EPOCH }
+}
+
+/// Message `n` of account 2 to account 1.
+fn message(n: u64) -> Append {
+    let mut msg_id = [0; 16];
+    msg_id[8..].copy_from_slice(&n.to_be_bytes());
+    let body = Body { device: DeviceId::FIRST, reg_id: REG_ID, ciphertext: Bytes::from(n.to_be_bytes().to_vec()) };
+    Append {
+        from: mailbox(2),
+        msg_id: MsgId::from_bytes(msg_id),
+        content_hash: *blake3::hash(&n.to_be_bytes()).as_bytes(),
+        to: mailbox(1).account,
+        bodies: vec![body],
+        absent: Vec::new(),
+        lane: Lane::Normal,
+        envelope: Envelope {
+            msg_id: Bytes::copy_from_slice(&msg_id),
+            server_ts: NOW.as_millis() + n,
+            expires_at: NOW.plus(Duration::from_secs(1000)).as_millis(),
+            ..Envelope::default()
+        },
+        quota: Quota { msgs: 1000, bytes: 1 << 20 },
+    }
+}
+
+fn prekey(n: u8, kind: PrekeyKind) -> SignedPrekey {
+    SignedPrekey { suite: Suite::OlmV1, kind, key: PublicKey([n; 32]), signature: Base64(vec![n; 64]) }
+}
+
+fn one_time(range: std::ops::Range<u8>) -> Vec<SignedPrekey> {
+    range.map(|n| prekey(n, PrekeyKind::OneTime)).collect()
+}
+
+#[tokio::test]
+async fn rows_come_back_in_the_order_of_their_seqs_and_survive_a_reopen() {
+    let engine = Engine::start().with_account(1).await;
+    // Not awaited one by one: place in line is taken by the call.
+    let sends: Vec<_> = (1..=20).map(|n| engine.store.append(message(n))).collect();
+    for (sent, n) in join_all(sends).await.into_iter().zip(1..) {
+        let server_ts = Timestamp::from_millis(NOW.as_millis() + n);
+        assert_eq!(sent.unwrap(), Appended { server_ts, duplicate: false });
+    }
+    let heard: Vec<_> = {
+        let heard = engine.heard.0.lock().unwrap();
+        heard.iter().map(|row| (row.envelope.seq, row.envelope.prev_seq)).collect()
+    };
+    assert_eq!(heard, (1..=20).map(|seq| (seq, seq - 1)).collect::<Vec<_>>());
+
+    let engine = engine.reopened();
+    let page = engine.page(0, 1000, NOW).await;
+    assert!(page.end);
+    for (row, n) in page.rows.iter().zip(1u64..) {
+        assert_eq!((row.seq, &row.body[..]), (n, &n.to_be_bytes()[..]));
+    }
+    assert_eq!(page.rows.len(), 20);
+}
+
+#[tokio::test]
+async fn a_page_holds_what_was_asked_for_and_says_where_it_ends() {
+    let engine = Engine::start().with_account(1).await;
+    for n in 1..=5 {
+        engine.store.append(message(n)).await.unwrap();
+    }
+    let page = engine.page(1, 2, NOW).await;
+    assert_eq!((page.rows.len(), page.up_to, page.end), (2, 3, false));
+    let page = engine.page(3, 2, NOW).await;
+    assert_eq!((page.rows.len(), page.up_to, page.end), (2, 5, true));
+    let page = engine.page(5, 2, NOW).await;
+    assert_eq!((page.rows.len(), page.up_to, page.end), (0, 5, true));
+    let request = PageRequest { mailbox: mailbox(1), lane: Lane::Normal, after: 0, msgs: 9, bytes: 20, now: NOW };
+    assert_eq!(engine.store.read(request).await.unwrap().rows.len(), 2, "8 bytes each");
+    let small = PageRequest { bytes: 1, ..request };
+    assert_eq!(engine.store.read(small).await.unwrap().rows.len(), 1, "one always comes");
+    let other_lane = PageRequest { lane: Lane::Urgent, ..request };
+    assert!(engine.store.read(other_lane).await.unwrap().rows.is_empty());
+}
+
+#[tokio::test]
+async fn a_repeated_send_is_stored_once_even_when_both_wait_for_the_same_commit() {
+    let engine = Engine::start().with_account(1).await;
+    let repeat = Append { envelope: Envelope { server_ts: 1, ..message(1).envelope }, ..message(1) };
+    let (first, second) = tokio::join!(engine.store.append(message(1)), engine.store.append(repeat.clone()));
+    assert!(!first.as_ref().unwrap().duplicate);
+    assert_eq!(second.unwrap(), Appended { duplicate: true, ..*first.as_ref().unwrap() });
+
+    let engine = engine.reopened();
+    assert_eq!(engine.store.append(repeat.clone()).await.unwrap(), Appended { duplicate: true, ..first.unwrap() });
+    let other = Append { content_hash: [9; 32], ..repeat };
+    assert!(matches!(engine.store.append(other).await, Err(AppendError::OtherContent)));
+    assert_eq!(engine.seqs().await, [1]);
+}
+
+/// The same id by another device is another message.
+#[tokio::test]
+async fn message_ids_are_each_senders_own() {
+    let engine = Engine::start().with_account(1).await;
+    engine.store.append(message(1)).await.unwrap();
+    let other = Append { from: mailbox(3), content_hash: [9; 32], ..message(1) };
+    assert!(!engine.store.append(other).await.unwrap().duplicate);
+    assert_eq!(engine.seqs().await, [1, 2]);
+}
+
+#[tokio::test]
+async fn a_message_for_the_wrong_devices_is_not_stored_and_the_difference_is_told() {
+    let engine = Engine::start().with_account(1).await;
+    let second = DeviceId::new(2).unwrap();
+    let body = message(1).bodies[0].clone();
+    let wrong = Append { bodies: vec![Body { device: second, ..body.clone() }], ..message(1) };
+    match engine.store.append(wrong).await {
+        Err(AppendError::DeviceMismatch { missing, extra }) => {
+            assert_eq!((missing, extra), (vec![DeviceId::FIRST], vec![second]));
+        }
+        other => panic!("{other:?}"),
+    }
+    let stale = Append { bodies: vec![Body { reg_id: REG_ID + 1, ..body }], ..message(1) };
+    match engine.store.append(stale).await {
+        Err(AppendError::StaleDevices { stale }) => assert_eq!(stale, [DeviceId::FIRST]),
+        other => panic!("{other:?}"),
+    }
+    let nobody = Append { to: mailbox(9).account, ..message(1) };
+    assert!(matches!(engine.store.append(nobody).await, Err(AppendError::UnknownAccount)));
+    assert!(engine.seqs().await.is_empty());
+    // The id is not used up: the corrected message goes under it.
+    assert!(!engine.store.append(message(1)).await.unwrap().duplicate);
+}
+
+#[tokio::test]
+async fn the_senders_own_device_is_not_among_its_accounts_recipients() {
+    let engine = Engine::start().with_account(1).await;
+    let to_self = Append { from: mailbox(1), bodies: Vec::new(), ..message(1) };
+    assert!(engine.store.append(to_self).await.is_ok());
+    let named = Append { from: mailbox(1), ..message(2) };
+    assert!(matches!(engine.store.append(named).await, Err(AppendError::DeviceMismatch { .. })));
+}
+
+#[tokio::test]
+async fn a_full_mailbox_refuses_until_something_was_acked() {
+    let engine = Engine::start().with_account(1).await;
+    let by_count = |n| Append { quota: Quota { msgs: 2, bytes: 1000 }, ..message(n) };
+    engine.store.append(by_count(1)).await.unwrap();
+    engine.store.append(by_count(2)).await.unwrap();
+    assert!(matches!(engine.store.append(by_count(3)).await, Err(AppendError::MailboxFull { .. })));
+    let by_bytes = |n| Append { quota: Quota { msgs: 100, bytes: 23 }, ..message(n) };
+    assert!(matches!(engine.store.append(by_bytes(3)).await, Err(AppendError::MailboxFull { .. })));
+    engine.ack(1, &[]).await;
+    assert!(engine.store.append(by_count(3)).await.is_ok());
+    assert!(matches!(engine.store.append(by_bytes(4)).await, Err(AppendError::MailboxFull { .. })));
+    engine.ack(2, &[]).await;
+    assert!(engine.store.append(by_bytes(4)).await.is_ok());
+}
+
+#[tokio::test]
+async fn acked_rows_are_gone_after_a_reopen_and_unacked_ones_are_there() {
+    let engine = Engine::start().with_account(1).await;
+    for n in 1..=9 {
+        engine.store.append(message(n)).await.unwrap();
+    }
+    engine.ack(3, &[(5, 6), (8, 8)]).await;
+    assert_eq!(engine.seqs().await, [4, 7, 9]);
+    let engine = engine.reopened();
+    assert_eq!(engine.seqs().await, [4, 7, 9]);
+    engine.ack(4, &[]).await;
+    assert_eq!(engine.seqs().await, [7, 9]);
+    assert_eq!(engine.sweep(NOW).await.rows, 6);
+    assert_eq!(engine.seqs().await, [7, 9], "sweeping changes nothing that can be read");
+    engine.ack(u64::MAX, &[]).await;
+    assert_eq!(engine.sweep(NOW).await.rows, 3);
+    engine.store.append(message(10)).await.unwrap();
+    assert_eq!(engine.seqs().await, [10], "seqs go on where they were");
+}
+
+#[tokio::test]
+async fn what_a_client_holds_counts_as_acked_only_in_the_same_epoch() {
+    let engine = Engine::start().with_account(1).await;
+    for n in 1..=5 {
+        engine.store.append(message(n)).await.unwrap();
+    }
+    let opened = engine.open(Held { epoch: EPOCH + 1, up_to: [5, 0] }).await;
+    assert_eq!(opened.lanes[0], LaneView { acked: 0, last: 5, waiting: 5 });
+    let again = engine.open(Held { epoch: EPOCH, up_to: [6, 0] }).await;
+    assert_eq!(again.lanes[0].acked, 0, "nobody can hold what was never given");
+    assert!(again.generation > opened.generation);
+    let engine = engine.reopened();
+    let opened = engine.open(Held { epoch: EPOCH, up_to: [3, 0] }).await;
+    assert_eq!(opened.lanes[0], LaneView { acked: 3, last: 5, waiting: 2 });
+    assert!(opened.generation > again.generation, "generations grow over restarts");
+    assert_eq!(opened.epoch, EPOCH);
+    assert_eq!(engine.store.open(mailbox(9), Held::default()).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn expired_rows_are_skipped_at_once_and_swept_later() {
+    let engine = Engine::start().with_account(1).await;
+    let short = |n| {
+        let message = message(n);
+        let expires_at = NOW.plus(Duration::from_secs(10)).as_millis();
+        Append { envelope: Envelope { expires_at, ..message.envelope }, ..message }
+    };
+    for n in [1, 2] {
+        engine.store.append(short(n)).await.unwrap();
+    }
+    engine.store.append(message(3)).await.unwrap();
+    engine.store.append(short(4)).await.unwrap();
+    let later = NOW.plus(Duration::from_secs(11));
+    let page = engine.page(0, 100, later).await;
+    assert_eq!(page.rows.iter().map(|row| row.seq).collect::<Vec<_>>(), [3]);
+    assert_eq!((page.up_to, page.end), (4, true));
+    assert_eq!(engine.seqs().await, [1, 2, 3, 4], "by a clock that has not moved nothing is lost");
+    assert_eq!(engine.sweep(later).await.rows, 2, "1 and 2; 4 lies behind a live row");
+    assert_eq!(engine.seqs().await, [3, 4]);
+}
+
+#[tokio::test]
+async fn sends_are_remembered_for_two_days() {
+    let engine = Engine::start().with_account(1).await;
+    engine.store.append(message(1)).await.unwrap();
+    let two_days = NOW.plus(Duration::from_secs(48 * 60 * 60));
+    assert_eq!(engine.sweep(two_days).await.sends, 0);
+    assert!(engine.store.append(message(1)).await.unwrap().duplicate);
+    let three_days = NOW.plus(Duration::from_secs(72 * 60 * 60));
+    assert_eq!(engine.sweep(three_days).await.sends, 1);
+    assert!(!engine.store.append(message(1)).await.unwrap().duplicate);
+}
+
+#[tokio::test]
+async fn a_closed_store_refuses_and_has_kept_what_it_took() {
+    let engine = Engine::start().with_account(1).await;
+    let sent = engine.store.append(message(1));
+    engine.store.close().await;
+    sent.await.unwrap();
+    match engine.store.append(message(2)).await {
+        Err(AppendError::Store(error)) => assert_eq!(error.kind, StoreErrorKind::Unavailable),
+        other => panic!("{other:?}"),
+    }
+    engine.store.close().await;
+    assert_eq!(engine.reopened().seqs().await, [1]);
+}
+
+#[tokio::test]
+async fn one_process_at_a_time_has_the_directory() {
+    let engine = Engine::start();
+    let second = EmbeddedStore::open(engine.dir.path(), Arc::new(Heard::default()));
+    assert!(matches!(second, Err(EmbeddedStoreError::Locked)));
+}
+
+#[tokio::test]
+async fn registering_is_idempotent_and_handles_and_ids_are_unique() {
+    let engine = Engine::start().with_account(1).await;
+    assert_eq!(engine.store.register(account(1)).await.unwrap(), Registered::Repeated);
+    let other_token = NewAccount { token_hash: [9; 32], ..account(1) };
+    assert_eq!(engine.store.register(other_token).await.unwrap(), Registered::AccountTaken);
+    let mut same_handle = account(2);
+    same_handle.record.handle = account(1).record.handle;
+    assert_eq!(engine.store.register(same_handle).await.unwrap(), Registered::HandleTaken);
+    let engine = engine.reopened();
+    let record = account(1).record;
+    assert_eq!(engine.store.account(record.account).await.unwrap(), Some(record.clone()));
+    assert_eq!(engine.store.account_by_handle(record.handle.clone()).await.unwrap(), Some(record));
+    let device = DeviceRecord { token_hash: [1; 32], reg_id: REG_ID };
+    assert_eq!(engine.store.device(mailbox(1)).await.unwrap(), Some(device));
+    assert_eq!(engine.store.device(mailbox(2)).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn of_many_who_want_one_handle_at_once_one_gets_it() {
+    let engine = Engine::start();
+    let wanted = (1..=20).map(|n| {
+        let mut new = account(n);
+        new.record.handle = "wanted".parse().unwrap();
+        engine.store.register(new)
+    });
+    let outcomes: Vec<_> = join_all(wanted).await.into_iter().map(Result::unwrap).collect();
+    assert_eq!(outcomes.iter().filter(|outcome| **outcome == Registered::Created).count(), 1);
+    assert_eq!(outcomes.iter().filter(|outcome| **outcome == Registered::HandleTaken).count(), 19);
+}
+
+#[tokio::test]
+async fn fifty_claims_at_once_get_fifty_different_keys_and_none_comes_back() {
+    let engine = Engine::start().with_account(1).await;
+    let fallback = prekey(200, PrekeyKind::Fallback);
+    let held = engine.store.add_prekeys(mailbox(1), one_time(0..50), Some(fallback.clone()), NOW).await.unwrap();
+    assert_eq!(held, PrekeysHeld { one_time: 50, fallback: true });
+    let claims = (0..50).map(|_| engine.store.claim_prekey(mailbox(1), true, NOW));
+    let mut keys: Vec<_> = join_all(claims).await.into_iter().map(|claim| claim.unwrap().unwrap().prekey).collect();
+    keys.sort_by_key(|key| key.key.0);
+    assert_eq!(keys, one_time(0..50));
+
+    let engine = engine.reopened();
+    let claimed = engine.store.claim_prekey(mailbox(1), true, NOW).await.unwrap().unwrap();
+    assert_eq!(claimed, Claimed { prekey: fallback, one_time_left: 0 });
+    // The device repeats an upload whose answer it lost: used keys stay used.
+    let held = engine.store.add_prekeys(mailbox(1), one_time(0..51), None, NOW).await.unwrap();
+    assert_eq!(held, PrekeysHeld { one_time: 1, fallback: true });
+}
+
+#[tokio::test]
+async fn prekeys_are_counted_once_bounded_and_handed_out_oldest_first() {
+    let engine = Engine::start().with_account(1).await;
+    engine.store.add_prekeys(mailbox(1), one_time(0..60), None, NOW).await.unwrap();
+    let held = engine.store.add_prekeys(mailbox(1), one_time(30..130), None, NOW).await.unwrap();
+    assert_eq!(held, PrekeysHeld { one_time: ONE_TIME_KEYS_MAX, fallback: false });
+    assert_eq!(engine.store.prekeys_held(mailbox(1)).await.unwrap(), held);
+    for n in 0..3 {
+        let claimed = engine.store.claim_prekey(mailbox(1), true, NOW).await.unwrap().unwrap();
+        assert_eq!(claimed.prekey, prekey(n, PrekeyKind::OneTime));
+    }
+    assert_eq!(engine.store.claim_prekey(mailbox(1), false, NOW).await.unwrap(), None, "no fallback key is there");
+    assert_eq!(engine.store.claim_prekey(mailbox(9), true, NOW).await.unwrap(), None);
+}
+
+/// One step of a mailbox's life.
+#[derive(Clone, Debug)]
+enum Step {
+    /// So many messages by two senders, in line together.
+    Race(u64),
+    AckUpTo(u64),
+    AckRange(u64, u64),
+    Repeat,
+    Sweep,
+    Reopen,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        4 => (1u64..12).prop_map(Step::Race),
+        3 => (0u64..60).prop_map(Step::AckUpTo),
+        2 => (0u64..60, 0u64..8).prop_map(|(first, more)| Step::AckRange(first, first + more)),
+        1 => Just(Step::Repeat),
+        1 => Just(Step::Sweep),
+        1 => Just(Step::Reopen),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    /// Whatever happens, the mailbox shows exactly what was taken and not acked, in order.
+    #[test]
+    fn a_mailbox_holds_what_a_list_would(steps in prop::collection::vec(step(), 1..25)) {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        runtime.block_on(async move {
+            let mut engine = Engine::start().with_account(1).await;
+            // The model: what each seq, from 1 on, should hold, and whether it is acked.
+            let mut model: Vec<(Bytes, bool)> = Vec::new();
+            let mut next = 0;
+            for step in steps {
+                match step {
+                    Step::Race(count) => {
+                        let from = |n: u64| if n % 2 == 0 { mailbox(2) } else { mailbox(3) };
+                        let sends: Vec<_> = (next..next + count).map(|n| {
+                            model.push((message(n).bodies[0].ciphertext.clone(), false));
+                            engine.store.append(Append { from: from(n), ..message(n) })
+                        }).collect();
+                        next += count;
+                        for sent in join_all(sends).await {
+                            assert!(!sent.unwrap().duplicate);
+                        }
+                    }
+                    Step::AckUpTo(up_to) => {
+                        engine.ack(up_to, &[]).await;
+                        model.iter_mut().take(up_to as usize).for_each(|(_, acked)| *acked = true);
+                    }
+                    Step::AckRange(first, last) => {
+                        engine.ack(0, &[(first, last)]).await;
+                        let first = first.max(1) as usize;
+                        let some = model.iter_mut().take(last as usize).skip(first - 1);
+                        some.for_each(|(_, acked)| *acked = true);
+                    }
+                    Step::Repeat if next > 0 => {
+                        let n = next - 1;
+                        let from = if n % 2 == 0 { mailbox(2) } else { mailbox(3) };
+                        let again = engine.store.append(Append { from, ..message(n) }).await.unwrap();
+                        assert!(again.duplicate);
+                    }
+                    Step::Repeat => {}
+                    Step::Sweep => { engine.sweep(NOW).await; }
+                    Step::Reopen => engine = engine.reopened(),
+                }
+                let live = model.iter().zip(1u64..).filter(|((_, acked), _)| !acked);
+                let expected: Vec<_> = live.map(|((body, _), seq)| (seq, body.clone())).collect();
+                let page = engine.page(0, 1000, NOW).await;
+                let actual: Vec<_> = page.rows.into_iter().map(|row| (row.seq, row.body)).collect();
+                assert_eq!(actual, expected);
+                assert_eq!((page.up_to, page.end), (model.len() as u64, true));
+            }
+        });
+    }
+}

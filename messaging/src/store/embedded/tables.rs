@@ -71,7 +71,6 @@ impl Tables {
 }
 
 /// What the engine said, as a store's error.
-#[expect(clippy::needless_pass_by_value, reason = "the shape map_err wants")]
 pub(super) fn engine_error(error: fjall::Error) -> StoreError {
     StoreError::new(StoreErrorKind::Other, error)
 }
@@ -117,7 +116,7 @@ pub(super) fn address_of(key: &[u8]) -> Option<DeviceAddress> {
 pub(super) fn row(mailbox: DeviceAddress, lane: Lane, seq: u64) -> [u8; ADDRESS_BYTES + 9] {
     let mut key = [0; ADDRESS_BYTES + 9];
     key[..ADDRESS_BYTES].copy_from_slice(&address(mailbox));
-    key[ADDRESS_BYTES] = lane_index(lane) as u8;
+    key[ADDRESS_BYTES] = u8::from(lane == Lane::Urgent);
     key[ADDRESS_BYTES + 1..].copy_from_slice(&seq.to_be_bytes());
     key
 }
