@@ -25,7 +25,7 @@ use crate::slice::{SLICE_BYTES, Slice, slice_at};
 const WINDOW_SLICES: u64 = 8;
 
 /// How often a reader begins a fill anew after one that it had only joined failed: whoever came last to a fill that was
-/// about to give up deserves a try of its own, and two that fail are the origin's word.
+/// about to give up deserves a try of its own, and when that fails too, what the origin cannot give is known.
 const TAKEOVERS_MAX: u8 = 2;
 
 /// Looks at a slice that leaves the cache between look and use, before the reader gives up: it takes a cache that turns

@@ -193,16 +193,19 @@ async fn blob(State(shared): State<Arc<Shared>>, Path(id): Path<String>, headers
     let asked = spec.resolve(u64::MAX).unwrap();
     shared.note(Asked::Range(asked.start, asked.end), &headers);
     let Some(stored) = shared.find(&id) else { return StatusCode::NOT_FOUND.into_response() };
-    let mut bytes = stored.bytes.to_vec();
+    let mut bytes = stored.bytes.clone();
     match manner {
         Manner::Status(status) => return StatusCode::from_u16(status).unwrap().into_response(),
         Manner::Mute => return std::future::pending().await,
-        Manner::Padded => bytes.push(0),
-        Manner::FlipAt(offset) => bytes[offset as usize] ^= 1,
+        Manner::Padded => bytes = [&bytes[..], &[0]].concat().into(),
+        Manner::FlipAt(offset) => {
+            let mut flipped = bytes.to_vec();
+            flipped[offset as usize] ^= 1;
+            bytes = flipped.into();
+        }
         _ => {}
     }
     let size = bytes.len() as u64;
-    let bytes = Bytes::from(bytes);
     let Some(range) = spec.resolve(size) else {
         return (StatusCode::RANGE_NOT_SATISFIABLE, [(CONTENT_RANGE, format!("bytes */{size}"))]).into_response();
     };
