@@ -416,6 +416,11 @@ async fn prekeys_are_counted_once_bounded_and_handed_out_oldest_first() {
     assert_eq!(engine.store.claim_prekey(mailbox(9), true, NOW).await.unwrap(), None);
 }
 
+/// Which of two senders sends message `n`.
+fn sender(n: u64) -> DeviceAddress {
+    if n.is_multiple_of(2) { mailbox(2) } else { mailbox(3) }
+}
+
 /// One step of a mailbox's life.
 #[derive(Clone, Debug)]
 enum Step {
@@ -454,10 +459,9 @@ proptest! {
             for step in steps {
                 match step {
                     Step::Race(count) => {
-                        let from = |n: u64| if n % 2 == 0 { mailbox(2) } else { mailbox(3) };
                         let sends: Vec<_> = (next..next + count).map(|n| {
                             model.push((message(n).bodies[0].ciphertext.clone(), false));
-                            engine.store.append(Append { from: from(n), ..message(n) })
+                            engine.store.append(Append { from: sender(n), ..message(n) })
                         }).collect();
                         next += count;
                         for sent in join_all(sends).await {
@@ -476,8 +480,7 @@ proptest! {
                     }
                     Step::Repeat if next > 0 => {
                         let n = next - 1;
-                        let from = if n % 2 == 0 { mailbox(2) } else { mailbox(3) };
-                        let again = engine.store.append(Append { from, ..message(n) }).await.unwrap();
+                        let again = engine.store.append(Append { from: sender(n), ..message(n) }).await.unwrap();
                         assert!(again.duplicate);
                     }
                     Step::Repeat => {}

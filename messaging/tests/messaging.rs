@@ -1,0 +1,22 @@
+//! Messaging over real sockets: a node on port 0, clients that speak its wire.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    clippy::large_futures,
+    unreachable_pub,
+    reason = "a harness outside of test functions is a test all the same"
+)]
+
+#[path = "messaging/accounts.rs"]
+mod accounts;
+#[path = "messaging/client.rs"]
+mod client;
+#[path = "messaging/mailboxes.rs"]
+mod mailboxes;
+#[path = "messaging/node.rs"]
+mod node;
+#[path = "messaging/random.rs"]
+mod random;
+#[path = "messaging/sockets.rs"]
+mod sockets;

@@ -1,0 +1,228 @@
+//! A client that speaks the wire and hides nothing of it.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+use futures_util::{SinkExt as _, StreamExt as _};
+use tokio::net::TcpStream;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
+use tokio_tungstenite::tungstenite::{Error as WsError, Message, handshake::client::Request};
+use waxwing_protocol::MsgId;
+use waxwing_protocol::frames::{
+    Ack, Class, Deliver, DeviceBody, Direct, Envelope, Error, Frame, Have, Hello, Lane, QueueEmpty, SUBPROTOCOL_PB,
+    Send, SendResult, SeqRange, Urgency, Welcome, Window, frame::Body, send, unpack,
+};
+
+use crate::node::{Person, TestNode};
+
+/// How a socket ended: its close code, `None` when it was just cut.
+pub type CloseCode = Option<u16>;
+
+/// An upgrade request as a good client sends it.
+pub fn upgrade(address: SocketAddr, token: Option<&str>) -> Request {
+    let mut request = format!("ws://{address}/v1/ws").into_client_request().unwrap();
+    request.headers_mut().insert("sec-websocket-protocol", SUBPROTOCOL_PB.parse().unwrap());
+    if let Some(token) = token {
+        request.headers_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
+    }
+    request
+}
+
+/// A Hello as a good client says it.
+pub fn hello(person: &Person) -> Hello {
+    Hello {
+        account: Bytes::copy_from_slice(person.account.as_bytes()),
+        device: person.token.device.get(),
+        reg_id: person.reg_id,
+        client: "test/1".into(),
+        foreground: true,
+        ..Hello::default()
+    }
+}
+
+/// A message to one device of somebody.
+pub fn message(to: &Person, n: u64, body: &[u8]) -> Send {
+    let device = DeviceBody { device: 1, reg_id: to.reg_id, ciphertext: Bytes::copy_from_slice(body) };
+    Send {
+        msg_id: msg_id(n),
+        target: Some(send::Target::Direct(Direct {
+            account: Bytes::copy_from_slice(to.account.as_bytes()),
+            devices: vec![device],
+        })),
+        class: Class::Message.into(),
+        urgency: Urgency::None.into(),
+        ..Send::default()
+    }
+}
+
+pub fn msg_id(n: u64) -> Bytes {
+    let mut id = [0; 16];
+    id[8..].copy_from_slice(&n.to_be_bytes());
+    Bytes::copy_from_slice(MsgId::from_bytes(id).as_bytes())
+}
+
+/// The number a message was made with.
+pub fn number(envelope: &Envelope) -> u64 {
+    u64::from_be_bytes(*envelope.msg_id.last_chunk().unwrap())
+}
+
+/// A socket.
+pub struct Client {
+    socket: WebSocketStream<TcpStream>,
+    frames: VecDeque<Frame>,
+    /// Given by the server.
+    pub welcome: Welcome,
+    next_id: u32,
+}
+
+impl Client {
+    /// Opens a socket without saying anything.
+    pub async fn open(address: SocketAddr, request: Request) -> Result<Self, WsError> {
+        let stream = TcpStream::connect(address).await.unwrap();
+        let (socket, _) = tokio_tungstenite::client_async(request, stream).await?;
+        Ok(Self { socket, frames: VecDeque::new(), welcome: Welcome::default(), next_id: 1 })
+    }
+
+    /// Connects `person` and is welcomed.
+    pub async fn connect(node: &TestNode, person: &Person) -> Self {
+        Self::connect_with(node, person, hello(person)).await
+    }
+
+    pub async fn connect_with(node: &TestNode, person: &Person, hello: Hello) -> Self {
+        let token = person.token.to_text();
+        let mut client = Self::open(node.address(), upgrade(node.address(), Some(&token))).await.unwrap();
+        client.say_hello(hello).await.unwrap();
+        client
+    }
+
+    pub async fn say_hello(&mut self, hello: Hello) -> Result<(), Error> {
+        self.put(Frame::with_id(99, Body::Hello(hello))).await;
+        match self.next().await.unwrap() {
+            Frame { id: 99, body: Some(Body::Welcome(welcome)), .. } => {
+                self.welcome = welcome;
+                Ok(())
+            }
+            Frame { body: Some(Body::Error(error)), .. } => Err(error),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub async fn put(&mut self, frame: Frame) {
+        self.put_message(Message::Binary(frame.to_message())).await;
+    }
+
+    /// Sends a raw message. A server that has closed meanwhile is noticed at the next read.
+    pub async fn put_message(&mut self, message: Message) {
+        let _ = self.socket.send(message).await;
+    }
+
+    /// Puts a message on its way without waiting for its answer; returns the frame's id.
+    pub async fn start_send(&mut self, send: Send) -> u32 {
+        let id = self.next_id;
+        self.next_id += 1;
+        self.put(Frame::with_id(id, Body::Send(send))).await;
+        id
+    }
+
+    /// Sends a message and waits for its answer, keeping whatever comes in between.
+    pub async fn send(&mut self, send: Send) -> Result<SendResult, Error> {
+        let id = self.start_send(send).await;
+        self.answer(id).await
+    }
+
+    pub async fn answer(&mut self, id: u32) -> Result<SendResult, Error> {
+        let mut passed = VecDeque::new();
+        let answer = loop {
+            match self.next().await.expect("the connection lives until its answer") {
+                Frame { id: answered, body: Some(Body::SendResult(result)), .. } if answered == id => break Ok(result),
+                Frame { id: answered, body: Some(Body::Error(error)), .. } if answered == id => break Err(error),
+                other => passed.push_back(other),
+            }
+        };
+        passed.append(&mut self.frames);
+        self.frames = passed;
+        answer
+    }
+
+    /// The next frame, or how the socket ended.
+    pub async fn next(&mut self) -> Result<Frame, CloseCode> {
+        loop {
+            if let Some(frame) = self.frames.pop_front() {
+                return Ok(frame);
+            }
+            match self.socket.next().await {
+                Some(Ok(Message::Binary(mut message))) => {
+                    while let Some(frame) = unpack(&mut message).unwrap() {
+                        self.frames.push_back(frame);
+                    }
+                }
+                Some(Ok(Message::Close(frame))) => return Err(frame.map(|frame| frame.code.into())),
+                Some(Ok(_)) => {}
+                Some(Err(_)) | None => return Err(None),
+            }
+        }
+    }
+
+    /// Reads until the socket ends, and tells how.
+    pub async fn closed(&mut self) -> CloseCode {
+        loop {
+            if let Err(code) = self.next().await {
+                return code;
+            }
+        }
+    }
+
+    /// The next `count` messages, whatever else comes.
+    pub async fn messages(&mut self, count: usize) -> Vec<(Lane, Envelope)> {
+        let mut messages = Vec::new();
+        while messages.len() < count {
+            if let Some(Body::Deliver(deliver)) = self.next().await.unwrap().body {
+                messages.extend(unfolded(deliver));
+            }
+        }
+        messages
+    }
+
+    /// All messages until the normal lane is empty.
+    pub async fn drained(&mut self) -> (Vec<(Lane, Envelope)>, QueueEmpty) {
+        let mut messages = Vec::new();
+        loop {
+            match self.next().await.unwrap().body {
+                Some(Body::Deliver(deliver)) => messages.extend(unfolded(deliver)),
+                Some(Body::QueueEmpty(empty)) if empty.lane == i32::from(Lane::Normal) => return (messages, empty),
+                _ => {}
+            }
+        }
+    }
+
+    pub async fn ack(&mut self, lane: Lane, up_to: u64) {
+        self.ack_ranges(lane, up_to, &[]).await;
+    }
+
+    pub async fn ack_ranges(&mut self, lane: Lane, up_to: u64, ranges: &[(u64, u64)]) {
+        let ranges = ranges.iter().map(|(first, last)| SeqRange { first: *first, last: *last }).collect();
+        self.put(Frame::push(Body::Ack(Ack { lane: lane.into(), up_to, ranges }))).await;
+    }
+
+    /// Waits until the server has looked at everything sent before, and its effects are durable: an answer to a Send
+    /// comes after the commit that holds the acks before it.
+    pub async fn settled(&mut self, to: &Person, n: u64) {
+        self.send(message(to, n, b"settled")).await.unwrap();
+    }
+}
+
+pub fn unfolded(deliver: Deliver) -> impl Iterator<Item = (Lane, Envelope)> {
+    let lane = Lane::try_from(deliver.lane).unwrap();
+    deliver.envelopes.into_iter().map(move |envelope| (lane, envelope))
+}
+
+/// A window of so many messages.
+pub fn window(msgs: u32) -> Option<Window> {
+    Some(Window { msgs, bytes: 0 })
+}
+
+pub fn have(epoch: u64, normal: u64) -> Option<Have> {
+    Some(Have { epoch, normal, urgent: 0 })
+}
