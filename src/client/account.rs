@@ -188,7 +188,7 @@ fn generate(server: &str, handle: &Handle, keys: &DeviceKeys, now: Timestamp) ->
 /// This device's account.
 ///
 /// # Errors
-/// [`ClientError::Profile`] when the store fails or there is none.
+/// [`ClientError::Profile`] when the store fails, [`ClientError::Damaged`] when there is none.
 pub(crate) fn me(tx: &impl Rows) -> Result<AccountRow, ClientError> {
     tx.get(&ACCOUNT, SELF)?.ok_or_else(damaged)
 }
@@ -196,7 +196,7 @@ pub(crate) fn me(tx: &impl Rows) -> Result<AccountRow, ClientError> {
 /// This device's secret keys; whoever changes them puts them back in the same transaction.
 ///
 /// # Errors
-/// [`ClientError::Profile`] when the store fails; [`ClientError::Session`] when the row is damaged.
+/// [`ClientError::Profile`] when the store fails, [`ClientError::Damaged`] when the row is damaged.
 pub(crate) fn device_keys(tx: &impl Rows) -> Result<DeviceKeys, ClientError> {
     let bytes = tx.get(&DEVICE, SELF)?.ok_or_else(damaged)?;
     DeviceKeys::from_bytes(&bytes.0).map_err(|DamagedKeys| damaged())
@@ -209,7 +209,7 @@ pub(crate) fn party(row: &AccountRow, keys: &DeviceKeys) -> Party {
 
 /// A profile whose rows do not fit together.
 fn damaged() -> ClientError {
-    ClientError::Session(waxwing_seal::session::SessionError::Damaged)
+    ClientError::Damaged { what: "this device's account" }
 }
 
 /// The system's clock.
@@ -240,7 +240,7 @@ pub(crate) mod tests {
 
     /// What a server shows of this profile's account at a revision with these devices, as the account signs it.
     pub(crate) fn view_with(profile: &Profile, revision: u64, devices: Vec<Device>) -> AccountView {
-        let row = profile.read(me).unwrap();
+        let row = profile.read(|tx| me(tx)).unwrap();
         let key = row.account_key().unwrap();
         let list = DeviceList { account: row.account, revision, signed_at: Timestamp::from_millis(revision), devices };
         let device_list = key.sign_device_list(&list);
@@ -297,7 +297,7 @@ pub(crate) mod tests {
     async fn a_finished_profile_is_not_registered_again() {
         let home = tempfile::tempdir().unwrap();
         let (profile, view) = registered(home.path(), "alice");
-        let row = profile.read(me).unwrap();
+        let row = profile.read(|tx| me(tx)).unwrap();
         let credentials = Credentials { server: row.server, token: row.token };
         profile.write(|tx| tx.put(&CREDENTIALS, Credentials::KEY, &credentials)).unwrap();
         drop(profile);

@@ -115,17 +115,15 @@ impl Client {
             match self.deliver(line, msg_id).await {
                 Ok(()) => {}
                 // This one must wait, and those behind it need not.
-                Err(error @ ClientError::NotNow { .. }) => unsent.push(Unsent { msg_id, error }),
-                Err(error) if error.is_transient() => return Err(error),
-                Err(
-                    error @ (ClientError::Closed { .. } | ClientError::Profile { .. } | ClientError::Nonsense { .. }),
-                ) => {
-                    return Err(error);
+                Err(error @ (ClientError::NotNow { .. } | ClientError::DevicesUnsettled { .. })) => {
+                    unsent.push(Unsent { msg_id, error });
                 }
-                Err(error) => {
+                Err(error) if is_about_message(&error) => {
                     self.profile.write(|tx| tx.remove(&OUTBOX, msg_id.as_bytes()))?;
                     unsent.push(Unsent { msg_id, error });
                 }
+                // The network, the service or the profile: no message is to blame.
+                Err(error) => return Err(error),
             }
         }
         Ok(unsent)
@@ -325,6 +323,23 @@ fn settle(tx: &WriteTx<'_>, msg_id: MsgId, result: &SendResult) -> Result<(), Cl
     tx.put(&SENT, msg_id.as_bytes(), &SentRow { to, handle, client_hlc, server_ts, content })?;
     tx.remove(&OUTBOX, msg_id.as_bytes())?;
     Ok(())
+}
+
+/// Whether an error means that this message cannot be sent, rather than that nothing can for now.
+fn is_about_message(error: &ClientError) -> bool {
+    match error {
+        // Of a claim: the device is gone, or has no prekeys.
+        ClientError::Refused { problem, .. } => problem.status == 404,
+        ClientError::NotAccepted { .. }
+        | ClientError::UnknownRecipient { .. }
+        | ClientError::IdentityChanged { .. }
+        | ClientError::DevicesRolledBack { .. }
+        | ClientError::BadIdentity { .. }
+        | ClientError::OwnAccount
+        | ClientError::Session(_)
+        | ClientError::Message(_) => true,
+        _ => false,
+    }
 }
 
 /// What a refusal means to the sender.

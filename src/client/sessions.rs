@@ -18,10 +18,10 @@ fn key(account: AccountId, device: &Device) -> Vec<u8> {
 /// The sessions with a device; none when its keys were replaced since.
 ///
 /// # Errors
-/// [`ClientError::Profile`] or [`ClientError::Session`] when the profile is damaged.
+/// [`ClientError::Profile`] or [`ClientError::Damaged`].
 pub(crate) fn load(tx: &WriteTx<'_>, account: AccountId, device: &Device) -> Result<Sessions, ClientError> {
     let stored = tx.get(&SESSIONS, &key(account, device))?;
-    let sessions = stored.map(|bytes| Sessions::from_bytes(&bytes.0)).transpose()?;
+    let sessions = stored.map(|bytes| read(&bytes)).transpose()?;
     Ok(sessions.filter(|sessions| sessions.are_with(device)).unwrap_or_else(|| Sessions::with(device)))
 }
 
@@ -41,9 +41,13 @@ pub(crate) fn store(
 /// Whether there is a session to encrypt with; a look that leaves no ratchet behind.
 ///
 /// # Errors
-/// [`ClientError::Profile`] or [`ClientError::Session`] when the profile is damaged.
+/// [`ClientError::Profile`] or [`ClientError::Damaged`].
 pub(crate) fn exists(tx: &impl Rows, account: AccountId, device: &Device) -> Result<bool, ClientError> {
     let Some(bytes) = tx.get(&SESSIONS, &key(account, device))? else { return Ok(false) };
-    let sessions = Sessions::from_bytes(&bytes.0)?;
+    let sessions = read(&bytes)?;
     Ok(sessions.are_with(device) && !sessions.is_empty())
+}
+
+fn read(bytes: &SecretBytes) -> Result<Sessions, ClientError> {
+    Sessions::from_bytes(&bytes.0).map_err(|_| ClientError::Damaged { what: "a session" })
 }

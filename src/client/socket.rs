@@ -23,8 +23,8 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Error as WsError, Message};
 use waxwing_protocol::frames::{
-    self, BATCH_BYTES, Bye, FRAME_BYTES_MAX, Frame, Have, Hello, Ping, Pong, SUBPROTOCOL_PB, Welcome, Window,
-    frame::Body,
+    self, BATCH_BYTES, Bye, ErrorCode, FRAME_BYTES_MAX, Frame, Have, Hello, Ping, Pong, SUBPROTOCOL_PB, Welcome,
+    Window, close, frame::Body,
 };
 
 use crate::account::{device_keys, me};
@@ -107,7 +107,8 @@ impl Socket {
                 socket.heartbeat = named.clamp(HEARTBEAT_MIN, HEARTBEAT_MAX);
                 Ok((socket, welcome))
             }
-            Body::Error(error) => Err(service.nonsense(format!("Hello refused: {}", error.message))),
+            // The close that follows would say the same, if it gets through.
+            Body::Error(error) => Err(refused(service, &error)),
             _ => Err(service.nonsense("Hello answered by another frame")),
         }
     }
@@ -219,6 +220,16 @@ impl Socket {
             None => self.lost("the connection was closed"),
         }
     }
+}
+
+/// What a refused Hello means: that trying again is useless, unless it says otherwise.
+fn refused(service: &Service, error: &frames::Error) -> ClientError {
+    let code = match error.code() {
+        ErrorCode::RateLimited | ErrorCode::Unavailable | ErrorCode::Internal => close::DRAINING,
+        ErrorCode::Unauthenticated => close::UNAUTHENTICATED,
+        _ => close::REFUSED,
+    };
+    ClientError::Closed { server: service.server().to_owned(), code, reason: error.message.clone() }
 }
 
 /// Asks for the upgrade and checks that it was understood (RFC 6455 §4.1).

@@ -451,9 +451,9 @@ impl Watch<'_> {
             }
             match Box::pin(self.flush()).await {
                 Ok(()) => {}
+                Err(error @ ClientError::Profile { .. }) => return Err(error),
                 // The next connect brings the next try.
-                Err(error) if error.is_transient() => tracing::warn!("the outbox was not emptied: {error}"),
-                Err(error) => return Err(error),
+                Err(error) => tracing::warn!("the outbox was not emptied: {error}"),
             }
             self.tended.store(true, Ordering::Release);
             self.shown.notify_one();
