@@ -106,6 +106,13 @@ impl Service {
         self
     }
 
+    /// The same service, with other pauses.
+    #[cfg(test)]
+    pub(crate) fn with_backoff(mut self, backoff: Backoff) -> Self {
+        self.backoff = backoff;
+        self
+    }
+
     /// The service's address.
     pub(crate) fn server(&self) -> &str {
         &self.server

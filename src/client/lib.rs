@@ -18,8 +18,11 @@ mod error;
 mod fetch;
 mod files;
 mod grants;
+mod history;
 mod http;
 mod inbox;
+#[cfg(test)]
+mod messaging_tests;
 mod outbox;
 mod part_file;
 mod planning;
@@ -33,6 +36,8 @@ mod send;
 mod sessions;
 mod socket;
 mod transfer;
+#[cfg(test)]
+mod transfers_tests;
 mod tus;
 mod upload;
 mod watch;
@@ -42,6 +47,7 @@ pub use client::Client;
 pub use download::FetchedFile;
 pub use error::ClientError;
 pub use fetch::{ShareSource, fetch_link};
+pub use history::ReceivedMessage;
 pub use profile::{Profile, StoreError};
 pub use progress::{OnProgress, Progress};
 pub use send::SentFile;
