@@ -129,7 +129,7 @@ impl Messaging {
             config,
         });
         let stop_sweeper = Arc::new(Notify::new());
-        tokio::spawn(sweeper::run(node.clone(), interval, stop_sweeper.clone()));
+        tokio::spawn(sweeper::run(Arc::downgrade(&node), interval, stop_sweeper.clone()));
         info!(data_dir = %data_dir.display(), "messaging is open");
         Ok(Self { node, stop_sweeper })
     }

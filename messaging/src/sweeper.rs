@@ -1,6 +1,6 @@
 //! The sweeper's rounds: erasing what was acked or has expired, a step at a time, for as long as the node runs.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -8,13 +8,14 @@ use tracing::{debug, warn};
 
 use crate::node::Node;
 
-/// Sweeps until `stop` is notified.
-pub(crate) async fn run(node: Arc<Node>, interval: Duration, stop: Arc<Notify>) {
+/// Sweeps until `stop` is notified, or nobody has the node any more: a sweeper alone must not keep it open.
+pub(crate) async fn run(node: Weak<Node>, interval: Duration, stop: Arc<Notify>) {
     loop {
         tokio::select! {
             () = stop.notified() => return,
             () = tokio::time::sleep(interval) => {}
         }
+        let Some(node) = node.upgrade() else { return };
         round(&node).await;
     }
 }

@@ -7,7 +7,7 @@ use waxwing_protocol::frames::{
     ErrorCode, FRAME_BYTES_MAX, Frame, Hello, Lane, Pending, WINDOW_BYTES_DEFAULT, WINDOW_BYTES_MAX,
     WINDOW_MSGS_DEFAULT, WINDOW_MSGS_MAX, Welcome, Window, close, frame::Body, unpack,
 };
-use waxwing_protocol::{AccountId, DeviceId, DeviceToken};
+use waxwing_protocol::{AccountId, DeviceId, DeviceToken, Timestamp};
 
 use super::flow::{Credit, Flow};
 use super::replies::{refusal, store_refusal};
@@ -79,8 +79,9 @@ pub(crate) async fn greet(node: Arc<Node>, mut wire: Wire, shown: Option<Caller>
     let heartbeat = node.config.heartbeat(hello.foreground);
     let window = granted(hello.window.as_ref());
     let flows = flows(&opened, &window);
+    let welcome = welcome(&opened, window, heartbeat.as_secs(), node.clock.wall());
     let connection = Connection::new(node, wire, device, route, outbox, flows, heartbeat, inbox);
-    connection.welcome(Frame::with_id(id, Body::Welcome(welcome(&opened, window, heartbeat.as_secs())))).await
+    connection.welcome(Frame::with_id(id, Body::Welcome(welcome))).await
 }
 
 /// The first message that has frames.
@@ -153,7 +154,7 @@ fn flows(opened: &Opened, window: &Window) -> [Flow; 2] {
     [Flow::new(Lane::Normal, opened.lanes[0], normal), Flow::new(Lane::Urgent, opened.lanes[1], urgent)]
 }
 
-fn welcome(opened: &Opened, window: Window, heartbeat_s: u64) -> Welcome {
+fn welcome(opened: &Opened, window: Window, heartbeat_s: u64, now: Timestamp) -> Welcome {
     let pending = |lane: Lane, view: &LaneView| Pending {
         lane: lane.into(),
         count_estimate: view.waiting,
@@ -161,7 +162,7 @@ fn welcome(opened: &Opened, window: Window, heartbeat_s: u64) -> Welcome {
     };
     Welcome {
         session_id: data_encoding::HEXLOWER.encode(&random::<8>()),
-        server_time: waxwing_protocol::Timestamp::from(std::time::SystemTime::now()).as_millis(),
+        server_time: now.as_millis(),
         heartbeat_s: u32::try_from(heartbeat_s).unwrap_or(u32::MAX),
         window: Some(window),
         frame_bytes_max: u32::try_from(FRAME_BYTES_MAX).unwrap_or(u32::MAX),

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{SinkExt as _, StreamExt as _};
@@ -11,8 +12,8 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use tokio_tungstenite::tungstenite::{Error as WsError, Message, handshake::client::Request};
 use waxwing_protocol::MsgId;
 use waxwing_protocol::frames::{
-    Ack, Class, Deliver, DeviceBody, Direct, Envelope, Error, Frame, Have, Hello, Lane, QueueEmpty, SUBPROTOCOL_PB,
-    Send, SendResult, SeqRange, Urgency, Welcome, Window, frame::Body, send, unpack,
+    Ack, Class, Deliver, DeviceBody, Direct, Envelope, Error, Frame, Have, Hello, Lane, Ping, QueueEmpty,
+    SUBPROTOCOL_PB, Send, SendResult, SeqRange, Urgency, Welcome, Window, frame::Body, send, unpack,
 };
 
 use crate::node::{Person, TestNode};
@@ -80,7 +81,11 @@ pub struct Client {
 impl Client {
     /// Opens a socket without saying anything.
     pub async fn open(address: SocketAddr, request: Request) -> Result<Self, WsError> {
-        let stream = TcpStream::connect(address).await.unwrap();
+        Self::open_on(TcpStream::connect(address).await.unwrap(), request).await
+    }
+
+    /// The same on a connection made before.
+    pub async fn open_on(stream: TcpStream, request: Request) -> Result<Self, WsError> {
         let (socket, _) = tokio_tungstenite::client_async(request, stream).await?;
         Ok(Self { socket, frames: VecDeque::new(), welcome: Welcome::default(), next_id: 1 })
     }
@@ -116,6 +121,15 @@ impl Client {
     /// Sends a raw message. A server that has closed meanwhile is noticed at the next read.
     pub async fn put_message(&mut self, message: Message) {
         let _ = self.socket.send(message).await;
+    }
+
+    /// Writes until the other side has gone, without reading anything.
+    pub async fn write_until_cut(&mut self) {
+        let ping = Frame::push(Body::Ping(Ping { nonce: 1 })).to_message();
+        while self.socket.send(Message::Binary(ping.clone())).await.is_ok() {
+            // Not as fast as it can: the kernel says that a peer has gone only after it was written to.
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     /// Puts a message on its way without waiting for its answer; returns the frame's id.
