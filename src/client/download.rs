@@ -19,6 +19,7 @@ use crate::account::now;
 use crate::grants::Bearer;
 use crate::http::{IDLE_TIMEOUT, Service};
 use crate::part_file::PartFile;
+use crate::upload::needs_grant;
 use crate::{ClientError, OnProgress, Progress};
 
 /// Pieces of a body between network and disk. hyper's are 16 to 400 KiB: some MiB at most.
@@ -74,11 +75,9 @@ pub(crate) async fn download(
         let result;
         (part, result) = download.attempt(part).await;
         let Err(error) = result else { break };
-        let renewed = matches!(&error, ClientError::Refused { problem, .. } if problem.status == 401)
-            && setbacks == 0
-            && download.source.bearer.refused();
         setbacks = if part.next_byte() > stood { 1 } else { setbacks + 1 };
-        if !(error.is_transient() || renewed) || setbacks >= backoff.tries {
+        let again = error.is_transient() || (needs_grant(&error) && download.source.bearer.refused());
+        if !again || setbacks >= backoff.tries {
             return Err(error);
         }
         let delay = backoff.pause(setbacks, &error);

@@ -118,11 +118,6 @@ impl Service {
         &self.server
     }
 
-    /// The device token, when this is a device.
-    pub(crate) fn token(&self) -> Option<&Token> {
-        self.token.as_ref()
-    }
-
     /// The connection pool.
     pub(crate) fn http(&self) -> &reqwest::Client {
         &self.http

@@ -119,14 +119,15 @@ impl Client {
 
     /// Takes the steps that are left.
     async fn go_on(&self, id: TransferId, row: TransferRow, on: OnProgress<'_>) -> Result<SentFile, ClientError> {
-        let purpose = row.purpose.clone();
+        let (purpose, path) = (row.purpose.clone(), row.path().to_owned());
         let (reference, report) = self.uploaded(id, row, on).await?;
         let blob = reference.id;
         let started = Instant::now();
         let msg_id = match purpose {
             Purpose::Send { to, msg_id } => {
                 on(Progress::Sending);
-                Some(self.send_content(&to, msg_id, Content::File(Box::new(reference))).await?)
+                let sent = self.send_content(&to, msg_id, Content::File(Box::new(reference))).await;
+                Some(sent.map_err(|error| self.interrupted(id, &path, error))?)
             }
             Purpose::Upload => None,
         };

@@ -179,12 +179,14 @@ async fn a_lost_final_answer_is_asked_for_again() {
 async fn an_upload_the_server_forgot_begins_again_with_the_same_bytes() {
     let device = Device::new().await;
     let path = device.file("a.bin", &content(LARGE));
-    device.upload_killed_at(&path, 100_000).await;
-    device.faults(Faults { forget_uploads: true, ..Faults::default() });
-    let (reference, report) = device.start().upload_file(&path, &silent).await.unwrap();
-    assert_eq!(report.resumed_at, None);
-    device.assert_arrives(&reference.id, &content(LARGE)).await;
-    assert_eq!(device.server.assert_no_place_was_sealed_twice(), 1, "one plan, the same bytes");
+    for (forget_uploads, forget_before_part) in [(true, false), (false, true)] {
+        device.upload_killed_at(&path, 100_000).await;
+        device.faults(Faults { forget_uploads, forget_before_part, ..Faults::default() });
+        let (reference, report) = device.start().upload_file(&path, &silent).await.unwrap();
+        assert_eq!(report.resumed_at, None);
+        device.assert_arrives(&reference.id, &content(LARGE)).await;
+    }
+    assert_eq!(device.server.assert_no_place_was_sealed_twice(), 2, "one plan a transfer, the same bytes");
 }
 
 #[tokio::test]

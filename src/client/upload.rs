@@ -8,6 +8,7 @@
 //! changed since it was planned is sealed under a new key, from its beginning. Once a certain number of tries in a row
 //! moved nothing, [`ClientError::Interrupted`] names the command that goes on.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use waxwing_protocol::BlobId;
@@ -70,7 +71,7 @@ pub(crate) async fn upload(
         let upload = Upload { client, id, plan: row.plan()?, on, report: UploadReport::default() };
         match upload.run(row).await {
             Ok(done) => return Ok(done),
-            Err(Setback::Failed(error)) => return Err(error),
+            Err(Setback::Failed(error)) => return Err(client.interrupted(id, row.path(), error)),
             Err(Setback::Changed) => replan(client, id, row, on).await?,
         }
     }
@@ -133,17 +134,11 @@ impl Upload<'_> {
                 Err(Setback::Failed(error)) => error,
                 Err(changed) => return Err(changed),
             };
-            // A grant can end amid an upload of hours; a new one goes on where it ended.
-            let renewed = matches!(&error, ClientError::Refused { problem, .. } if problem.status == 401)
-                && setbacks == 0
-                && bearer.refused();
-            if !error.is_transient() && !renewed {
-                return Err(error.into());
-            }
             setbacks = if acknowledged > farthest { 1 } else { setbacks + 1 };
             farthest = acknowledged;
-            if setbacks >= backoff.tries {
-                return Err(self.interrupted(row, error).into());
+            let again = error.is_transient() || needs_look(&error) || (needs_grant(&error) && bearer.refused());
+            if !again || setbacks >= backoff.tries {
+                return Err(error.into());
             }
             let delay = backoff.pause(setbacks, &error);
             (self.on)(Progress::Waiting { attempt: setbacks, delay, reason: error.to_string() });
@@ -162,9 +157,7 @@ impl Upload<'_> {
         let grant = bearer.grant(&self.client.service, now()).await?;
         let tus = Tus { service: &self.client.service, grant };
         let (url, standing) = self.standing(&tus, row).await?;
-        if standing.offset > 0 {
-            self.report.resumed_at = Some(standing.offset);
-        }
+        self.report.resumed_at = (standing.offset > 0).then_some(standing.offset);
         *acknowledged = standing.offset.max(*acknowledged);
 
         let file = sealed.take().expect("every attempt gives the file back");
@@ -176,7 +169,10 @@ impl Upload<'_> {
         // That the file changed explains a request that broke off, not the other way round.
         match sealed_all {
             Ok(()) => {}
-            Err(SealError::Changed(_)) => return Err(Setback::Changed),
+            Err(SealError::Changed(changed)) => {
+                tracing::info!(transfer.id = %self.id, "{changed}: it is sealed again under a new key");
+                return Err(Setback::Changed);
+            }
             Err(SealError::Client(error)) => return Err(error.into()),
         }
         let theirs = self.complete(&tus, &url, sent?).await?;
@@ -247,13 +243,26 @@ impl Upload<'_> {
         let total = self.plan.layout.sealed_bytes();
         (self.on)(Progress::Uploading { done, total, resumed_at: self.report.resumed_at });
     }
+}
 
-    fn interrupted(&self, row: &TransferRow, source: ClientError) -> ClientError {
-        ClientError::Interrupted {
-            transfer: self.id,
-            path: row.path().to_owned(),
-            home: self.client.profile.home().to_owned(),
-            source: Box::new(source),
+/// Whether the server stands elsewhere with this upload than it did a moment ago, or no longer knows it: another process
+/// went on with it, or it expired. Asking again tells.
+fn needs_look(error: &ClientError) -> bool {
+    matches!(error, ClientError::Refused { problem, .. } if matches!(problem.status, 404 | 409 | 410))
+}
+
+/// Whether the grant ended: amid an upload of hours it does, and a new one goes on where it ended.
+pub(crate) fn needs_grant(error: &ClientError) -> bool {
+    matches!(error, ClientError::Refused { problem, .. } if problem.status == 401)
+}
+
+impl Client {
+    /// An error that may pass, with the command that goes on; others as they are.
+    pub(crate) fn interrupted(&self, transfer: TransferId, path: &Path, error: ClientError) -> ClientError {
+        if !error.is_transient() {
+            return error;
         }
+        let home = self.profile.home().to_owned();
+        ClientError::Interrupted { transfer, path: path.to_owned(), home, source: Box::new(error) }
     }
 }

@@ -35,6 +35,8 @@ pub(super) struct Faults {
     pub(super) lose_last_answer: bool,
     /// Uploads are forgotten before the next request for one.
     pub(super) forget_uploads: bool,
+    /// Uploads are forgotten before the next part.
+    pub(super) forget_before_part: bool,
     /// Every request for a part is answered 503, as often as this says.
     pub(super) unavailable: u32,
     /// The next request to the uploads is answered 401.
@@ -49,6 +51,13 @@ pub(super) struct Faults {
     pub(super) ignore_range: bool,
     /// A range is answered with another one.
     pub(super) wrong_range: bool,
+}
+
+/// How a request ends before its body does.
+#[derive(Clone, Copy)]
+enum End {
+    Cut,
+    Stall,
 }
 
 struct Upload {
@@ -243,6 +252,9 @@ async fn append(
         if let Some(refused) = refused(&mut world, &headers) {
             return refused;
         }
+        if std::mem::take(&mut world.faults.forget_before_part) {
+            world.uploads.clear();
+        }
         if world.faults.unavailable > 0 {
             world.faults.unavailable -= 1;
             return problem(503, "unavailable");
@@ -258,17 +270,12 @@ async fn append(
         let (mut end, mut kept) = (None, piece.len());
         {
             let mut world = server.world();
-            for (at, what) in [(world.faults.cut_upload_at, false), (world.faults.stall_upload_at, true)] {
-                if at.is_some_and(|at| offset + piece.len() as u64 >= at) {
-                    let (at, slot) = (at.unwrap(), &mut world.faults);
-                    if what {
-                        slot.stall_upload_at = None
-                    } else {
-                        slot.cut_upload_at = None
-                    }
-                    // Those after it were sent as well, and are seen by whoever listens.
+            let faults = &mut world.faults;
+            for (at, then) in [(&mut faults.cut_upload_at, End::Cut), (&mut faults.stall_upload_at, End::Stall)] {
+                if let Some(at) = at.take_if(|at| offset + piece.len() as u64 >= *at) {
+                    // The bytes after it were sent as well, and are seen by whoever listens.
                     kept = kept.min((at - offset) as usize);
-                    end = Some(what);
+                    end = Some(then);
                 }
             }
             world.sent.entry(id.clone()).or_default().push((offset, piece.clone()));
@@ -278,8 +285,8 @@ async fn append(
         offset += piece.len() as u64;
         match end {
             None => {}
-            Some(false) => return cut.now().await,
-            Some(true) => {
+            Some(End::Cut) => return cut.now().await,
+            Some(End::Stall) => {
                 server.stalled.send_replace(true);
                 std::future::pending::<()>().await;
             }
