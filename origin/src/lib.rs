@@ -25,6 +25,7 @@ use self::store::disk::{DiskOpenError, DiskStore, RecordsError};
 use self::uploads::{Uploads, sweeper};
 
 pub use config::Config;
+pub use fault::UnknownFault;
 
 /// An origin that is open. Clones share it.
 #[derive(Clone)]
@@ -63,7 +64,7 @@ pub enum OpenError {
     },
     /// `WAXWING_FAULT` names something unknown, in a build that injects faults.
     #[error(transparent)]
-    Fault(#[from] fault::UnknownFault),
+    Fault(#[from] UnknownFault),
 }
 
 impl Origin {

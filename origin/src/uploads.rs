@@ -16,11 +16,12 @@
 mod appender;
 mod error;
 mod intake;
+mod request;
 pub(crate) mod sweeper;
 mod turns;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -32,6 +33,8 @@ use self::appender::Appender;
 pub(crate) use self::error::UploadError;
 use self::intake::{BUFFER_BYTES_MAX, BUFFER_UNIT_BYTES, Intake, Pause};
 pub(crate) use self::intake::{Content, ContentError};
+use self::request::RequestClock;
+pub(crate) use self::request::{Append, NewContent, NewUpload, Progress};
 use self::turns::{Turn, Turns};
 use crate::config::Config;
 use crate::store::{BlobStore, Claim, UploadRecord, UploadState};
@@ -58,87 +61,6 @@ struct Limits {
     upload_expiry: Duration,
     unacknowledged_expiry: Duration,
     idle_timeout: Duration,
-}
-
-/// An upload to be created.
-#[derive(Clone, Debug)]
-pub(crate) struct NewUpload {
-    /// Whose it will be.
-    pub(crate) owner: OwnerTag,
-    /// Bytes it will have; `None` to say later.
-    pub(crate) length: Option<u64>,
-    /// Bytes its owner may send.
-    pub(crate) blob_bytes_max: u64,
-    /// The id its creator expects.
-    pub(crate) expected: Option<BlobId>,
-    /// Kept and given back; means nothing here.
-    pub(crate) metadata: Option<String>,
-}
-
-/// Bytes to be appended to an upload.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Append {
-    /// Which.
-    pub(crate) id: UploadId,
-    /// Who asks.
-    pub(crate) owner: OwnerTag,
-    /// The offset the client believes we hold.
-    pub(crate) offset: u64,
-    /// The upload's length, when it was deferred.
-    pub(crate) length: Option<u64>,
-    /// Bytes its owner may send.
-    pub(crate) blob_bytes_max: u64,
-    /// The id the client expects.
-    pub(crate) expected: Option<BlobId>,
-    /// How many bytes are announced, when they are.
-    pub(crate) content_bytes: Option<u64>,
-}
-
-/// A blob brought in one request.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct NewContent {
-    /// Whose it will be.
-    pub(crate) owner: OwnerTag,
-    /// Bytes its owner may send.
-    pub(crate) blob_bytes_max: u64,
-    /// The id the client expects.
-    pub(crate) expected: Option<BlobId>,
-    /// How many bytes are announced, when they are.
-    pub(crate) content_bytes: Option<u64>,
-}
-
-/// Where an upload stands.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Progress {
-    /// Which.
-    pub(crate) id: UploadId,
-    /// Bytes that are durable.
-    pub(crate) offset: u64,
-    /// Bytes it will have, when known.
-    pub(crate) length: Option<u64>,
-    /// When it is forgotten.
-    pub(crate) expires: Timestamp,
-    /// What its creator sent along.
-    pub(crate) metadata: Option<String>,
-    /// What it became, once it is complete.
-    pub(crate) blob: Option<BlobId>,
-}
-
-/// A wall clock for the time of one request: the moment it began and what has passed since.
-#[derive(Clone, Copy, Debug)]
-struct RequestClock {
-    began: Timestamp,
-    since: Instant,
-}
-
-impl RequestClock {
-    fn start(now: Timestamp) -> Self {
-        Self { began: now, since: Instant::now() }
-    }
-
-    fn now(&self) -> Timestamp {
-        self.began.plus(self.since.elapsed())
-    }
 }
 
 impl Uploads {
@@ -405,23 +327,6 @@ impl Uploads {
         let turn = self.0.turns.take(id).await;
         let claim = self.0.store.claim(id).await?.ok_or(UploadError::NotFound)?;
         Ok((turn, claim))
-    }
-}
-
-impl Progress {
-    fn of(id: UploadId, record: UploadRecord) -> Self {
-        let blob = match record.state {
-            UploadState::Complete { blob } => Some(blob),
-            UploadState::Receiving { .. } => None,
-        };
-        Self {
-            id,
-            offset: record.offset,
-            length: record.length,
-            expires: record.expires,
-            metadata: record.metadata,
-            blob,
-        }
     }
 }
 

@@ -119,7 +119,8 @@ impl From<UploadError> for HttpError {
                 .with("expected", expected.to_string())
                 .with("actual", actual.to_string()),
             UploadError::TakenOver => new(StatusCode::CONFLICT, "taken-over"),
-            UploadError::Busy => new(StatusCode::LOCKED, "upload-busy").retry(),
+            // Not 423: clients of every dialect ask again after a 503.
+            UploadError::Busy => new(StatusCode::SERVICE_UNAVAILABLE, "upload-busy").retry(),
             UploadError::Cut => new(StatusCode::BAD_REQUEST, "content-cut"),
             UploadError::Idle => new(StatusCode::REQUEST_TIMEOUT, "idle-timeout"),
             UploadError::Closing => new(StatusCode::SERVICE_UNAVAILABLE, "closing").retry(),

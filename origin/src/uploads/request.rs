@@ -1,0 +1,108 @@
+//! What is asked of an upload, and what is answered.
+
+use std::time::Instant;
+
+use waxwing_protocol::{BlobId, OwnerTag, Timestamp, UploadId};
+
+use crate::store::{UploadRecord, UploadState};
+
+/// An upload to be created.
+#[derive(Clone, Debug)]
+pub(crate) struct NewUpload {
+    /// Whose it will be.
+    pub(crate) owner: OwnerTag,
+    /// Bytes it will have; `None` to say later.
+    pub(crate) length: Option<u64>,
+    /// Bytes its owner may send.
+    pub(crate) blob_bytes_max: u64,
+    /// The id its creator expects.
+    pub(crate) expected: Option<BlobId>,
+    /// Kept and given back; means nothing here.
+    pub(crate) metadata: Option<String>,
+}
+
+/// Bytes to be appended to an upload.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Append {
+    /// Which.
+    pub(crate) id: UploadId,
+    /// Who asks.
+    pub(crate) owner: OwnerTag,
+    /// The offset the client believes we hold.
+    pub(crate) offset: u64,
+    /// The upload's length, when it was deferred.
+    pub(crate) length: Option<u64>,
+    /// Bytes its owner may send.
+    pub(crate) blob_bytes_max: u64,
+    /// The id the client expects.
+    pub(crate) expected: Option<BlobId>,
+    /// How many bytes are announced, when they are.
+    pub(crate) content_bytes: Option<u64>,
+}
+
+/// A blob brought in one request.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct NewContent {
+    /// Whose it will be.
+    pub(crate) owner: OwnerTag,
+    /// Bytes its owner may send.
+    pub(crate) blob_bytes_max: u64,
+    /// The id the client expects.
+    pub(crate) expected: Option<BlobId>,
+    /// How many bytes are announced, when they are.
+    pub(crate) content_bytes: Option<u64>,
+}
+
+/// Where an upload stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Progress {
+    /// Which.
+    pub(crate) id: UploadId,
+    /// Bytes that are durable.
+    pub(crate) offset: u64,
+    /// Bytes it will have, when known.
+    pub(crate) length: Option<u64>,
+    /// When it is forgotten.
+    pub(crate) expires: Timestamp,
+    /// What its creator sent along.
+    pub(crate) metadata: Option<String>,
+    /// What it became, once it is complete.
+    pub(crate) blob: Option<BlobId>,
+}
+
+impl Progress {
+    /// The progress that `record` tells of upload `id`.
+    pub(super) fn of(id: UploadId, record: UploadRecord) -> Self {
+        let blob = match record.state {
+            UploadState::Complete { blob } => Some(blob),
+            UploadState::Receiving { .. } => None,
+        };
+        Self {
+            id,
+            offset: record.offset,
+            length: record.length,
+            expires: record.expires,
+            metadata: record.metadata,
+            blob,
+        }
+    }
+}
+
+/// A wall clock for the time of one request: the moment it began and what has passed since.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct RequestClock {
+    began: Timestamp,
+    since: Instant,
+}
+
+impl RequestClock {
+    /// The clock of a request that begins at `now`.
+    pub(super) fn start(now: Timestamp) -> Self {
+        Self { began: now, since: Instant::now() }
+    }
+
+    /// The moment now.
+    pub(super) fn now(&self) -> Timestamp {
+        self.began.plus(self.since.elapsed())
+    }
+}
