@@ -41,6 +41,7 @@ mod transfers_tests;
 mod tus;
 mod upload;
 mod watch;
+mod watch_event;
 
 pub use account::{Identity, RegisterOptions};
 pub use client::Client;
@@ -53,6 +54,6 @@ pub use progress::{OnProgress, Progress};
 pub use send::SentFile;
 pub use transfer::{Transfer, TransferId};
 pub use upload::UploadReport;
-pub use watch::{MessageSummary, WatchEvent, WatchOptions, WatchReport};
+pub use watch_event::{MessageSummary, WatchEvent, WatchOptions, WatchReport};
 pub use waxwing_seal::message::Content;
 pub use waxwing_seal::share::{ShareLink, ShareLinkError};

@@ -8,18 +8,18 @@
 //! showing and taking note of it shows it again). A file is saved once it can be, by this watch or a later one.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, sleep, timeout};
+use waxwing_protocol::AccountId;
 use waxwing_protocol::frames::{
     Ack, Deliver, DevicesChanged, Drain, Frame, Lane, WINDOW_BYTES_DEFAULT, WINDOW_MSGS_DEFAULT, Welcome, Window,
     close, frame::Body,
 };
-use waxwing_protocol::{AccountId, BlobId, Handle, MsgId};
 use waxwing_seal::message::Content;
 
 use crate::account::now;
@@ -28,7 +28,8 @@ use crate::http::Backoff;
 use crate::inbox::{self, Pending};
 use crate::route::{Line, Reply, Watching};
 use crate::socket::Socket;
-use crate::{Client, ClientError, FetchedFile};
+use crate::watch_event::{MessageSummary, WatchEvent, WatchOptions, WatchReport};
+use crate::{Client, ClientError};
 
 /// Pauses between connections and between tries to save a file: full jitter, up to five minutes.
 const BACKOFF: Backoff = Backoff { tries: u32::MAX, first: Duration::from_secs(1), most: Duration::from_secs(300) };
@@ -38,116 +39,6 @@ const GOOD_CONNECTION: Duration = Duration::from_secs(60);
 
 /// How long saying goodbye may take.
 const GOODBYE: Duration = Duration::from_secs(2);
-
-/// How to watch.
-#[derive(Clone, Debug, Default)]
-pub struct WatchOptions {
-    /// Return once at least one message has come, everything that waited has been received, and every file is saved.
-    /// A watch started before anything was sent waits for it. Files left over from a watch that was killed count.
-    pub once: bool,
-    /// Save files into this directory, made when it is not there. Without it, files stay to be saved by a later watch,
-    /// or are fetched one by one with [`Client::fetch`].
-    pub save: Option<PathBuf>,
-}
-
-/// What happens while watching.
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum WatchEvent {
-    /// Connected; about this many messages wait.
-    Connected {
-        /// An estimate of the server.
-        pending: u64,
-    },
-    /// A message came. It is stored already.
-    Message {
-        /// Who wrote it.
-        from: Handle,
-        /// Its id.
-        msg_id: MsgId,
-        /// What it says.
-        content: MessageSummary,
-    },
-    /// A file was saved.
-    Saved {
-        /// Who sent it.
-        from: Handle,
-        /// The message it came in.
-        msg_id: MsgId,
-        /// Where it is, and how it came.
-        file: FetchedFile,
-    },
-    /// A file could not be saved.
-    SaveFailed {
-        /// Who sent it.
-        from: Handle,
-        /// The message it came in.
-        msg_id: MsgId,
-        /// The blob.
-        blob: BlobId,
-        /// Why.
-        error: ClientError,
-        /// When it is tried again; `None` when it never will be.
-        retry_in: Option<Duration>,
-    },
-    /// A message came that cannot be read. It was recorded and acknowledged.
-    Unreadable {
-        /// The account the server says it is from.
-        from: AccountId,
-        /// Its id.
-        msg_id: MsgId,
-        /// Why.
-        reason: String,
-    },
-    /// A message left in the outbox by an earlier command was not taken by the server.
-    SendFailed {
-        /// Its id.
-        msg_id: MsgId,
-        /// Why.
-        error: ClientError,
-    },
-    /// The connection is gone.
-    Disconnected {
-        /// Why.
-        error: ClientError,
-        /// When the next one is tried.
-        retry_in: Duration,
-    },
-}
-
-/// What a message says, without its keys.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum MessageSummary {
-    /// Words.
-    Text(String),
-    /// A file.
-    File {
-        /// The blob it is sealed in.
-        blob: BlobId,
-        /// Its name, as its sender has it.
-        name: Option<String>,
-        /// Its size in bytes.
-        bytes: u64,
-        /// Its media type; empty when not known.
-        media_type: String,
-    },
-    /// Something a newer version would show.
-    Unsupported,
-}
-
-/// What a watch came to.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct WatchReport {
-    /// Messages shown.
-    pub received: u64,
-    /// Files saved.
-    pub saved: u64,
-    /// Messages that could not be read.
-    pub unreadable: u64,
-    /// Files that can never be saved.
-    pub lost: u64,
-}
 
 /// Where events go. Called from the task that watches: it must not block.
 type OnEvent<'a> = &'a (dyn Fn(WatchEvent) + Send + Sync);
@@ -367,7 +258,7 @@ impl Watch<'_> {
                 (self.on)(WatchEvent::Message {
                     from: pending.from(),
                     msg_id: pending.row.msg_id,
-                    content: summary(&pending.content),
+                    content: MessageSummary::of(&pending.content),
                 });
             }
             if !fresh.is_empty() {
@@ -500,20 +391,6 @@ fn is_for_good(error: &ClientError) -> bool {
         ClientError::Refused { problem, .. } => matches!(problem.status, 404 | 410),
         ClientError::Sealed { .. } | ClientError::WrongBlob { .. } | ClientError::TooLarge(_) => true,
         _ => false,
-    }
-}
-
-/// What a message says, for a person.
-fn summary(content: &Content) -> MessageSummary {
-    match content {
-        Content::Text(text) => MessageSummary::Text(text.clone()),
-        Content::File(file) => MessageSummary::File {
-            blob: file.id,
-            name: file.file_name.clone(),
-            bytes: file.true_bytes,
-            media_type: file.media_type.clone(),
-        },
-        Content::Unsupported => MessageSummary::Unsupported,
     }
 }
 

@@ -1,0 +1,135 @@
+//! What watching takes, tells and comes to.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use waxwing_protocol::{AccountId, BlobId, Handle, MsgId};
+use waxwing_seal::message::Content;
+
+use crate::{ClientError, FetchedFile};
+
+/// How to watch.
+#[derive(Clone, Debug, Default)]
+pub struct WatchOptions {
+    /// Return once at least one message has come, everything that waited has been received, and every file is saved.
+    /// A watch started before anything was sent waits for it. Files left over from a watch that was killed count.
+    pub once: bool,
+    /// Save files into this directory, made when it is not there. Without it, files stay to be saved by a later watch,
+    /// or are fetched one by one with [`Client::fetch`](crate::Client::fetch).
+    pub save: Option<PathBuf>,
+}
+
+/// What happens while watching.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum WatchEvent {
+    /// Connected; about this many messages wait.
+    Connected {
+        /// An estimate of the server.
+        pending: u64,
+    },
+    /// A message came. It is stored already.
+    Message {
+        /// Who wrote it.
+        from: Handle,
+        /// Its id.
+        msg_id: MsgId,
+        /// What it says.
+        content: MessageSummary,
+    },
+    /// A file was saved.
+    Saved {
+        /// Who sent it.
+        from: Handle,
+        /// The message it came in.
+        msg_id: MsgId,
+        /// Where it is, and how it came.
+        file: FetchedFile,
+    },
+    /// A file could not be saved.
+    SaveFailed {
+        /// Who sent it.
+        from: Handle,
+        /// The message it came in.
+        msg_id: MsgId,
+        /// The blob.
+        blob: BlobId,
+        /// Why.
+        error: ClientError,
+        /// When it is tried again; `None` when it never will be.
+        retry_in: Option<Duration>,
+    },
+    /// A message came that cannot be read. It was recorded and acknowledged.
+    Unreadable {
+        /// The account the server says it is from.
+        from: AccountId,
+        /// Its id.
+        msg_id: MsgId,
+        /// Why.
+        reason: String,
+    },
+    /// A message left in the outbox by an earlier command was not taken by the server.
+    SendFailed {
+        /// Its id.
+        msg_id: MsgId,
+        /// Why.
+        error: ClientError,
+    },
+    /// The connection is gone.
+    Disconnected {
+        /// Why.
+        error: ClientError,
+        /// When the next one is tried.
+        retry_in: Duration,
+    },
+}
+
+/// What a message says, without its keys.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum MessageSummary {
+    /// Words.
+    Text(String),
+    /// A file.
+    File {
+        /// The blob it is sealed in.
+        blob: BlobId,
+        /// Its name, as its sender has it.
+        name: Option<String>,
+        /// Its size in bytes.
+        bytes: u64,
+        /// Its media type; empty when not known.
+        media_type: String,
+    },
+    /// Something a newer version would show.
+    Unsupported,
+}
+
+/// What a watch came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WatchReport {
+    /// Messages shown.
+    pub received: u64,
+    /// Files saved.
+    pub saved: u64,
+    /// Messages that could not be read.
+    pub unreadable: u64,
+    /// Files that can never be saved.
+    pub lost: u64,
+}
+
+impl MessageSummary {
+    /// What a message says, for a person.
+    pub(crate) fn of(content: &Content) -> Self {
+        match content {
+            Content::Text(text) => Self::Text(text.clone()),
+            Content::File(file) => Self::File {
+                blob: file.id,
+                name: file.file_name.clone(),
+                bytes: file.true_bytes,
+                media_type: file.media_type.clone(),
+            },
+            Content::Unsupported => Self::Unsupported,
+        }
+    }
+}
