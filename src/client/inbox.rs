@@ -25,7 +25,7 @@ use crate::secret::SecretBytes;
 use crate::{ClientError, conversation, sessions};
 
 /// Everything received, by sender's account and message id. Kept: it is what tells a repeat, and the history.
-const RECEIVED: Table<ReceivedRow> = Table::new("received");
+pub(crate) const RECEIVED: Table<ReceivedRow> = Table::new("received");
 
 /// What is still to be shown or saved, by a counter: in the order of its coming.
 const PENDING: Table<PendingRow> = Table::new("pending");
@@ -35,17 +35,17 @@ const MAILBOX: Table<MailboxRow> = Table::new("mailbox");
 
 /// A message received.
 #[derive(Serialize, Deserialize)]
-struct ReceivedRow {
+pub(crate) struct ReceivedRow {
     device: u32,
     received_at: Timestamp,
-    server_ts: Timestamp,
+    pub(crate) server_ts: Timestamp,
     client_hlc: u64,
-    said: Said,
+    pub(crate) said: Said,
 }
 
 /// What a message said, or why nobody knows.
 #[derive(Serialize, Deserialize)]
-enum Said {
+pub(crate) enum Said {
     Content(SecretBytes),
     Unreadable(String),
 }
