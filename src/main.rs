@@ -1,1 +1,28 @@
-fn main() {}
+//! The `waxwing` binary: command line, configuration, serving.
+//!
+//! One program plays every role. `waxwing dev` and `waxwing serve` build origin, edge and messaging from one
+//! configuration and serve them; the other commands are a client of such a service. Data goes to stdout and progress to
+//! stderr, so that every command can stand in a pipe.
+
+mod cli;
+mod commands;
+mod config;
+mod output;
+mod serve;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+fn main() -> ExitCode {
+    let cli = cli::Cli::parse();
+    let output = output::Output::new(cli.json);
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return output.fail(&anyhow::Error::new(error).context("cannot start")),
+    };
+    match runtime.block_on(commands::run(cli.command, &output)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => output.fail(&error),
+    }
+}

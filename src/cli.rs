@@ -1,0 +1,215 @@
+//! What can be typed: commands, their flags and their help.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use waxwing_protocol::{BlobId, Handle};
+
+/// The address `waxwing dev` listens on and clients talk to unless told otherwise.
+pub(crate) const DEV_ADDRESS: &str = "127.0.0.1:8460";
+
+/// Moves sealed photos, videos and files between people: end-to-end encrypted, resumable, cached at the edge.
+#[derive(Debug, Parser)]
+#[command(name = "waxwing", version, propagate_version = true, max_term_width = 100)]
+pub(crate) struct Cli {
+    /// Print results as JSON lines on stdout.
+    #[arg(long, global = true)]
+    pub json: bool,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Serve every role on one address, with open registration: for trying things out.
+    Dev(DevArgs),
+    /// Serve the roles that a configuration file names.
+    Serve(ServeArgs),
+    /// Make an account, with this machine as its first device.
+    Register(RegisterArgs),
+    /// Seal a file, upload it, and send it to somebody.
+    Send(SendArgs),
+    /// Receive messages and save the files they bring.
+    Watch(WatchArgs),
+    /// Download a file by share link, or by the id of a blob this profile has sent or received.
+    Get(GetArgs),
+    /// Print a link that opens one file for whoever has it.
+    Share(ShareArgs),
+    /// Go on with what was interrupted.
+    Resume(ResumeArgs),
+    /// Print a grant, so that curl and tus clients can be used.
+    Grant(GrantArgs),
+    /// Show or check a configuration.
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Operate a service.
+    #[command(subcommand)]
+    Admin(AdminCommand),
+    /// Send a file from one new account to another on a server of its own, and show the time of every step.
+    Demo(DemoArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DevArgs {
+    /// Address to listen on; port 0 picks a free one.
+    #[arg(long, env = "WAXWING_LISTEN", default_value = DEV_ADDRESS)]
+    pub listen: SocketAddr,
+    /// Directory that holds all state; made when missing.
+    #[arg(long, env = "WAXWING_DATA", default_value = "waxwing-data", value_name = "DIR")]
+    pub data: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ServeArgs {
+    /// Configuration file (TOML); `waxwing config show` prints every key with its default.
+    #[arg(long, env = "WAXWING_CONFIG", value_name = "FILE")]
+    pub config: PathBuf,
+    /// Address to listen on, instead of the file's.
+    #[arg(long, env = "WAXWING_LISTEN")]
+    pub listen: Option<SocketAddr>,
+    /// Directory that holds all state, instead of the file's.
+    #[arg(long, env = "WAXWING_DATA", value_name = "DIR")]
+    pub data: Option<PathBuf>,
+}
+
+/// Which profile a client command acts as.
+#[derive(Debug, Args)]
+pub(crate) struct ProfileArgs {
+    /// Directory of the profile: its keys, its messages, its unfinished transfers.
+    #[arg(long, env = "WAXWING_HOME", default_value = "waxwing-profile", value_name = "DIR")]
+    pub home: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RegisterArgs {
+    #[command(flatten)]
+    pub profile: ProfileArgs,
+    /// The name that others write to: 2 to 32 of a-z 0-9 . _ -, a letter first.
+    #[arg(long)]
+    pub handle: Handle,
+    /// The service.
+    #[arg(long, env = "WAXWING_SERVER", default_value_t = format!("http://{DEV_ADDRESS}"), value_name = "URL")]
+    pub server: String,
+    /// Invite code, where the service asks for one.
+    #[arg(long)]
+    pub invite: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SendArgs {
+    #[command(flatten)]
+    pub profile: ProfileArgs,
+    /// The file to send.
+    pub file: PathBuf,
+    /// Whom to.
+    #[arg(long, value_name = "HANDLE")]
+    pub to: Handle,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct WatchArgs {
+    #[command(flatten)]
+    pub profile: ProfileArgs,
+    /// Directory for received files; made when missing. Without it, files are announced but not fetched.
+    #[arg(long, value_name = "DIR")]
+    pub save: Option<PathBuf>,
+    /// Stop once at least one message has come, the queue is empty and every file is saved.
+    #[arg(long)]
+    pub once: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct GetArgs {
+    #[command(flatten)]
+    pub profile: ProfileArgs,
+    /// A share link, or a blob id.
+    #[arg(value_name = "LINK|ID")]
+    pub source: String,
+    /// Where to write the file.
+    #[arg(short, long, value_name = "FILE")]
+    pub output: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ShareArgs {
+    #[command(flatten)]
+    pub profile: ProfileArgs,
+    /// A file to upload, or the id of a blob this profile has sent or received.
+    #[arg(value_name = "FILE|ID")]
+    pub source: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ResumeArgs {
+    #[command(flatten)]
+    pub profile: ProfileArgs,
+    /// Only say what is unfinished.
+    #[arg(long)]
+    pub list: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct GrantArgs {
+    #[command(flatten)]
+    pub profile: ProfileArgs,
+    #[command(subcommand)]
+    pub kind: GrantKind,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum GrantKind {
+    /// To upload blobs, for an hour.
+    Upload,
+    /// To download any blob whose id one knows, for a quarter of an hour.
+    Media,
+    /// To let whoever holds it download one blob.
+    Share {
+        /// The blob.
+        blob: BlobId,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Print the configuration in effect, every key with its value.
+    Show(ConfigArgs),
+    /// Say whether a configuration is sound.
+    Check(ConfigArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ConfigArgs {
+    /// Configuration file; without it, the defaults.
+    #[arg(long, env = "WAXWING_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum AdminCommand {
+    /// Print a grant for another part of the service.
+    #[command(subcommand)]
+    Grant(AdminGrant),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum AdminGrant {
+    /// What an edge shows its origin.
+    Edge {
+        /// The edge's name, for logs.
+        #[arg(long)]
+        node: String,
+        /// How many days it lasts.
+        #[arg(long, default_value_t = 365)]
+        days: u32,
+        /// Data directory of the messaging node, which holds the signing key.
+        #[arg(long, env = "WAXWING_DATA", value_name = "DIR")]
+        data: PathBuf,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DemoArgs {
+    /// The file to send; 64 MiB of noise when none is given.
+    pub file: Option<PathBuf>,
+}

@@ -1,0 +1,31 @@
+//! The commands, one file a noun. Each turns arguments into one call and shapes what it prints.
+
+mod admin;
+mod config;
+mod demo;
+mod profile;
+mod serve;
+mod transfers;
+mod watch;
+
+use crate::cli::Command;
+use crate::output::Output;
+
+/// Runs a command to its end.
+pub(crate) async fn run(command: Command, output: &Output) -> anyhow::Result<()> {
+    let output = *output;
+    match command {
+        Command::Dev(args) => serve::dev(args, output).await,
+        Command::Serve(args) => serve::serve(args, output).await,
+        Command::Register(args) => profile::register(args, output).await,
+        Command::Send(args) => transfers::send(args, output).await,
+        Command::Watch(args) => watch::watch(args, output).await,
+        Command::Get(args) => transfers::get(args, output).await,
+        Command::Share(args) => transfers::share(args, output).await,
+        Command::Resume(args) => transfers::resume(args, output).await,
+        Command::Grant(args) => profile::grant(args, output).await,
+        Command::Config(command) => config::run(command, output),
+        Command::Admin(command) => admin::run(command, output),
+        Command::Demo(args) => demo::run(args, output).await,
+    }
+}

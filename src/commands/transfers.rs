@@ -1,0 +1,141 @@
+//! `waxwing send`, `resume`, `get` and `share`: files out and in.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::bail;
+use serde_json::json;
+use waxwing_client::{Client, FetchedFile, SentFile, ShareLink, ShareSource, fetch_link};
+use waxwing_protocol::BlobId;
+
+use crate::cli::{GetArgs, ResumeArgs, SendArgs, ShareArgs};
+use crate::output::{Output, ProgressLine, bytes, program};
+
+/// Seals a file, uploads it and sends its reference.
+pub(crate) async fn send(args: SendArgs, output: Output) -> anyhow::Result<()> {
+    let client = Client::open(&args.profile.home)?;
+    let line = ProgressLine::new(file_name(&args.file));
+    let resume = resume_command(&args.profile.home);
+    let sent = or_interrupt(client.send_file(&args.file, &args.to, &|progress| line.update(&progress)), &resume).await?;
+    drop(line);
+    print_sent(&sent, &file_name(&args.file), output);
+    Ok(())
+}
+
+/// Goes on with every unfinished transfer, the oldest first.
+pub(crate) async fn resume(args: ResumeArgs, output: Output) -> anyhow::Result<()> {
+    let client = Client::open(&args.profile.home)?;
+    let unfinished = client.unfinished()?;
+    if unfinished.is_empty() {
+        output.note("nothing is unfinished");
+    }
+    let command = resume_command(&args.profile.home);
+    for transfer in unfinished {
+        let name = file_name(&transfer.path);
+        if args.list {
+            let to = transfer.to.as_ref().map(|to| format!("  to {to}")).unwrap_or_default();
+            output.result(
+                format_args!("{}{to}", transfer.path.display()),
+                &json!({ "file": transfer.path, "to": transfer.to }),
+            );
+            continue;
+        }
+        let line = ProgressLine::new(&name);
+        let sent = or_interrupt(client.resume(transfer.id, &|progress| line.update(&progress)), &command).await?;
+        drop(line);
+        print_sent(&sent, &name, output);
+    }
+    Ok(())
+}
+
+/// Downloads and opens a file.
+pub(crate) async fn get(args: GetArgs, output: Output) -> anyhow::Result<()> {
+    let line = ProgressLine::new(file_name(&args.output));
+    let on = |progress| line.update(&progress);
+    let fetched = if let Ok(id) = args.source.parse::<BlobId>() {
+        Client::open(&args.profile.home)?.fetch(&id, &args.output, &on).await?
+    } else if let Ok(link) = args.source.parse::<ShareLink>() {
+        fetch_link(&link, &args.output, &on).await?
+    } else {
+        bail!("`{}` is neither a share link nor a blob id (52 characters of a-z and 2-7)", args.source);
+    };
+    drop(line);
+    print_fetched(&fetched, None, output);
+    Ok(())
+}
+
+/// Prints a share link.
+pub(crate) async fn share(args: ShareArgs, output: Output) -> anyhow::Result<()> {
+    let client = Client::open(&args.profile.home)?;
+    // A file may be called like a blob id; nobody would then expect the id.
+    let path = PathBuf::from(&args.source);
+    let source = match args.source.parse::<BlobId>() {
+        Ok(id) if !path.exists() => ShareSource::Blob(id),
+        _ => ShareSource::File(path),
+    };
+    let line = ProgressLine::new(file_name(Path::new(&args.source)));
+    let on = |progress| line.update(&progress);
+    let link = or_interrupt(client.share(source, &on), &resume_command(&args.profile.home)).await?;
+    drop(line);
+    output.result(&link, &json!({ "link": link.to_string() }));
+    Ok(())
+}
+
+/// Prints what was received; `from` names the sender, where there is one.
+pub(crate) fn print_fetched(fetched: &FetchedFile, from: Option<&str>, output: Output) {
+    let sender = from.map(|from| format!(" from {from}")).unwrap_or_default();
+    output.result(
+        format_args!("saved {}{sender}  {}", fetched.path.display(), bytes(fetched.bytes)),
+        &json!({
+            "saved": fetched.path,
+            "from": from,
+            "blob": fetched.blob,
+            "bytes": fetched.bytes,
+            "first_byte_s": fetched.first_byte.as_secs_f64(),
+            "total_s": fetched.total.as_secs_f64(),
+            "cache_status": fetched.cache_status,
+        }),
+    );
+}
+
+fn print_sent(sent: &SentFile, name: &str, output: Output) {
+    let resumed = sent.resumed_at.map(|at| format!("  (resumed at {})", bytes(at))).unwrap_or_default();
+    let verb = if sent.msg_id.is_some() { "sent" } else { "uploaded" };
+    output.result(
+        format_args!("{verb} {name}  {}  blob {}{resumed}", bytes(sent.file_bytes), sent.blob),
+        &json!({
+            "sent": name,
+            "msg_id": sent.msg_id,
+            "blob": sent.blob,
+            "file_bytes": sent.file_bytes,
+            "sealed_bytes": sent.sealed_bytes,
+            "resumed_at": sent.resumed_at,
+            "seal_s": sent.seal.as_secs_f64(),
+            "upload_s": sent.upload.as_secs_f64(),
+            "message_s": sent.message.as_secs_f64(),
+        }),
+    );
+}
+
+/// Runs a transfer; Ctrl-C ends it with the command that goes on from there.
+async fn or_interrupt<T, E>(work: impl Future<Output = Result<T, E>>, resume: &str) -> anyhow::Result<T>
+where
+    E: std::error::Error + Send + Sync + 'static,
+{
+    tokio::select! {
+        done = work => Ok(done?),
+        pressed = tokio::signal::ctrl_c() => {
+            pressed?;
+            // Everything acknowledged is kept on both sides; there is nothing to tidy up.
+            eprintln!("\ninterrupted; go on with\n\n  {resume}\n");
+            std::process::exit(130);
+        }
+    }
+}
+
+fn resume_command(home: &Path) -> String {
+    format!("{} resume --home {}", program(), home.display())
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
+}

@@ -1,0 +1,92 @@
+//! Serving: one public address for every role this node plays, and an orderly end.
+//!
+//! The roles are built here and nowhere else, from one configuration, and meet only on the wire: even in one process
+//! the edge asks the origin over HTTP, so that what works here works when they stand on different machines.
+
+mod listener;
+mod node;
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::info;
+
+use crate::config::Config;
+pub(crate) use listener::Limits;
+use node::Node;
+
+/// A node that listens, but does not serve yet.
+pub(crate) struct Serving {
+    node: Node,
+    listener: TcpListener,
+    admin: Option<TcpListener>,
+    limits: Limits,
+    drain: Duration,
+}
+
+impl Serving {
+    /// Takes the address and the data directory, and brings every role up.
+    pub(crate) async fn start(config: Config) -> anyhow::Result<Self> {
+        raise_open_files();
+        let listener = bind(config.listen).await?;
+        let admin = match config.admin_listen {
+            Some(address) => Some(bind(address).await?),
+            None => None,
+        };
+        let limits = Limits { connections_max: config.connections_max, ..Limits::default() };
+        let drain = Duration::from_secs(config.drain_s);
+        let node = Node::open(config, listener.local_addr()?).await?;
+        Ok(Self { node, listener, admin, limits, drain })
+    }
+
+    /// The address listened on.
+    pub(crate) fn address(&self) -> std::io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// Serves until SIGTERM or SIGINT, then lets running requests end.
+    pub(crate) async fn run(self) -> anyhow::Result<()> {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let stop = async move {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        };
+        if let Some(admin) = self.admin {
+            tokio::spawn(listener::serve(admin, self.node.admin_router(), self.limits.clone(), std::future::pending()));
+        }
+        let node = self.node.clone();
+        let stopping = async move {
+            stop.await;
+            info!("stopping: no new requests, running ones may end");
+            // Sockets and half-done appends are told first: they would otherwise hold the drain to its limit.
+            node.close().await;
+        };
+        let serving = listener::serve(self.listener, self.node.router(), self.limits, stopping).await;
+        if tokio::time::timeout(self.drain, serving.ended()).await.is_err() {
+            info!(drain_s = self.drain.as_secs(), "stopped with requests still running");
+        }
+        Ok(())
+    }
+}
+
+async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| match address.port() {
+        0 => format!("cannot listen on {}", address.ip()),
+        port => format!("cannot listen on {address}; is port {port} taken? `--listen {}:0` picks a free one", address.ip()),
+    })
+}
+
+/// A connection is an open file, and the usual soft limit of 1,024 is far below what one process can hold.
+fn raise_open_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
+        info!(%error, "cannot raise the limit of open files");
+    }
+}

@@ -1,0 +1,109 @@
+//! Connections in, requests to a router, within limits; and a drain at the end.
+//!
+//! hyper serves whoever connects for as long as they like. The limits here are what stands between the process and
+//! clients that open a connection and say nothing, or a thousand streams at once.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tracing::{debug, warn};
+
+/// What one listener allows.
+#[derive(Clone, Debug)]
+pub(crate) struct Limits {
+    /// Open connections at most.
+    pub connections_max: usize,
+    /// How long a request's head may take to arrive.
+    pub head_timeout: Duration,
+    /// HTTP/2 streams of one connection at once.
+    pub streams_max: u32,
+    /// HTTP/2 flow control window in bytes; 64 KiB, the protocol's default, makes uploads slower than HTTP/1.1.
+    pub window_bytes: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections_max: 16_384,
+            head_timeout: Duration::from_secs(15),
+            streams_max: 128,
+            window_bytes: 2 * 1024 * 1024,
+        }
+    }
+}
+
+/// Connections that are still open after the listener stopped.
+pub(crate) struct Draining(GracefulShutdown);
+
+impl Draining {
+    /// Waits for every request that runs to end.
+    pub(crate) async fn ended(self) {
+        self.0.shutdown().await;
+    }
+}
+
+/// Serves `router` on `listener` until `stop` is done.
+pub(crate) async fn serve(
+    listener: TcpListener,
+    router: Router,
+    limits: Limits,
+    stop: impl Future<Output = ()>,
+) -> Draining {
+    let builder = Arc::new(builder(&limits));
+    let places = Arc::new(Semaphore::new(limits.connections_max));
+    let graceful = GracefulShutdown::new();
+    tokio::pin!(stop);
+    loop {
+        let place = tokio::select! {
+            () = &mut stop => return Draining(graceful),
+            place = Arc::clone(&places).acquire_owned() => place.expect("the semaphore is never closed"),
+        };
+        let stream = tokio::select! {
+            () = &mut stop => return Draining(graceful),
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    // Out of files, or a client gone before it was accepted: neither ends the service.
+                    warn!(%error, "cannot accept a connection");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    continue;
+                }
+            },
+        };
+        // Small frames of the socket must not wait for more to come.
+        if let Err(error) = stream.set_nodelay(true) {
+            debug!(%error, "cannot switch off Nagle's algorithm");
+        }
+        let service = TowerToHyperService::new(router.clone());
+        let watcher = graceful.watcher();
+        let builder = Arc::clone(&builder);
+        tokio::spawn(async move {
+            let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
+            if let Err(error) = watcher.watch(connection).await {
+                debug!(error, "connection ended early");
+            }
+            drop(place);
+        });
+    }
+}
+
+fn builder(limits: &Limits) -> auto::Builder<TokioExecutor> {
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(limits.head_timeout);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(limits.streams_max)
+        .initial_stream_window_size(limits.window_bytes)
+        .initial_connection_window_size(limits.window_bytes * 2)
+        .keep_alive_interval(Duration::from_secs(30));
+    builder
+}

@@ -1,0 +1,217 @@
+//! A node: the roles it plays, built from one configuration and put on one router.
+
+use std::fs::File;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::trace::TraceLayer;
+use tracing::info_span;
+use waxwing_edge::Edge;
+use waxwing_messaging::Messaging;
+use waxwing_origin::Origin;
+use waxwing_protocol::api::{Registration, ServiceInfo};
+use waxwing_protocol::grant::{GrantKeys, Jwks};
+use waxwing_protocol::problem::{PROBLEM_MEDIA_TYPE, Problem};
+
+use crate::config::{Cluster, Config, Role};
+
+/// How long the grant lasts that an edge gets from the messaging role in its own process: longer than a process lives.
+const OWN_EDGE_GRANT: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+/// The roles of this process.
+#[derive(Clone)]
+pub(crate) struct Node {
+    origin: Option<Origin>,
+    edge: Option<Edge>,
+    messaging: Option<Messaging>,
+    info: Arc<ServiceInfo>,
+    /// Held as long as the node lives: two processes on one data directory would destroy it.
+    _lock: Arc<File>,
+}
+
+impl Node {
+    /// Opens the data directory and every role. `address` is where this node listens.
+    pub(crate) async fn open(config: Config, address: SocketAddr) -> anyhow::Result<Self> {
+        let lock = lock_data(&config.data)?;
+        let own_url = config.public_url.clone().unwrap_or_else(|| format!("http://{}", reachable(address)));
+        let registration = config.messaging.registration;
+        let messaging = match config.plays(Role::Messaging) {
+            true => Some(Messaging::open(config.messaging.clone(), &config.data.join("messaging")).await?),
+            false => None,
+        };
+        let keys = Arc::new(grant_keys(messaging.as_ref(), &config.cluster)?);
+        let blob_bytes_max = config.origin.blob_bytes_max;
+        let origin = match config.plays(Role::Origin) {
+            true => {
+                let mut origin = config.origin.clone();
+                origin.public_url = origin.public_url.or_else(|| config.public_url.clone());
+                Some(Origin::open(origin, &config.data.join("origin"), Arc::clone(&keys)).await?)
+            }
+            false => None,
+        };
+        let edge = match config.plays(Role::Edge) {
+            true => {
+                let origin_url =
+                    config.cluster.origin_url.clone().unwrap_or_else(|| format!("http://{}", reachable(address)));
+                let grant = edge_grant(messaging.as_ref(), &config.cluster)?;
+                Some(Edge::new(config.edge.clone(), origin_url, grant, keys)?)
+            }
+            false => None,
+        };
+        let info = Arc::new(service_info(&config.cluster, &own_url, blob_bytes_max, registration));
+        Ok(Self { origin, edge, messaging, info, _lock: Arc::new(lock) })
+    }
+
+    /// Everything the public address answers.
+    pub(crate) fn router(&self) -> Router {
+        let info = Arc::clone(&self.info);
+        let mut router = Router::new().route("/v1/info", get(move || async move { Json(info.as_ref().clone()) }));
+        if let Some(origin) = &self.origin {
+            router = router.merge(origin.router());
+        }
+        if let Some(edge) = &self.edge {
+            router = router.merge(edge.router());
+        }
+        if let Some(messaging) = &self.messaging {
+            router = router.merge(messaging.router());
+        }
+        // The path alone: headers carry grants, and a query should never have carried anything.
+        let trace = TraceLayer::new_for_http().make_span_with(|request: &axum::http::Request<axum::body::Body>| {
+            info_span!("request", method = %request.method(), path = request.uri().path())
+        });
+        router.fallback(not_found).layer(CatchPanicLayer::custom(panicked)).layer(trace)
+    }
+
+    /// What the admin address answers: `/healthz` says that the process runs, `/readyz` that it should get requests.
+    pub(crate) fn admin_router(&self) -> Router {
+        let node = self.clone();
+        let ready = move || {
+            let ready = node.origin.as_ref().is_none_or(Origin::is_ready);
+            async move { if ready { (StatusCode::OK, "ready\n") } else { (StatusCode::SERVICE_UNAVAILABLE, "the blob store is read-only\n") } }
+        };
+        Router::new().route("/healthz", get(async || "alive\n")).route("/readyz", get(ready))
+    }
+
+    /// Tells every role to come to an end: sockets drain, running appends commit what they have.
+    pub(crate) async fn close(&self) {
+        if let Some(messaging) = &self.messaging {
+            messaging.close().await;
+        }
+        if let Some(origin) = &self.origin {
+            origin.close().await;
+        }
+    }
+}
+
+/// Makes the data directory, and makes sure that no other process uses it.
+fn lock_data(data: &Path) -> anyhow::Result<File> {
+    std::fs::create_dir_all(data).with_context(|| format!("cannot make the data directory {}", data.display()))?;
+    let path = data.join("lock");
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .with_context(|| format!("the data directory {} is not writable", data.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => {
+            bail!("the data directory {} is in use by another process", data.display())
+        }
+        Err(std::fs::TryLockError::Error(error)) => {
+            Err(error).with_context(|| format!("cannot lock {}", path.display()))
+        }
+    }
+}
+
+/// Where this process reaches itself: an unspecified address listens everywhere, but names no host.
+fn reachable(mut address: SocketAddr) -> SocketAddr {
+    if address.ip().is_unspecified() {
+        address.set_ip(match address {
+            SocketAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
+            SocketAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
+        });
+    }
+    address
+}
+
+fn grant_keys(messaging: Option<&Messaging>, cluster: &Cluster) -> anyhow::Result<GrantKeys> {
+    let jwks: Jwks = match (messaging, &cluster.jwks_file) {
+        (Some(messaging), _) => messaging.jwks(),
+        (None, Some(file)) => {
+            let text = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
+            serde_json::from_slice(&text).with_context(|| format!("{} is not a JSON Web Key Set", file.display()))?
+        }
+        (None, None) => bail!("`cluster.jwks_file` is not set"),
+    };
+    Ok(GrantKeys::from_jwks(&jwks)?)
+}
+
+fn edge_grant(messaging: Option<&Messaging>, cluster: &Cluster) -> anyhow::Result<String> {
+    match (&cluster.edge_grant_file, messaging) {
+        (Some(file), _) => {
+            let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+            Ok(text.trim().to_owned())
+        }
+        (None, Some(messaging)) => Ok(messaging.mint_edge_grant("local", OWN_EDGE_GRANT).text),
+        (None, None) => bail!("`cluster.edge_grant_file` is not set"),
+    }
+}
+
+fn service_info(cluster: &Cluster, own: &str, blob_bytes_max: u64, registration: Registration) -> ServiceInfo {
+    let base = |url: &Option<String>| url.as_deref().unwrap_or(own).trim_end_matches('/').to_owned();
+    let messaging = base(&cluster.messaging_base_url);
+    // http becomes ws and https wss.
+    let socket = messaging.replacen("http", "ws", 1);
+    ServiceInfo {
+        server: concat!("waxwing/", env!("CARGO_PKG_VERSION")).into(),
+        uploads_url: format!("{}/v1/uploads", base(&cluster.uploads_base_url)),
+        blobs_url: format!("{}/v1/blobs", base(&cluster.blobs_base_url)),
+        socket_url: format!("{socket}/v1/ws"),
+        api_url: messaging,
+        blob_bytes_max,
+        registration,
+    }
+}
+
+async fn not_found() -> Response {
+    problem(&Problem::new(404, "not-found", "nothing is here; GET /v1/info tells where things are"))
+}
+
+fn panicked(_: Box<dyn std::any::Any + Send>) -> Response {
+    problem(&Problem::new(500, "internal", "the server failed at this request"))
+}
+
+fn problem(problem: &Problem) -> Response {
+    let status = StatusCode::from_u16(problem.status).expect("our own problems have valid statuses");
+    (status, [(CONTENT_TYPE, PROBLEM_MEDIA_TYPE)], problem.to_json()).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn roles_on_other_hosts_are_named_to_clients() {
+        let cluster = Cluster { blobs_base_url: Some("https://edge.example/".into()), ..Cluster::default() };
+        let info = service_info(&cluster, "https://chat.example", 10, Registration::Closed);
+        assert_eq!(info.blobs_url, "https://edge.example/v1/blobs");
+        assert_eq!(info.uploads_url, "https://chat.example/v1/uploads");
+        assert_eq!(info.socket_url, "wss://chat.example/v1/ws");
+    }
+
+    #[test]
+    fn an_address_that_listens_everywhere_is_reached_on_loopback() {
+        assert_eq!(reachable("0.0.0.0:5".parse().unwrap()).to_string(), "127.0.0.1:5");
+        assert_eq!(reachable("[::]:5".parse().unwrap()).to_string(), "[::1]:5");
+    }
+}
