@@ -83,3 +83,55 @@ async fn throw_away(mut body: Body) {
         left = rest;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::stream;
+    use tokio::sync::mpsc;
+
+    /// A request whose body comes when the test says.
+    fn request(headers: &[(&str, &str)]) -> (mpsc::Sender<Result<Bytes, axum::Error>>, Request) {
+        let (pieces, content) = mpsc::channel(1);
+        let content = stream::unfold(content, |mut content| async move { Some((content.recv().await?, content)) });
+        let builder = headers.iter().fold(Request::builder(), |builder, (name, value)| builder.header(*name, *value));
+        (pieces, builder.body(Body::from_stream(content)).unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_refused_body_is_read_on_within_a_bound() {
+        let (pieces, request) = request(&[]);
+        drop(linger(request).await);
+        let mut taken = 0;
+        while pieces.send(Ok(Bytes::from(vec![0; 65_536]))).await.is_ok() {
+            taken += 65_536;
+        }
+        assert!((LINGER_BYTES_MAX..LINGER_BYTES_MAX + 4 * 65_536).contains(&taken), "{taken}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_sends_nothing_more_is_not_waited_for() {
+        let (pieces, request) = request(&[]);
+        drop(linger(request).await);
+        pieces.send(Ok(Bytes::from_static(b"one"))).await.unwrap();
+        pieces.closed().await;
+    }
+
+    /// Reading would tell it to go on.
+    #[tokio::test]
+    async fn a_client_that_waits_for_leave_is_not_read() {
+        let (pieces, request) = request(&[("expect", "100-continue")]);
+        drop(linger(request).await);
+        pieces.closed().await;
+        assert!(pieces.send(Ok(Bytes::new())).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_body_that_was_read_is_left_alone() {
+        let (pieces, request) = request(&[]);
+        let body = linger(request).await.into_body();
+        pieces.send(Ok(Bytes::from_static(b"all"))).await.unwrap();
+        drop(pieces);
+        assert_eq!(body.collect().await.unwrap().to_bytes(), "all");
+    }
+}

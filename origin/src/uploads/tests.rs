@@ -117,6 +117,20 @@ async fn a_cut_request_keeps_the_bytes_that_came() {
     assert_eq!(engine.blob_bytes(done.blob.unwrap()).await, data);
 }
 
+/// A server drops what serves a connection when the connection is gone; the bytes that came on it must not go with it.
+#[tokio::test]
+async fn a_request_outlives_its_connection() {
+    let engine = Engine::start();
+    let id = engine.create(3 * MIB).await;
+    let sending = engine.send(id, 0);
+    sending.piece(bytes(1000)).await;
+    sending.piece(bytes(1000)).await;
+    sending.request.abort();
+    assert!(sending.request.await.unwrap_err().is_cancelled());
+    let offset = engine.offset(id).await;
+    assert!([1000, 2000].contains(&offset), "{offset}");
+}
+
 /// The client sent everything and then lost the connection: there is nothing left to send, so there is a blob.
 #[tokio::test]
 async fn an_upload_cut_after_its_last_byte_is_complete() {
@@ -139,6 +153,21 @@ async fn a_long_request_commits_on_its_way() {
     // The twelfth piece is handed over only after the batch that filled 8 MiB was dealt with.
     let record = engine.store.upload(id).await.unwrap().unwrap();
     assert!(record.offset >= 8 * MIB, "only {} of 12 MiB are safe", record.offset);
+}
+
+/// Each commit carries the part of the outboard that came since the last one.
+#[tokio::test]
+async fn an_outboard_made_of_many_commits_is_whole() {
+    let engine = Engine::start();
+    let data = bytes(26 * MIB + 5);
+    let id = engine.create(26 * MIB + 5).await;
+    let pieces: Vec<_> = data.chunks(MIB as usize).map(|piece| Ok(data.slice_ref(piece))).collect();
+    let done = engine.uploads.append(to(id, 0), stream::iter(pieces).boxed(), NOW).await.unwrap();
+    let (blob, outboard) = blob_of(&data, ALICE);
+    assert_eq!(done.blob, Some(blob.id));
+    let reader = engine.store.blob(blob.id).await.unwrap().unwrap();
+    let stored: Vec<_> = futures_util::TryStreamExt::try_collect(reader.outboard()).await.unwrap();
+    assert_eq!(stored.concat(), outboard.cvs);
 }
 
 /// A phone changed networks: its old connection is still open, and must not lock it out.

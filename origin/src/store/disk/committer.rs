@@ -190,3 +190,30 @@ impl Group {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::suite::{ALICE, BOB, blob_of, id};
+
+    /// Two uploads of the same bytes may end in the very same commit, when the first is not yet in the records.
+    #[test]
+    fn the_same_bytes_twice_in_one_group_are_one_blob() {
+        let directory = tempfile::tempdir().unwrap();
+        let database = fjall::Database::builder(directory.path()).open().unwrap();
+        let keyspace = database.keyspace("records", fjall::KeyspaceCreateOptions::default).unwrap();
+        let table = Table { database, keyspace };
+        let group = Group { table, durability: PersistMode::Buffer, health: Arc::default() };
+        let complete = |n, owner| {
+            let (blob, outboard) = blob_of(b"the same", owner);
+            let (answer, outcome) = sync_channel(1);
+            (Waiting { change: Change::Complete { id: id(n), record: None, blob, outboard }, answer }, outcome)
+        };
+        let ((first, first_fate), (second, second_fate)) = (complete(1, ALICE), complete(2, BOB));
+        group.commit(vec![first, second]);
+        assert_eq!(first_fate.recv().unwrap().unwrap(), DataFate::Keep);
+        assert_eq!(second_fate.recv().unwrap().unwrap(), DataFate::Drop);
+        let pointer = group.table.blob(blob_of(b"the same", ALICE).0.id).unwrap().unwrap();
+        assert_eq!(pointer.data, id(1));
+    }
+}
