@@ -47,18 +47,33 @@ const DRAIN: Drain = Drain { reconnect_after_ms: 500, jitter_ms: 5_000 };
 const SUITE_OLM: u32 = 1;
 
 /// Serves a socket until it ends. `shown` is who showed a token with the request, if anybody.
-pub(crate) async fn serve(node: Arc<Node>, wire: Wire, shown: Option<Caller>) {
-    // Boxed: what greeting needs is gone when the connection idles.
-    if let Some(connection) = Box::pin(hello::greet(node, wire, shown)).await {
-        connection.run().await;
+pub(crate) fn serve(node: Arc<Node>, wire: Wire, shown: Option<Caller>) -> impl Future<Output = ()> {
+    // Boxed before the task begins: what greeting needs is gone when the connection idles.
+    let greeting = Box::pin(hello::greet(node, wire, shown));
+    async move {
+        if let Some(connection) = greeting.await {
+            connection.run().await;
+        }
     }
 }
 
-/// A Send under way: its frame, its id, its outcome.
-type Sending = BoxFuture<'static, (u32, MsgId, Result<Appended, AppendError>)>;
+/// A Send that was taken or refused: its frame, its id, its outcome.
+type Sent = (u32, MsgId, Result<Appended, AppendError>);
 
-/// A page under way.
-type Reading = BoxFuture<'static, (usize, Result<Page, StoreError>)>;
+/// A page that was read: of which lane, and what.
+type Read = (usize, Result<Page, StoreError>);
+
+/// Something has happened.
+enum Event {
+    /// The connection was welcomed.
+    Begun,
+    Received(Result<Inbound, WireError>),
+    /// The outbox has something.
+    Woken,
+    Sent(Sent),
+    Read(Read),
+    Alarm,
+}
 
 /// How a connection ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,8 +116,8 @@ pub(crate) struct Connection {
     heartbeat: Duration,
     /// Frames that were received and not looked at yet.
     inbox: Bytes,
-    sending: FuturesUnordered<Sending>,
-    reading: Option<Reading>,
+    sending: FuturesUnordered<BoxFuture<'static, Sent>>,
+    reading: Option<BoxFuture<'static, Read>>,
     heard: Instant,
     pinged: bool,
     /// Fires at the next moment that might call for a ping or an end; not moved at every sign of life.
@@ -142,7 +157,7 @@ impl Connection {
     }
 
     /// Sends Welcome.
-    async fn welcome(mut self, welcome: Frame) -> Option<Self> {
+    async fn welcome(mut self: Box<Self>, welcome: Frame) -> Option<Box<Self>> {
         debug!(device = %self.device, "connected");
         match self.wire.feed(&welcome).await {
             Ok(()) => Some(self),
@@ -150,57 +165,52 @@ impl Connection {
         }
     }
 
-    async fn run(mut self) {
+    async fn run(mut self: Box<Self>) {
         let end = self.serve().await;
         debug!(device = %self.device, ?end, "connection ended");
-        end.say(self.into_wire()).await;
+        Box::pin(end.say(self.into_wire())).await;
     }
 
     /// The socket alone. The route goes before the goodbye: nothing may be sent this way any more.
-    fn into_wire(self) -> Wire {
+    fn into_wire(self: Box<Self>) -> Wire {
         self.wire
     }
 
     async fn serve(&mut self) -> End {
+        let mut event = Event::Begun;
         loop {
-            if let Err(end) = self.advance().await {
+            // Boxed, so that the task is as large as waiting needs and not as large as working does.
+            if let Err(end) = Box::pin(self.advance(event)).await {
                 return end;
             }
-            tokio::select! {
-                inbound = self.wire.receive(), if self.inbox.is_empty() => match inbound {
-                    Ok(inbound) => {
-                        (self.heard, self.pinged) = (Instant::now(), false);
-                        match inbound {
-                            Inbound::Frames(message) => self.inbox = message,
-                            Inbound::Alive => {}
-                            Inbound::Text => return End::Close(close::BAD_FRAME, "text in a binary subprotocol"),
-                        }
-                    }
-                    Err(error) => return error.into(),
-                },
-                () = self.outbox.woken() => {}
-                Some(sent) = self.sending.next() => {
-                    if let Err(error) = self.answer_send(sent).await {
-                        return error.into();
-                    }
-                }
-                (index, page) = read(&mut self.reading) => {
-                    self.reading = None;
-                    if let Err(end) = self.take_page(index, page).await {
-                        return end;
-                    }
-                }
-                () = self.alarm.as_mut() => {
-                    if let Err(end) = self.check_heartbeat().await {
-                        return end;
-                    }
-                }
-            }
+            event = self.wait().await;
         }
     }
 
-    /// Does everything that can be done without waiting for anything but the socket to take what is written.
-    async fn advance(&mut self) -> Result<(), End> {
+    /// Waits for something to do.
+    async fn wait(&mut self) -> Event {
+        tokio::select! {
+            inbound = self.wire.receive(), if self.inbox.is_empty() => Event::Received(inbound),
+            () = self.outbox.woken() => Event::Woken,
+            Some(sent) = self.sending.next() => Event::Sent(sent),
+            page = read(&mut self.reading) => {
+                self.reading = None;
+                Event::Read(page)
+            }
+            () = self.alarm.as_mut() => Event::Alarm,
+        }
+    }
+
+    /// Takes what has happened, and does everything that can be done without waiting for anything but the socket to
+    /// take what is written.
+    async fn advance(&mut self, event: Event) -> Result<(), End> {
+        match event {
+            Event::Begun | Event::Woken => {}
+            Event::Received(inbound) => self.take_message(inbound?)?,
+            Event::Sent(sent) => self.answer_send(sent).await?,
+            Event::Read((at, page)) => self.take_page(at, page).await?,
+            Event::Alarm => self.check_heartbeat().await?,
+        }
         while let Some(Some(sent)) = self.sending.next().now_or_never() {
             self.answer_send(sent).await?;
         }
@@ -210,6 +220,17 @@ impl Connection {
         self.wire.flush().await?;
         if fault::delete_before_ack() {
             self.ack_what_was_sent();
+        }
+        Ok(())
+    }
+
+    /// Takes a sign of life, and the frames in it.
+    fn take_message(&mut self, inbound: Inbound) -> Result<(), End> {
+        (self.heard, self.pinged) = (Instant::now(), false);
+        match inbound {
+            Inbound::Frames(message) => self.inbox = message,
+            Inbound::Alive => {}
+            Inbound::Text => return Err(End::Close(close::BAD_FRAME, "text in a binary subprotocol")),
         }
         Ok(())
     }
@@ -272,10 +293,7 @@ impl Connection {
         }
     }
 
-    async fn answer_send(
-        &mut self,
-        (id, msg_id, outcome): (u32, MsgId, Result<Appended, AppendError>),
-    ) -> Result<(), WireError> {
+    async fn answer_send(&mut self, (id, msg_id, outcome): Sent) -> Result<(), WireError> {
         self.wire.feed(&replies::send_result(id, msg_id, outcome)).await
     }
 
@@ -426,7 +444,7 @@ fn fill(rows: &mut std::iter::Peekable<impl Iterator<Item = Envelope>>) -> Vec<E
 const ROW_OVERHEAD: usize = 128;
 
 /// The page under way, or never.
-async fn read(reading: &mut Option<Reading>) -> (usize, Result<Page, StoreError>) {
+async fn read(reading: &mut Option<BoxFuture<'static, Read>>) -> Read {
     match reading {
         Some(reading) => reading.await,
         None => std::future::pending().await,
@@ -438,5 +456,23 @@ fn index(lane: Lane) -> usize {
     match lane {
         Lane::Normal => 0,
         Lane::Urgent => 1,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Bytes of the future that `function` returns.
+    fn future_bytes<A, B, C, F: Future>(_: fn(A, B, C) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// An idle connection costs its task, its state, a read buffer of 1 KiB, and what hyper and tokio keep of a socket:
+    /// 4 KiB are promised for all of it.
+    #[test]
+    fn the_task_and_the_state_of_a_connection_are_small() {
+        let (task, state) = (future_bytes(serve), size_of::<Connection>());
+        assert!(task + state <= 1536, "a task of {task} bytes and a state of {state}");
     }
 }

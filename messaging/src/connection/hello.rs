@@ -30,7 +30,7 @@ struct Refused {
 }
 
 /// Waits for Hello and answers it. `shown` is who showed a token with the request, if anybody.
-pub(crate) async fn greet(node: Arc<Node>, mut wire: Wire, shown: Option<Caller>) -> Option<Connection> {
+pub(crate) async fn greet(node: Arc<Node>, mut wire: Wire, shown: Option<Caller>) -> Option<Box<Connection>> {
     let received = tokio::select! {
         received = first_message(&mut wire) => received,
         () = sleep_until(Instant::now() + seconds(node.config.hello_timeout_s)) => {
@@ -81,7 +81,7 @@ pub(crate) async fn greet(node: Arc<Node>, mut wire: Wire, shown: Option<Caller>
     let flows = flows(&opened, &window);
     let welcome = welcome(&opened, window, heartbeat.as_secs(), node.clock.wall());
     let connection = Connection::new(node, wire, device, route, outbox, flows, heartbeat, inbox);
-    connection.welcome(Frame::with_id(id, Body::Welcome(welcome))).await
+    Box::new(connection).welcome(Frame::with_id(id, Body::Welcome(welcome))).await
 }
 
 /// The first message that has frames.

@@ -51,7 +51,11 @@ pub(crate) async fn upgrade(
         .max_message_size(MESSAGE_BYTES_MAX)
         .max_frame_size(MESSAGE_BYTES_MAX);
     let write_limit = seconds(node.config.slow_reader_s);
-    Ok(upgrade.on_upgrade(move |socket| connection::serve(node, Wire::new(socket, write_limit), shown)))
+    Ok(upgrade.on_upgrade(move |socket| {
+        // A task of its own: that of the upgrade carries what upgrading needed for as long as it lives.
+        tokio::spawn(connection::serve(node, Wire::new(socket, write_limit), shown));
+        std::future::ready(())
+    }))
 }
 
 /// Whether the page that opens the socket may: not a page at all, one of this host, or one that the operator allows.
