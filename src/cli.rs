@@ -77,7 +77,7 @@ pub(crate) struct ServeArgs {
 #[derive(Debug, Args)]
 pub(crate) struct ProfileArgs {
     /// Directory of the profile: its keys, its messages, its unfinished transfers.
-    #[arg(long, env = "WAXWING_HOME", default_value = "waxwing-profile", value_name = "DIR")]
+    #[arg(long, global = true, env = "WAXWING_HOME", default_value = "waxwing-profile", value_name = "DIR")]
     pub home: PathBuf,
 }
 

@@ -10,6 +10,10 @@
 //!
 //! This binary is also its own helper processes: `kill recorder …`, `kill uploader …`, `kill sender …`, `kill receiver …`.
 
+#![allow(unreachable_pub, reason = "a test binary shows nothing to anybody")]
+#![allow(dead_code, reason = "the two test binaries share their support and use different parts of it")]
+#![allow(clippy::cast_precision_loss, clippy::unwrap_used, clippy::print_stdout, reason = "tests")]
+
 mod support;
 
 mod harness {

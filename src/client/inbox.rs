@@ -11,18 +11,15 @@ use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
 use waxwing_protocol::frames::{Ack, Deliver, Envelope, Have, Lane};
-use waxwing_protocol::identity::Base64;
 use waxwing_protocol::{AccountId, DeviceId, Handle, MsgId, Timestamp};
-use waxwing_seal::blob_ref::BlobRef;
 use waxwing_seal::message::{Content, Message, Party};
 use waxwing_seal::session::begun_by;
 
 use crate::account::{DEVICE, SELF, device_keys, me, party};
-use crate::blob_refs::BLOB_REFS;
 use crate::contacts::{self, Contact};
 use crate::profile::{Rows, Table, WriteTx};
 use crate::secret::SecretBytes;
-use crate::{ClientError, conversation, sessions};
+use crate::{ClientError, blob_refs, conversation, sessions};
 
 /// Everything received, by sender's account and message id. Kept: it is what tells a repeat, and the history.
 pub(crate) const RECEIVED: Table<ReceivedRow> = Table::new("received");
@@ -141,7 +138,7 @@ pub(crate) fn receive(
             Ok(message) => {
                 conversation::seen(tx, from, msg_id, &message.parents)?;
                 if let Content::File(file) = &message.content {
-                    remember_key(tx, file)?;
+                    blob_refs::put(tx, file)?;
                 }
                 let row = PendingRow { from, msg_id, shown: false };
                 tx.put(&PENDING, &mailbox.next_pending.to_be_bytes(), &row)?;
@@ -207,14 +204,6 @@ impl Opener<'_> {
     }
 }
 
-/// Keeps the key of a blob. The first one stays: a later message cannot take a key away by naming the same blob.
-fn remember_key(tx: &WriteTx<'_>, file: &BlobRef) -> Result<(), ClientError> {
-    if tx.get(&BLOB_REFS, file.id.as_bytes())?.is_some() {
-        return Ok(());
-    }
-    tx.put(&BLOB_REFS, file.id.as_bytes(), &Base64(file.encode().to_vec()))
-}
-
 /// A lane's progress in the mailbox of this epoch. Seqs of another epoch mean nothing in this one.
 fn mailbox(tx: &impl Rows, epoch: u64) -> Result<MailboxRow, ClientError> {
     let row = tx.get(&MAILBOX, SELF)?.unwrap_or_default();
@@ -277,6 +266,8 @@ pub(crate) fn done(tx: &WriteTx<'_>, pending: &Pending) -> Result<(), ClientErro
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::blob_refs::BLOB_REFS;
+    use waxwing_seal::blob_ref::BlobRef;
     use crate::outbox::tests::{NOW, Person, msg, text};
     use waxwing_protocol::frames::{Send, send::Target};
     use waxwing_protocol::{BlobId, identity::PublicKey};
