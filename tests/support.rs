@@ -15,6 +15,8 @@ pub struct Service {
     child: Child,
     /// Where it listens, such as `http://127.0.0.1:41234`.
     pub url: String,
+    /// What it says on stderr; shown when a test fails.
+    log: tempfile::NamedTempFile,
 }
 
 impl Service {
@@ -25,6 +27,11 @@ impl Service {
 
     /// The same at an address, with environment variables.
     pub fn dev(dir: &Path, listen: &str, env: &[(&str, &str)]) -> Self {
+        Self::try_dev(dir, listen, env).unwrap_or_else(|said| panic!("the service does not start: {said}"))
+    }
+
+    /// The same, or what it said instead of starting.
+    pub fn try_dev(dir: &Path, listen: &str, env: &[(&str, &str)]) -> Result<Self, String> {
         let data = dir.join("data");
         let args = [OsStr::new("dev"), "--listen".as_ref(), listen.as_ref(), "--data".as_ref(), data.as_ref()];
         Self::spawn(Command::new(WAXWING).args(args).envs(env.iter().copied()))
@@ -32,16 +39,24 @@ impl Service {
 
     /// A node of a configuration file.
     pub fn serve(config: &Path) -> Self {
-        Self::spawn(Command::new(WAXWING).arg("serve").arg("--config").arg(config))
+        let started = Self::spawn(Command::new(WAXWING).arg("serve").arg("--config").arg(config));
+        started.unwrap_or_else(|said| panic!("the node does not start: {said}"))
     }
 
-    fn spawn(command: &mut Command) -> Self {
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn().expect("the binary starts");
+    fn spawn(command: &mut Command) -> Result<Self, String> {
+        let log = tempfile::NamedTempFile::new().expect("a temporary file can be made");
+        let stderr = log.reopen().expect("it was just made");
+        let mut child = command.stdout(Stdio::piped()).stderr(stderr).spawn().expect("the binary starts");
         let mut first = String::new();
         let stdout = child.stdout.take().expect("stdout is piped");
         BufReader::new(stdout).read_line(&mut first).expect("the service speaks");
-        let url = first.trim().strip_prefix("listening ").unwrap_or_else(|| panic!("unexpected first line: {first:?}"));
-        Self { url: url.to_owned(), child }
+        match first.trim().strip_prefix("listening ") {
+            Some(url) => Ok(Self { url: url.to_owned(), child, log }),
+            None => {
+                child.wait().expect("it was started here");
+                Err(format!("{first}{}", std::fs::read_to_string(log.path()).unwrap_or_default()))
+            }
+        }
     }
 
     /// The address without its scheme.
@@ -67,6 +82,9 @@ impl Drop for Service {
         // It may have been waited for already; then there is nothing to kill.
         let _ = self.child.kill();
         let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("the service said: {}", std::fs::read_to_string(self.log.path()).unwrap_or_default());
+        }
     }
 }
 

@@ -34,15 +34,15 @@ pub fn send(home: &Path, to: &str, recorder: &str) {
     });
 }
 
-/// Receives until killed. Lines: `received MSG_ID`.
+/// Receives until killed. Lines: `connected`, `received MSG_ID`.
 pub fn receive(home: &Path, recorder: &str) {
     let reporter = Reporter::connect(recorder);
     block_on(async {
         let client = Client::open(home).expect("the profile is free");
-        let on = |event: WatchEvent| {
-            if let WatchEvent::Message { msg_id, .. } = event {
-                reporter.say(&format!("received {msg_id}"));
-            }
+        let on = |event: WatchEvent| match event {
+            WatchEvent::Connected { .. } => reporter.say("connected"),
+            WatchEvent::Message { msg_id, .. } => reporter.say(&format!("received {msg_id}")),
+            _ => {}
         };
         loop {
             let options = WatchOptions { once: false, save: None };

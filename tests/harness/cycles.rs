@@ -12,7 +12,7 @@ use waxwing_protocol::BlobId;
 use super::disk::Disk;
 use super::recorder::Recorder;
 use super::uploader::{Dice, Tus, content};
-use crate::support::{Service, register, waxwing};
+use crate::support::{Service, register, wait_for, waxwing};
 
 /// Workers that upload at once.
 const UPLOADERS: usize = 4;
@@ -66,6 +66,10 @@ struct Stage {
     chaos: Chaos,
     dice: Dice,
     kills: usize,
+    upload_grant: String,
+    media_grant: String,
+    /// What the service said when it did not start any more.
+    dead: Option<String>,
 }
 
 impl Stage {
@@ -76,22 +80,43 @@ impl Stage {
         let recorder = Recorder::start(dir.path());
         let disk = chaos.power_cuts.then(|| Disk::mount(dir.path()));
         let dice = Dice::new(seed);
-        let mut stage =
-            Self { dir, recorder, disk, service: None, listen: "127.0.0.1:0".into(), chaos, dice, kills: 0 };
+        let mut stage = Self {
+            dir,
+            recorder,
+            disk,
+            service: None,
+            listen: "127.0.0.1:0".into(),
+            chaos: Chaos { fault: None, ..chaos },
+            dice,
+            kills: 0,
+            upload_grant: String::new(),
+            media_grant: String::new(),
+            dead: None,
+        };
         stage.start_service();
         for handle in ["alice", "bob"] {
             register(stage.dir.path(), &stage.url(), handle);
         }
+        stage.upload_grant = stage.grant("upload");
+        stage.media_grant = stage.grant("media");
+        // The accounts were made in good faith; what is broken on purpose is what comes now.
+        assert!(stage.service.take().expect("it was just started").stop().success());
+        stage.chaos.fault = chaos.fault;
+        stage.start_service();
         stage
     }
 
     fn start_service(&mut self) {
         let fault: Vec<_> = self.chaos.fault.iter().map(|fault| ("WAXWING_FAULT", *fault)).collect();
         let home = self.disk.as_ref().map_or(self.dir.path(), Disk::path);
-        let service = Service::dev(home, &self.listen, &fault);
-        // Always the same address: workers know where to come back to.
-        self.listen = service.address().to_owned();
-        self.service = Some(service);
+        match Service::try_dev(home, &self.listen, &fault) {
+            Ok(service) => {
+                // Always the same address: workers know where to come back to.
+                self.listen = service.address().to_owned();
+                self.service = Some(service);
+            }
+            Err(said) => self.dead = Some(said),
+        }
     }
 
     fn url(&self) -> String {
@@ -112,7 +137,9 @@ impl Stage {
         if let Some(disk) = &self.disk {
             disk.cut().expect("it worked when availability was checked");
         }
-        self.service.take().expect("it is started again after each kill").kill();
+        if let Some(service) = self.service.take() {
+            service.kill();
+        }
         if let Some(disk) = &self.disk {
             disk.restore();
         }
@@ -125,13 +152,19 @@ impl Stage {
         std::thread::sleep(Duration::from_millis(from + self.dice.below(to - from)));
     }
 
+    /// How often the receiver has connected.
+    fn connections(&self) -> usize {
+        self.recorder.lines().iter().filter(|line| line[0] == "connected").count()
+    }
+
     fn worker(&self, args: &[&str]) -> Worker {
         let mut command = Command::new(std::env::current_exe().expect("this binary has a path"));
         let child = command.args(args).spawn().expect("a worker starts");
         Worker(child)
     }
 
-    fn report(&self, acknowledged: usize, losses: Vec<String>) -> Report {
+    fn report(&self, acknowledged: usize, mut losses: Vec<String>) -> Report {
+        losses.extend(self.dead.iter().map(|said| format!("the service does not start any more: {said}")));
         Report { kills: self.kills, acknowledged, losses }
     }
 }
@@ -149,7 +182,7 @@ impl Drop for Worker {
 /// Uploads amid chaos.
 pub fn uploads(chaos: Chaos) -> Result<Report, String> {
     let mut stage = Stage::set(chaos);
-    let grant = stage.grant("upload");
+    let grant = stage.upload_grant.clone();
     let mut generation = 0;
     let mut start = |stage: &Stage| {
         generation += 1_000_000;
@@ -169,7 +202,7 @@ pub fn uploads(chaos: Chaos) -> Result<Report, String> {
     drop(workers);
     // A last strike with nobody working: what is checked below comes from the disk.
     stage.strike_service();
-    check_uploads(&stage, &grant)
+    check_uploads(&stage)
 }
 
 #[derive(Default)]
@@ -181,7 +214,7 @@ struct Acknowledged {
     gone: Option<String>,
 }
 
-fn check_uploads(stage: &Stage, grant: &str) -> Result<Report, String> {
+fn check_uploads(stage: &Stage) -> Result<Report, String> {
     let mut uploads: BTreeMap<String, Acknowledged> = BTreeMap::new();
     let lines = stage.recorder.lines();
     for line in &lines {
@@ -199,8 +232,10 @@ fn check_uploads(stage: &Stage, grant: &str) -> Result<Report, String> {
     if lines.len() < 20 * stage.chaos.cycles.min(20) {
         return Err(format!("only {} acknowledgements: that shows nothing", lines.len()));
     }
-    let media = stage.grant("media");
-    let tus = Tus::new(grant);
+    if stage.dead.is_some() {
+        return Ok(stage.report(lines.len(), Vec::new()));
+    }
+    let tus = Tus::new(&stage.upload_grant);
     let http = reqwest::blocking::Client::new();
     let mut losses = Vec::new();
     for (url, told) in &uploads {
@@ -219,7 +254,7 @@ fn check_uploads(stage: &Stage, grant: &str) -> Result<Report, String> {
             losses.push(format!("{url}: became {blob}, its bytes are {expected}"));
             continue;
         }
-        let got = http.get(format!("{}/v1/blobs/{blob}", stage.url())).bearer_auth(&media).send();
+        let got = http.get(format!("{}/v1/blobs/{blob}", stage.url())).bearer_auth(&stage.media_grant).send();
         let got = got.and_then(reqwest::blocking::Response::error_for_status).and_then(|answer| answer.bytes());
         match got {
             Ok(got) if got == bytes => {}
@@ -275,10 +310,17 @@ pub fn messages(chaos: Chaos) -> Result<Report, String> {
                 sender = send(&stage);
                 stage.kills += 1;
             }
+            // Messages pile up, and the receiver dies amid them.
             _ => {
                 drop(receiver);
+                stage.let_run();
+                let connected = stage.connections();
                 receiver = receive(&stage);
-                stage.kills += 1;
+                wait_for("the receiver to connect", || (stage.connections() > connected).then_some(()));
+                std::thread::sleep(Duration::from_micros(stage.dice.below(15_000)));
+                drop(receiver);
+                receiver = receive(&stage);
+                stage.kills += 2;
             }
         }
     }
@@ -290,11 +332,21 @@ pub fn messages(chaos: Chaos) -> Result<Report, String> {
 }
 
 fn check_messages(stage: &Stage, bob: &Path) -> Result<Report, String> {
+    if stage.dead.is_some() {
+        return Ok(stage.report(stage.recorder.lines().len(), Vec::new()));
+    }
     // Something sent now comes after everything sent before: when it is there, the queue has been drained.
-    let marker = stage.path("last.txt");
-    std::fs::write(&marker, "the last").map_err(|error| error.to_string())?;
-    waxwing(stage.dir.path(), &["send", "last.txt", "--to", "bob", "--home", "alice"]).ok();
-    waxwing(stage.dir.path(), &["watch", "--once", "--save", "inbox", "--home", "bob"]).ok();
+    std::fs::write(stage.path("last.txt"), "the last").map_err(|error| error.to_string())?;
+    for command in [
+        &["send", "last.txt", "--to", "bob", "--home", "alice"][..],
+        &["watch", "--once", "--save", "inbox", "--home", "bob"],
+    ] {
+        let done = waxwing(stage.dir.path(), command);
+        if !done.status.success() {
+            let loss = format!("an account can no longer {}: {}", command[0], done.stderr.trim());
+            return Ok(stage.report(stage.recorder.lines().len(), vec![loss]));
+        }
+    }
     let client = Client::open(bob).map_err(|error| error.to_string())?;
     let messages = client.messages().map_err(|error| error.to_string())?;
     let received: Vec<String> = messages.iter().map(|message| message.msg_id.to_string()).collect();

@@ -11,7 +11,7 @@ use std::process::Command;
 const DISK_BYTES: u64 = 2 << 30;
 
 /// The ioctl by way of perl, which Debian always has: no `unsafe` in this workspace, and no helper to compile.
-const SHUTDOWN: &str = r#"open(my $dir, "<", $ARGV[0]) or die "open: $!"; ioctl($dir, 0x8004587d, pack("L", 2)) or die "ioctl: $!""#;
+const SHUTDOWN: &str = r#"open(my $dir, "<", $ARGV[0]) or die "open: $!"; my $flags = pack("L", 2); ioctl($dir, 0x8004587d, $flags) or die "ioctl: $!""#;
 
 /// Why power cannot be cut here, if it cannot.
 pub fn unavailable() -> Option<String> {
