@@ -149,8 +149,9 @@ impl Drop for ProgressLine {
 /// `photo.jpg ━━━━━━━━━━ 62 %  31/50 MB  4.1 MB/s  ETA 5 s`
 fn render(name: &str, phase: &str, done: u64, total: u64, moved: u64, took: Duration) -> String {
     const CELLS: u64 = 20;
-    let filled = if total == 0 { CELLS } else { done.min(total) * CELLS / total };
-    let percent = if total == 0 { 100 } else { done.min(total) * 100 / total };
+    // An empty file is wholly there.
+    let of = |whole: u64| (done.min(total) * whole).checked_div(total).unwrap_or(whole);
+    let (filled, percent) = (of(CELLS), of(100));
     let bar: String = (0..CELLS).map(|cell| if cell < filled { '━' } else { '┈' }).collect();
     #[allow(clippy::cast_precision_loss, reason = "a rate for a person")]
     let rate = moved as f64 / took.as_secs_f64().max(0.001);

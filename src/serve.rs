@@ -78,7 +78,9 @@ impl Serving {
 async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address).await.with_context(|| match address.port() {
         0 => format!("cannot listen on {}", address.ip()),
-        port => format!("cannot listen on {address}; is port {port} taken? `--listen {}:0` picks a free one", address.ip()),
+        port => {
+            format!("cannot listen on {address}; is port {port} taken? `--listen {}:0` picks a free one", address.ip())
+        }
     })
 }
 

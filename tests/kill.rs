@@ -86,6 +86,9 @@ fn holds(losses: Result<Report, String>) -> Result<(), Failed> {
 fn breaks(losses: Result<Report, String>) -> Result<(), Failed> {
     let report = losses?;
     eprintln!("{report}");
-    if report.losses.is_empty() { Err("the switch broke the promise and the harness saw nothing".into()) } else { Ok(()) }
+    if report.losses.is_empty() {
+        Err("the switch broke the promise and the harness saw nothing".into())
+    } else {
+        Ok(())
+    }
 }
-

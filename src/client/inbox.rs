@@ -267,11 +267,11 @@ pub(crate) fn done(tx: &WriteTx<'_>, pending: &Pending) -> Result<(), ClientErro
 mod tests {
     use super::*;
     use crate::blob_refs::BLOB_REFS;
-    use waxwing_seal::blob_ref::BlobRef;
     use crate::outbox::tests::{NOW, Person, msg, text};
     use waxwing_protocol::frames::{Send, send::Target};
     use waxwing_protocol::{BlobId, identity::PublicKey};
     use waxwing_seal::blob::{BlobHeader, BlobKey};
+    use waxwing_seal::blob_ref::BlobRef;
 
     const EPOCH: u64 = 3;
 

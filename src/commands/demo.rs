@@ -21,7 +21,8 @@ const MADE_FILE_BYTES: usize = 64 * 1024 * 1024;
 
 /// Sends a file from one new account to another.
 pub(crate) async fn run(args: DemoArgs, output: Output) -> anyhow::Result<()> {
-    let dir = tempfile::Builder::new().prefix("waxwing-demo-").tempdir().context("cannot make a temporary directory")?;
+    let dir =
+        tempfile::Builder::new().prefix("waxwing-demo-").tempdir().context("cannot make a temporary directory")?;
     let file = match args.file {
         Some(file) => std::path::absolute(&file)?,
         None => make_file(&dir.path().join("noise.bin"))?,

@@ -15,7 +15,8 @@ pub(crate) async fn send(args: SendArgs, output: Output) -> anyhow::Result<()> {
     let client = Client::open(&args.profile.home)?;
     let line = ProgressLine::new(file_name(&args.file));
     let resume = resume_command(&args.profile.home);
-    let sent = or_interrupt(client.send_file(&args.file, &args.to, &|progress| line.update(&progress)), &resume).await?;
+    let on = |progress| line.update(&progress);
+    let sent = or_interrupt(Box::pin(client.send_file(&args.file, &args.to, &on)), &resume).await?;
     drop(line);
     print_sent(&sent, &file_name(&args.file), output);
     Ok(())
@@ -40,7 +41,8 @@ pub(crate) async fn resume(args: ResumeArgs, output: Output) -> anyhow::Result<(
             continue;
         }
         let line = ProgressLine::new(&name);
-        let sent = or_interrupt(client.resume(transfer.id, &|progress| line.update(&progress)), &command).await?;
+        let on = |progress| line.update(&progress);
+        let sent = or_interrupt(Box::pin(client.resume(transfer.id, &on)), &command).await?;
         drop(line);
         print_sent(&sent, &name, output);
     }
@@ -74,7 +76,7 @@ pub(crate) async fn share(args: ShareArgs, output: Output) -> anyhow::Result<()>
     };
     let line = ProgressLine::new(file_name(Path::new(&args.source)));
     let on = |progress| line.update(&progress);
-    let link = or_interrupt(client.share(source, &on), &resume_command(&args.profile.home)).await?;
+    let link = or_interrupt(Box::pin(client.share(source, &on)), &resume_command(&args.profile.home)).await?;
     drop(line);
     output.result(&link, &json!({ "link": link.to_string() }));
     Ok(())

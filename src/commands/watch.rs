@@ -23,12 +23,15 @@ pub(crate) async fn watch(args: WatchArgs, output: Output) -> anyhow::Result<()>
 
 fn print_event(event: WatchEvent, output: Output) {
     match event {
-        WatchEvent::Connected { pending } if pending > 0 => output.note(format_args!("connected; about {pending} waiting")),
+        WatchEvent::Connected { pending } if pending > 0 => {
+            output.note(format_args!("connected; about {pending} waiting"));
+        }
         WatchEvent::Connected { .. } => output.note("connected"),
         WatchEvent::Message { from, msg_id, content } => print_message(&from, msg_id, &content, output),
         WatchEvent::Saved { from, file, .. } => print_fetched(&file, Some(from.as_str()), output),
         WatchEvent::SaveFailed { from, blob, error, retry_in, .. } => {
-            let retry = retry_in.map_or_else(String::new, |pause| format!("; next try in {:.0} s", pause.as_secs_f64()));
+            let retry =
+                retry_in.map_or_else(String::new, |pause| format!("; next try in {:.0} s", pause.as_secs_f64()));
             eprintln!("cannot save blob {blob} from {from}: {error}{retry}");
         }
         WatchEvent::Unreadable { from, msg_id, reason } => {

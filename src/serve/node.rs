@@ -96,7 +96,13 @@ impl Node {
         let node = self.clone();
         let ready = move || {
             let ready = node.origin.as_ref().is_none_or(Origin::is_ready);
-            async move { if ready { (StatusCode::OK, "ready\n") } else { (StatusCode::SERVICE_UNAVAILABLE, "the blob store is read-only\n") } }
+            async move {
+                if ready {
+                    (StatusCode::OK, "ready\n")
+                } else {
+                    (StatusCode::SERVICE_UNAVAILABLE, "the blob store is read-only\n")
+                }
+            }
         };
         Router::new().route("/healthz", get(async || "alive\n")).route("/readyz", get(ready))
     }

@@ -18,6 +18,7 @@ use crate::support::{Service, register, wait_for, waxwing};
 const UPLOADERS: usize = 4;
 
 /// What goes wrong, and how often.
+#[derive(Clone, Copy)]
 pub struct Chaos {
     cycles: usize,
     power_cuts: bool,

@@ -19,10 +19,7 @@ pub fn unavailable() -> Option<String> {
         return Some("mounting needs root".into());
     }
     let dir = tempfile::tempdir().ok()?;
-    match Disk::try_mount(dir.path()).and_then(|disk| disk.cut()) {
-        Ok(()) => None,
-        Err(reason) => Some(reason),
-    }
+    Disk::try_mount(dir.path()).and_then(|disk| disk.cut()).err()
 }
 
 /// A mounted disk.

@@ -27,8 +27,11 @@ fn a_misspelt_key_of_the_configuration_is_named_with_its_line() {
 fn a_taken_port_says_so_and_how_to_get_another() {
     let dir = tempfile::tempdir().unwrap();
     let service = Service::start(dir.path());
-    waxwing(dir.path(), &["dev", "--listen", service.address(), "--data", "other"])
-        .fails_saying(&[service.address(), "taken", "--listen 127.0.0.1:0"]);
+    waxwing(dir.path(), &["dev", "--listen", service.address(), "--data", "other"]).fails_saying(&[
+        service.address(),
+        "taken",
+        "--listen 127.0.0.1:0",
+    ]);
 }
 
 /// Two servers on one data directory would destroy it: the second is refused, the first goes on.
@@ -51,7 +54,8 @@ fn a_data_directory_that_cannot_be_one_is_named() {
 #[test]
 fn a_profile_is_used_by_one_process_and_must_exist() {
     let dir = tempfile::tempdir().unwrap();
-    waxwing(dir.path(), &["send", "a", "--to", "bob", "--home", "nobody"]).fails_saying(&["nobody", "waxwing register"]);
+    waxwing(dir.path(), &["send", "a", "--to", "bob", "--home", "nobody"])
+        .fails_saying(&["nobody", "waxwing register"]);
 }
 
 #[test]

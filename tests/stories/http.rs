@@ -97,7 +97,9 @@ fn a_range_is_that_range() {
     let http = Http::start();
     let bytes = sample_bytes(2_500_000);
     let path = format!("/v1/blobs/{}", http.put_blob(&bytes));
-    for (first, last) in [(0, 0), (65_535, 65_536), (1_048_575, 1_048_576), (2_499_999, 2_499_999), (500_000, 2_400_000)] {
+    for (first, last) in
+        [(0, 0), (65_535, 65_536), (1_048_575, 1_048_576), (2_499_999, 2_499_999), (500_000, 2_400_000)]
+    {
         let request = http.client.get(http.url(&path)).bearer_auth(&http.media);
         let answer = request.header("Range", format!("bytes={first}-{last}")).send().unwrap();
         assert_eq!(answer.status(), StatusCode::PARTIAL_CONTENT);
@@ -119,7 +121,8 @@ fn grants_are_asked_for_before_anything_is_looked_up() {
     assert_problem(http.get(&path, "nonsense"), StatusCode::UNAUTHORIZED);
     assert_problem(http.get(&path, &http.upload), StatusCode::FORBIDDEN);
     assert_problem(http.get(&path.replace("/v1/", "/origin/v1/"), &http.media), StatusCode::FORBIDDEN);
-    let upload = http.client.post(http.url("/v1/uploads")).header("Tus-Resumable", "1.0.0").header("Upload-Length", "1");
+    let upload =
+        http.client.post(http.url("/v1/uploads")).header("Tus-Resumable", "1.0.0").header("Upload-Length", "1");
     assert_problem(upload.bearer_auth(&http.media).send().unwrap(), StatusCode::FORBIDDEN);
 }
 

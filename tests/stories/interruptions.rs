@@ -12,7 +12,9 @@ const FILM_BYTES: usize = 400_000_000;
 fn send_and_kill(dir: &Path) {
     let stored_before = bytes_under(&dir.join("data"));
     let mut sending = start_waxwing(dir, &["send", "film.mp4", "--to", "bob", "--home", "alice"]);
-    wait_for("a part to be stored", || (bytes_under(&dir.join("data/origin")) > stored_before + 20_000_000).then_some(()));
+    wait_for("a part to be stored", || {
+        (bytes_under(&dir.join("data/origin")) > stored_before + 20_000_000).then_some(())
+    });
     sending.kill().unwrap();
     let done = finish(sending);
     assert!(!done.status.success(), "it was killed too late to be a test");
