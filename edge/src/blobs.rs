@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use tokio::sync::Semaphore;
 use waxwing_protocol::blob::BLOB_BYTES_MAX;
 use waxwing_protocol::range::RangeSpec;
 use waxwing_protocol::{BlobId, Timestamp};
@@ -20,6 +21,8 @@ pub(crate) struct Blobs {
     cache: Arc<Cache>,
     fills: Fills,
     ahead: ReadAhead,
+    /// Places for readers: each keeps a slice alive, however slow its client is.
+    places: Arc<Semaphore>,
 }
 
 /// A range of a blob, ready to be sent: its first bytes are there.
@@ -109,7 +112,9 @@ impl Lookup {
 impl Blobs {
     /// Blobs out of `cache`, and of `fills` when they are not there.
     pub(crate) fn new(config: &Config, cache: Arc<Cache>, fills: Fills) -> Self {
-        Self { cache, fills, ahead: ReadAhead::new(config.read_ahead_bytes) }
+        let readers_max = usize::try_from(config.readers_max).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
+        let places = Arc::new(Semaphore::new(readers_max));
+        Self { cache, fills, ahead: ReadAhead::new(config.read_ahead_bytes), places }
     }
 
     /// Reads what `asked` says of blob `id`, all of it when `None`. Returns as soon as the first bytes are verified.
@@ -155,6 +160,7 @@ impl Blobs {
         let content = match reader.held() {
             Some(held) => Content::Held(held),
             None => {
+                reader.hold(Arc::clone(&self.places).try_acquire_owned().map_err(|_| FillError::Busy)?);
                 reader.wait_for_first().await?;
                 Content::Streamed(Box::new(reader))
             }

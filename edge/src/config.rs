@@ -16,6 +16,9 @@ pub struct Config {
     /// Bytes that all readers together may have fetched ahead of themselves, and so keep in memory beside the tier. A
     /// reader who finds none left goes on slice by slice. Default 64 MiB.
     pub read_ahead_bytes: u64,
+    /// Readers of larger blobs that are served at once at most; further ones are told to come again. Each keeps the slice
+    /// it is in (1 MiB, shared by all who are in it), also while its client reads nothing. Default 10,240; at least 1.
+    pub readers_max: u32,
     /// Fills under way at once at most; others wait for one to end. Each holds one slice (1 MiB) that is not in the
     /// memory tier yet. Default 256; at least 1.
     pub fills_max: u32,
@@ -37,6 +40,7 @@ impl Default for Config {
         Self {
             memory_bytes: 256 << 20,
             read_ahead_bytes: 64 << 20,
+            readers_max: 10_240,
             fills_max: 256,
             fill_wait_ms: 5_000,
             blob_bytes_max: 64 << 30,
@@ -56,6 +60,9 @@ impl Config {
         let refuse = |key, reason| Err(EdgeError::Config { key, reason });
         if self.memory_bytes < MEMORY_BYTES_MIN {
             return refuse("memory_bytes", "must be at least 4 MiB");
+        }
+        if self.readers_max == 0 {
+            return refuse("readers_max", "must be at least 1");
         }
         if self.fills_max == 0 {
             return refuse("fills_max", "must be at least 1");

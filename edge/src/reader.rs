@@ -53,6 +53,8 @@ pub(crate) struct Reader {
     ahead: ReadAhead,
     /// This reader's share of it, taken when something is missing and given back when the reader is dropped.
     share: Option<OwnedSemaphorePermit>,
+    /// This reader's place among those served at once, given back when it is dropped.
+    place: Option<OwnedSemaphorePermit>,
 }
 
 /// What all readers together may fetch ahead of themselves: without a common bound, a thousand slow readers of a
@@ -132,6 +134,7 @@ impl Reader {
             takeovers_left: TAKEOVERS_MAX,
             ahead,
             share: start.share,
+            place: None,
         };
         reader.look_ahead(first);
         let look = Look {
@@ -139,6 +142,11 @@ impl Reader {
             begun: reader.following.iter().any(|following| following.begun),
         };
         (reader, look)
+    }
+
+    /// Takes its place among the readers served at once.
+    pub(crate) fn hold(&mut self, place: OwnedSemaphorePermit) {
+        self.place = Some(place);
     }
 
     /// All the range at once, when it lies in one slice of the cache.

@@ -418,7 +418,8 @@ impl Connection {
             let nonce = u64::from_le_bytes(crate::node::random());
             self.wire.feed(&Frame::push(Body::Ping(Ping { nonce }))).await?;
         }
-        let next = if self.pinged { end } else { self.heartbeat };
+        // Looked at a heartbeat from now, also after a ping: an answer to it does not move the alarm.
+        let next = if self.pinged { end.min(silence + self.heartbeat) } else { self.heartbeat };
         self.alarm.as_mut().reset(self.heard + next);
         Ok(())
     }

@@ -9,7 +9,7 @@
 //! sizes, times, and who writes to whom; never content or keys.
 //!
 //! A request walks `http -> accounts | keys | grants -> store`, a message `http::socket -> connection -> delivery ->
-//! store`, and from the store's commit by [`fabric`] to the recipient's connection.
+//! store`, and from the store's commit by the fabric to the recipient's connection.
 
 #![cfg_attr(test, allow(clippy::cast_possible_truncation, reason = "tests make bytes of numbers"))]
 
@@ -147,6 +147,11 @@ impl Messaging {
     /// Mints a grant for the edge named `node`, to last `lifetime` from now.
     pub fn mint_edge_grant(&self, node: &str, lifetime: Duration) -> GrantToken {
         self.node.grants.mint_edge(node, lifetime, self.node.clock.wall())
+    }
+
+    /// Whether messages can be taken: false for good once the store became read-only.
+    pub fn is_ready(&self) -> bool {
+        self.node.mailboxes.is_writable()
     }
 
     /// Goes away in order: connections are told when to come back and closed, what was accepted is committed. Requests

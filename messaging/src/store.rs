@@ -230,6 +230,9 @@ pub(crate) trait MailboxStore: Send + Sync + 'static {
     /// Erases in bulk what was acked or has expired by `now`, a bounded part of it a call.
     fn sweep(&self, now: Timestamp) -> BoxFuture<'static, Result<Swept, StoreError>>;
 
+    /// Whether writing is possible; false for good once the engine cannot tell any more what is durable.
+    fn is_writable(&self) -> bool;
+
     /// Commits what was asked for so far, then refuses everything.
     fn close(&self) -> BoxFuture<'static, ()>;
 }

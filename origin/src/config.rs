@@ -22,8 +22,8 @@ pub struct Config {
     pub idle_timeout_s: u64,
     /// How often expired uploads are looked for, in seconds. Default: 60.
     pub sweep_interval_s: u64,
-    /// Space on the data disk that uploads leave free, in bytes, so that the record of what was received can always be
-    /// written. Default: 16 MiB.
+    /// Space on the data disk that uploads leave free, in bytes: journals, tables and compaction of the records, and of
+    /// messaging on the same disk. A store whose records find no room is read-only until a restart. Default: 512 MiB.
     pub reserve_bytes: u64,
 }
 
@@ -36,7 +36,7 @@ impl Default for Config {
             unacknowledged_expiry_s: 60 * 60,
             idle_timeout_s: 60,
             sweep_interval_s: 60,
-            reserve_bytes: 16 << 20,
+            reserve_bytes: 512 << 20,
         }
     }
 }

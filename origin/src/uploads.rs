@@ -188,7 +188,14 @@ impl Uploads {
         let expiry = self.0.limits.unacknowledged_expiry;
         let mut appender = Appender::begin(id, Claim { writer, record }, clock, expiry);
         match content {
-            Some(content) => self.receive(appender, content, &turn, limit).await,
+            Some(content) => {
+                let received = self.receive(appender, content, &turn, limit).await;
+                // Whoever asked was told no URL, and no record names what was written.
+                if matches!(received, Err(UploadError::TooLarge { .. })) {
+                    self.discard(id).await;
+                }
+                received
+            }
             None if new.length == Some(0) => self.complete(appender).await,
             None => {
                 appender.commit().await?;

@@ -95,12 +95,13 @@ impl Node {
     pub(crate) fn admin_router(&self) -> Router {
         let node = self.clone();
         let ready = move || {
-            let ready = node.origin.as_ref().is_none_or(Origin::is_ready);
+            let ready = node.origin.as_ref().is_none_or(Origin::is_ready)
+                && node.messaging.as_ref().is_none_or(Messaging::is_ready);
             async move {
                 if ready {
                     (StatusCode::OK, "ready\n")
                 } else {
-                    (StatusCode::SERVICE_UNAVAILABLE, "the blob store is read-only\n")
+                    (StatusCode::SERVICE_UNAVAILABLE, "a store is read-only\n")
                 }
             }
         };

@@ -73,12 +73,14 @@ pub(crate) async fn greet(node: Arc<Node>, mut wire: Wire, shown: Option<Caller>
         }
     };
     // The route comes after the mailbox was opened and before the first page is read: what commits between is in the
-    // page, what commits later comes by the route, and what comes by both is told apart by its seq.
+    // page, what commits later comes by the route, and what comes by both is told apart by its seq. So each lane reads
+    // a page, also one that was empty when it was opened.
     let outbox = Arc::new(Outbox::default());
     let route = node.fabric.announce(device, opened.generation, outbox.clone());
     let heartbeat = node.config.heartbeat(hello.foreground);
     let window = granted(hello.window.as_ref());
-    let flows = flows(&opened, &window);
+    let mut flows = flows(&opened, &window);
+    flows.iter_mut().for_each(Flow::missed);
     let welcome = welcome(&opened, window, heartbeat.as_secs(), node.clock.wall());
     let connection = Connection::new(node, wire, device, route, outbox, flows, heartbeat, inbox);
     Box::new(connection).welcome(Frame::with_id(id, Body::Welcome(welcome))).await

@@ -98,6 +98,10 @@ impl EmbeddedStore {
 }
 
 impl MailboxStore for EmbeddedStore {
+    fn is_writable(&self) -> bool {
+        self.writer.is_writable()
+    }
+
     fn append(&self, append: Append) -> BoxFuture<'static, Result<Appended, AppendError>> {
         self.write(|reply| Command::Append { append: Box::new(append), reply })
     }

@@ -68,13 +68,15 @@ impl Uploads {
 /// Sweeps every `interval` until `stop`. Reads the clock: the only part of the engine that does.
 pub(crate) async fn run(uploads: Uploads, interval: Duration, stop: CancellationToken) {
     let mut clocks = Clocks::read();
-    match uploads.collect(clocks.wall).await {
-        Ok(0) => {}
-        Ok(freed) => tracing::info!(freed, "freed the bytes of {freed} uploads that a crash cut off"),
-        Err(error) => tracing::warn!(error = %error, "looking for bytes without a record failed"),
-    }
+    collect(&uploads, clocks.wall).await;
+    let mut collected = clocks.monotonic;
     while stop.run_until_cancelled(tokio::time::sleep(interval)).await.is_some() {
         let now = Clocks::read();
+        // Again after a while: what a crash left just before this start was too young the first time.
+        if now.monotonic.duration_since(collected) >= COLLECT_AGE {
+            collect(&uploads, now.wall).await;
+            collected = now.monotonic;
+        }
         if now.jumped_since(clocks) {
             tracing::error!("the wall clock jumped: nothing is expired until the next sweep");
         } else {
@@ -85,6 +87,14 @@ pub(crate) async fn run(uploads: Uploads, interval: Duration, stop: Cancellation
             }
         }
         clocks = now;
+    }
+}
+
+async fn collect(uploads: &Uploads, now: Timestamp) {
+    match uploads.collect(now).await {
+        Ok(0) => {}
+        Ok(freed) => tracing::info!(freed, "freed the bytes of {freed} uploads that a crash cut off"),
+        Err(error) => tracing::warn!(error = %error, "looking for bytes without a record failed"),
     }
 }
 

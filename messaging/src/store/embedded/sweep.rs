@@ -12,11 +12,12 @@ use waxwing_protocol::frames::Lane;
 
 use fjall::Readable as _;
 use prost::Message as _;
+use tracing::error;
 
 use super::records::{MailboxRow, RowHead, SendRow};
 use super::tables::{self, corrupt, engine_error, tag};
 use super::writer::Turn;
-use crate::store::{DeviceAddress, StoreError, Swept};
+use crate::store::{DeviceAddress, StoreError, StoreErrorKind, Swept};
 
 /// How long a send is remembered: 48 h are promised.
 const SENDS_KEPT: Duration = Duration::from_secs(50 * 60 * 60);
@@ -53,7 +54,7 @@ impl Turn<'_> {
         let mut swept = Swept::default();
         let acked: Vec<_> = self.unswept.iter().copied().take(STEP / 8).collect();
         for address in acked {
-            if self.sweep_mailbox(address, now, &mut swept)? {
+            if self.sweep_past_damage(address, now, &mut swept)? {
                 self.unswept.remove(&address);
             }
             if swept.rows >= STEP as u64 {
@@ -108,8 +109,8 @@ impl Turn<'_> {
             let address = tables::address_of(&key).ok_or_else(|| corrupt("a mailbox"))?;
             seen += 1;
             // Most mailboxes are empty and swept: those need no place in the cache.
-            let idle = MailboxRow::read(&value)?.lanes.iter().all(|lane| lane.swept == lane.last);
-            if !idle && !self.sweep_mailbox(address, now, swept)? {
+            let idle = MailboxRow::read(&value).is_ok_and(|row| row.lanes.iter().all(|lane| lane.swept == lane.last));
+            if !idle && !self.sweep_past_damage(address, now, swept)? {
                 self.unswept.insert(address);
             }
             last = Some(key.to_vec());
@@ -118,6 +119,23 @@ impl Turn<'_> {
             }
         }
         Ok(if seen == STEP { last } else { None })
+    }
+
+    /// As [`Self::sweep_mailbox`]; a damaged mailbox is told of and left as it is, since the others are not to grow
+    /// without end because of it.
+    fn sweep_past_damage(
+        &mut self,
+        address: DeviceAddress,
+        now: Timestamp,
+        swept: &mut Swept,
+    ) -> Result<bool, StoreError> {
+        match self.sweep_mailbox(address, now, swept) {
+            Err(error) if error.kind == StoreErrorKind::Corrupt => {
+                error!(device = %address, %error, "a mailbox is damaged and not swept");
+                Ok(true)
+            }
+            other => other,
+        }
     }
 
     /// Moves a mailbox's watermark over expired rows at its head and erases what lies below it; returns whether

@@ -8,7 +8,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 
 use fjall::{OwnedWriteBatch, PersistMode};
@@ -106,15 +106,23 @@ impl Command {
 pub(super) struct Writer {
     commands: SyncSender<Command>,
     bytes_waiting: Arc<AtomicUsize>,
+    failed: Arc<AtomicBool>,
 }
 
 impl Writer {
     pub(super) fn start(tables: Tables, sink: Arc<dyn CommitSink>) -> std::io::Result<Self> {
         let (commands, waiting) = sync_channel(COMMANDS_WAITING_MAX);
         let bytes_waiting = Arc::new(AtomicUsize::new(0));
-        let work = Work { tables, sink, waiting, bytes_waiting: bytes_waiting.clone(), next: None };
+        let failed = Arc::new(AtomicBool::new(false));
+        let bytes = bytes_waiting.clone();
+        let work = Work { tables, sink, waiting, bytes_waiting: bytes, failed: failed.clone(), next: None };
         std::thread::Builder::new().name("mailbox-writer".into()).spawn(move || work.run())?;
-        Ok(Self { commands, bytes_waiting })
+        Ok(Self { commands, bytes_waiting, failed })
+    }
+
+    /// Whether writing is possible; false for good once a commit failed.
+    pub(super) fn is_writable(&self) -> bool {
+        !self.failed.load(Ordering::Relaxed)
     }
 
     /// Puts a command in line, at once or not at all.
@@ -143,6 +151,7 @@ struct Work {
     sink: Arc<dyn CommitSink>,
     waiting: Receiver<Command>,
     bytes_waiting: Arc<AtomicUsize>,
+    failed: Arc<AtomicBool>,
     /// A command that was taken and did not fit its turn.
     next: Option<Command>,
 }
@@ -207,6 +216,7 @@ impl Work {
             if done.is_err() {
                 // What the memory says was not stored.
                 memory = Memory::default();
+                self.failed.store(true, Ordering::Relaxed);
             } else {
                 for row in rows {
                     self.sink.committed(row);
