@@ -91,7 +91,7 @@ pub(crate) struct RegisterArgs {
     /// The service.
     #[arg(long, env = "WAXWING_SERVER", default_value_t = format!("http://{DEV_ADDRESS}"), value_name = "URL")]
     pub server: String,
-    /// Invite code, where the service asks for one.
+    /// Invite code, where the service asks for one (no service makes them yet).
     #[arg(long)]
     pub invite: Option<String>,
 }

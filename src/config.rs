@@ -3,9 +3,9 @@
 //! A misspelt key that is silently ignored leaves an operator with a default where a limit was meant. So an unknown key
 //! is an error that names the key it resembles, and `waxwing config show` prints what is in effect.
 //!
-//! Flags win over the environment, the environment over the file. `WAXWING_LISTEN` and `WAXWING_DATA` stand for the
-//! flags; `WAXWING_SECTION__KEY` (such as `WAXWING_EDGE__MEMORY_BYTES`) for a key of the file. Secrets are never in it:
-//! keys lie in the data directory, grants in files that it names.
+//! Flags win over the environment, the environment over the file. `WAXWING_KEY` (such as `WAXWING_LISTEN`) stands for a
+//! key outside sections, `WAXWING_SECTION__KEY` (such as `WAXWING_EDGE__MEMORY_BYTES`) for one of a section. Secrets are
+//! never in it: keys lie in the data directory, grants in files that it names.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -105,7 +105,7 @@ impl Config {
             Some(path) => std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?,
             None => String::new(),
         };
-        let config = Self::parse(&text, std::env::vars())
+        let config = Self::parse(&text, environment())
             .with_context(|| file.map_or_else(|| "the environment".into(), |path| path.display().to_string()))?;
         config.check()?;
         Ok(config)
@@ -118,7 +118,13 @@ impl Config {
         let mut table: Table = toml::from_str(text)?;
         let mut overridden = Vec::new();
         for (name, value) in environment {
-            let Some((section, key)) = name.strip_prefix("WAXWING_").and_then(|rest| rest.split_once("__")) else {
+            let Some(rest) = name.strip_prefix("WAXWING_") else { continue };
+            let Some((section, key)) = rest.split_once("__") else {
+                let key = rest.to_ascii_lowercase();
+                if PLAIN_KEYS.contains(&key.as_str()) {
+                    table.insert(key, environment_value(&value));
+                    overridden.push(name);
+                }
                 continue;
             };
             let section = table
@@ -166,6 +172,14 @@ impl Config {
         }
         Ok(())
     }
+}
+
+/// The keys outside sections: `WAXWING_` and one of these names it. Other variables are for commands (`WAXWING_HOME`).
+const PLAIN_KEYS: [&str; 7] = ["roles", "listen", "admin_listen", "data", "public_url", "connections_max", "drain_s"];
+
+/// The environment's variables, but for those that are not text: none of ours is among them.
+fn environment() -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
 }
 
 /// A variable's text as the TOML value it spells (`12`, `true`, `["edge"]`), else as a string.
@@ -225,6 +239,8 @@ mod tests {
         let text = "[cluster]\norigin_url = \"http://file\"";
         let config = Config::parse(text, env("WAXWING_CLUSTER__ORIGIN_URL", "http://env")).unwrap();
         assert_eq!(config.cluster.origin_url.as_deref(), Some("http://env"));
+        let config = Config::parse(text, env("WAXWING_ROLES", "[\"edge\"]")).unwrap();
+        assert_eq!(config.roles, [Role::Edge]);
         let error = Config::parse(text, env("WAXWING_CLUSTER__ORIGIN_ULR", "http://env")).unwrap_err();
         let error = format!("{error:#}");
         assert!(error.contains("WAXWING_CLUSTER__ORIGIN_ULR") && error.contains("origin_url"), "{error}");

@@ -41,15 +41,23 @@ impl Output {
             text.to_string()
         };
         let mut stdout = std::io::stdout().lock();
-        // A reader that hung up (`waxwing watch | head`) has seen what it wanted.
-        let _ = writeln!(stdout, "{line}").and_then(|()| stdout.flush());
+        if writeln!(stdout, "{line}").and_then(|()| stdout.flush()).is_err() {
+            // Nobody got it (`watch | head -1`, a full disk): it must not count as told. What is not told yet stays in
+            // the profile and comes again.
+            std::process::exit(1);
+        }
     }
 
     /// Tells a person something that is not a result. Silent with `--json`.
     pub(crate) fn note(self, text: impl std::fmt::Display) {
         if !self.json {
-            eprintln!("{text}");
+            self.warn(text);
         }
+    }
+
+    /// Tells of something that went wrong and is no end.
+    pub(crate) fn warn(self, text: impl std::fmt::Display) {
+        say(text);
     }
 
     /// Prints why a command failed, and gives the exit code that says so.
@@ -59,7 +67,7 @@ impl Output {
         if self.json {
             self.result("", &json!({ "error": format!("{error:#}"), "resumable": unfinished }));
         }
-        eprintln!("error: {error:#}");
+        say(format_args!("error: {error:#}"));
         if unfinished { ExitCode::from(EXIT_UNFINISHED) } else { ExitCode::FAILURE }
     }
 }
@@ -114,7 +122,7 @@ impl ProgressLine {
 
     fn say(&self, text: &str) {
         let clear = if self.shown { "\r\x1b[K" } else { "" };
-        eprintln!("{clear}{text}");
+        say(format_args!("{clear}{text}"));
     }
 
     fn draw(&self, state: &mut LineState, phase: &'static str, done: u64, total: u64, resumed_at: Option<u64>) {
@@ -132,16 +140,16 @@ impl ProgressLine {
         let (began, from) = state.began.unwrap_or((now, done));
         let resumed = resumed_at.map(|at| format!("  (resumed at {})", bytes(at))).unwrap_or_default();
         let line = render(&self.name, phase, done, total, done.saturating_sub(from), now - began);
-        eprint!("\r\x1b[K{line}{resumed}");
         // A line that cannot be drawn is no reason to stop a transfer.
-        let _ = std::io::stderr().flush();
+        let mut stderr = std::io::stderr().lock();
+        let _ = write!(stderr, "\r\x1b[K{line}{resumed}").and_then(|()| stderr.flush());
     }
 }
 
 impl Drop for ProgressLine {
     fn drop(&mut self) {
         if self.shown && self.state.get_mut().is_ok_and(|state| state.drawn.is_some()) {
-            eprint!("\r\x1b[K");
+            let _ = write!(std::io::stderr(), "\r\x1b[K");
         }
     }
 }
@@ -165,6 +173,23 @@ fn render(name: &str, phase: &str, done: u64, total: u64, moved: u64, took: Dura
     let (done, total) = (bytes(done), bytes(total));
     let mb_per_s = rate / 1e6;
     format!("{name} {bar} {percent} %  {phase} {done} of {total}  {mb_per_s:.1} MB/s{eta}")
+}
+
+/// A line on stderr; nobody need listen.
+fn say(text: impl std::fmt::Display) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+/// Ends the process after Ctrl-C with the command that goes on. Everything acknowledged is kept on both sides; there is
+/// nothing to tidy up.
+pub(crate) fn interrupted(resume: &str) -> ! {
+    say(format_args!("\ninterrupted; go on with\n\n  {resume}\n"));
+    std::process::exit(130)
+}
+
+/// Text of others as one line that cannot steer a terminal.
+pub(crate) fn visible(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '\u{FFFD}' } else { c }).collect()
 }
 
 /// How this program was called, so that what it suggests can be typed as it stands.
@@ -197,6 +222,11 @@ mod tests {
     #[test]
     fn an_empty_file_is_wholly_there() {
         assert!(render("a", "uploading", 0, 0, 0, Duration::ZERO).contains("100 %"));
+    }
+
+    #[test]
+    fn what_strangers_write_cannot_steer_a_terminal() {
+        assert_eq!(visible("a\x1b]52;c;x\x07\nsaved b"), "a\u{FFFD}]52;c;x\u{FFFD}\u{FFFD}saved b");
     }
 
     #[test]

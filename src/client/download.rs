@@ -13,6 +13,7 @@ use reqwest::Response;
 use tokio::sync::mpsc;
 use waxwing_protocol::BlobId;
 use waxwing_protocol::range::parse_content_range;
+use waxwing_seal::blob::OpenError;
 use waxwing_seal::blob_ref::BlobRef;
 
 use crate::account::now;
@@ -148,20 +149,28 @@ impl Download<'_> {
         match response.status() {
             StatusCode::OK => {
                 // A server may ignore a range; what is known already is passed over then.
-                if response.content_length().is_some_and(|length| length != total) {
-                    return Err(service.nonsense("a blob of another size than its reference says"));
+                match response.content_length().filter(|length| *length != total) {
+                    Some(length) => Err(self.other_size(length, total)),
+                    None => Ok((response, start)),
                 }
-                Ok((response, start))
             }
             StatusCode::PARTIAL_CONTENT => {
                 let range = text(response.headers(), CONTENT_RANGE.as_str());
                 match range.as_deref().and_then(parse_content_range) {
                     Some((range, size)) if range.start == start && size == total => Ok((response, 0)),
+                    Some((range, size)) if range.start == start => Err(self.other_size(size, total)),
                     _ => Err(service.nonsense("another range of the blob than was asked for")),
                 }
             }
             status => Err(service.nonsense(format!("status {status} to a download"))),
         }
+    }
+
+    /// The blob is not the one its reference describes: for good, since neither ever changes.
+    fn other_size(&self, actual: u64, expected: u64) -> ClientError {
+        let source =
+            if actual < expected { OpenError::Truncated { expected, actual } } else { OpenError::TooLong { expected } };
+        ClientError::Sealed { blob: self.reference.id, source }
     }
 
     async fn receive(

@@ -20,7 +20,7 @@ const RESERVED: [&str; 22] = [
 ];
 
 /// How many ` (1)`, ` (2)` are tried before giving up.
-const NUMBERS_MAX: u32 = 999;
+const NUMBERS_MAX: u32 = 99_999;
 
 /// A file name from a stranger's text: one path component, visible, not hidden, valid on every system, never empty.
 pub(crate) fn safe_name(text: &str) -> String {

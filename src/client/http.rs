@@ -134,7 +134,19 @@ impl Service {
     /// [`ClientError::Unreachable`] or [`ClientError::Refused`].
     pub(crate) async fn info(&self) -> Result<&ServiceInfo, ClientError> {
         let url = format!("{}/v1/info", self.server);
-        self.info.get_or_try_init(|| self.retry(|| self.json(self.http.get(&url)))).await
+        self.info
+            .get_or_try_init(async || {
+                let info: ServiceInfo = self.retry(|| self.json(self.http.get(&url))).await?;
+                // A proxy in front speaks TLS, but the server behind it does not know its name: the device token would
+                // travel in the clear.
+                let is_secure = |url: &str| url.starts_with("https://") || url.starts_with("wss://");
+                let told = [&info.api_url, &info.uploads_url, &info.blobs_url, &info.socket_url];
+                if is_secure(&self.server) && !told.into_iter().all(|url| is_secure(url)) {
+                    return Err(self.nonsense("addresses without TLS; its operator must set `public_url`"));
+                }
+                Ok(info)
+            })
+            .await
     }
 
     /// The URL of `path` (from the root) where accounts, keys and grants are.

@@ -222,7 +222,7 @@ pub(crate) fn have(tx: &impl Rows) -> Result<Option<Have>, ClientError> {
 /// A message that waits to be shown or saved.
 #[derive(Debug)]
 pub(crate) struct Pending {
-    key: Vec<u8>,
+    pub(crate) key: Vec<u8>,
     pub(crate) row: PendingRow,
     pub(crate) contact: Contact,
     pub(crate) content: Content,

@@ -86,6 +86,13 @@ impl Profile {
     /// made.
     pub fn create(home: &Path) -> Result<Self, ClientError> {
         make_private_dir(home).map_err(ClientError::file(home))?;
+        // Made here, for its owner only, since the directory may have been there for all to read.
+        let path = home.join(STORE_FILE);
+        let mut options = std::fs::OpenOptions::new();
+        options.write(true).create(true).truncate(false);
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        options.open(&path).map_err(ClientError::file(&path))?;
         Self::open_store(home, |builder, path| builder.create(path))
     }
 

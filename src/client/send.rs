@@ -111,6 +111,10 @@ impl Client {
             let metadata = std::fs::metadata(row.path()).map_err(ClientError::file(row.path()))?;
             let modified = metadata.modified().ok().map(Timestamp::from);
             if metadata.len() != row.plan()?.layout.true_bytes() || modified != row.modified {
+                // Another content is another message: under the old id the old one may be queued or sent.
+                if let Purpose::Send { msg_id, .. } = &mut row.purpose {
+                    *msg_id = MsgId::from(Uuid::now_v7());
+                }
                 upload::replan(self, id, &mut row, on).await?;
             }
         }

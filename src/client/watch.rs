@@ -14,7 +14,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, oneshot};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use waxwing_protocol::AccountId;
 use waxwing_protocol::frames::{
     Ack, Deliver, DevicesChanged, Drain, Frame, Lane, WINDOW_BYTES_DEFAULT, WINDOW_MSGS_DEFAULT, Welcome, Window,
@@ -208,10 +208,9 @@ impl Watch<'_> {
         for account in client.profile.read(|tx| inbox::strangers(tx, deliver))? {
             match client.look_up(Asked::Account(account)).await {
                 Ok(_) => {}
+                Err(error) if is_verdict(&error) => drop(refused.insert(account, error.to_string())),
                 // Not known yet whether they may be believed: the message stays at the server.
-                Err(error) if error.is_transient() => return Err(error),
-                Err(error @ ClientError::Profile { .. }) => return Err(error),
-                Err(error) => drop(refused.insert(account, error.to_string())),
+                Err(error) => return Err(error),
             }
         }
         let receipt = client.profile.write(|tx| inbox::receive(tx, deliver, epoch, &refused, now()))?;
@@ -268,26 +267,34 @@ impl Watch<'_> {
         }
     }
 
-    /// Saves files, one after the other; with `once`, ends when everything is done.
+    /// Saves files, one after the other; with `once`, ends when everything is done. A file that cannot be had now waits
+    /// by itself: those behind it are saved meanwhile.
     async fn save(&self) -> Result<(), ClientError> {
-        let mut attempt = 0;
+        let mut waiting: HashMap<Vec<u8>, (u32, Instant)> = HashMap::new();
         loop {
             let pending = self.client.profile.read(|tx| inbox::pending(tx))?;
             if self.finished(&pending) {
                 return Ok(());
             }
-            let file = pending.iter().find(|pending| pending.row.shown);
+            let now = Instant::now();
+            let is_due = |it: &&Pending| waiting.get(&it.key).is_none_or(|(_, at)| *at <= now);
+            let file = pending.iter().filter(|pending| pending.row.shown).find(is_due);
             let (Some(dir), Some(file)) = (&self.options.save, file) else {
-                self.shown.notified().await;
+                let news = self.shown.notified();
+                match waiting.values().map(|(_, at)| *at).min() {
+                    // Either is a reason to look again.
+                    Some(at) => drop(timeout_at(at, news).await),
+                    None => news.await,
+                }
                 continue;
             };
             match self.save_one(dir, file).await {
-                Ok(()) => attempt = 0,
+                Ok(()) => drop(waiting.remove(&file.key)),
                 Err(error) if error.is_transient() && !self.options.once => {
-                    attempt += 1;
+                    let attempt = waiting.get(&file.key).map_or(1, |(tries, _)| tries + 1);
                     let retry_in = BACKOFF.pause(attempt, &error);
+                    waiting.insert(file.key.clone(), (attempt, now + retry_in));
                     self.save_failed(file, error, Some(retry_in));
-                    sleep(retry_in).await;
                 }
                 Err(error) => return Err(error),
             }
@@ -385,10 +392,22 @@ impl Lanes {
     }
 }
 
+/// Whether a look-up has told that an account is not to be believed, rather than failed.
+fn is_verdict(error: &ClientError) -> bool {
+    match error {
+        ClientError::Refused { problem, .. } => problem.status == 404,
+        ClientError::IdentityChanged { .. }
+        | ClientError::DevicesRolledBack { .. }
+        | ClientError::BadIdentity { .. }
+        | ClientError::UnknownRecipient { .. } => true,
+        _ => false,
+    }
+}
+
 /// Whether a blob can never be fetched and opened: it is gone, or it is not what its sender says.
 fn is_for_good(error: &ClientError) -> bool {
     match error {
-        ClientError::Refused { problem, .. } => matches!(problem.status, 404 | 410),
+        ClientError::Refused { problem, .. } => matches!(problem.status, 404 | 410 | 416),
         ClientError::Sealed { .. } | ClientError::WrongBlob { .. } | ClientError::TooLarge(_) => true,
         _ => false,
     }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::bail;
 use serde_json::json;
-use waxwing_client::{Client, FetchedFile, SentFile, ShareLink, ShareSource, fetch_link};
+use waxwing_client::{Client, ClientError, FetchedFile, SentFile, ShareLink, ShareSource, fetch_link};
 use waxwing_protocol::BlobId;
 
 use crate::cli::{GetArgs, ResumeArgs, SendArgs, ShareArgs};
@@ -30,6 +30,7 @@ pub(crate) async fn resume(args: ResumeArgs, output: Output) -> anyhow::Result<(
         output.note("nothing is unfinished");
     }
     let command = resume_command(&args.profile.home);
+    let mut failed: Option<anyhow::Error> = None;
     for transfer in unfinished {
         let name = file_name(&transfer.path);
         if args.list {
@@ -42,11 +43,21 @@ pub(crate) async fn resume(args: ResumeArgs, output: Output) -> anyhow::Result<(
         }
         let line = ProgressLine::new(&name);
         let on = |progress| line.update(&progress);
-        let sent = or_interrupt(Box::pin(client.resume(transfer.id, &on)), &command).await?;
+        let resumed = or_interrupt(Box::pin(client.resume(transfer.id, &on)), &command).await;
         drop(line);
-        print_sent(&sent, &name, output);
+        match resumed {
+            Ok(sent) => print_sent(&sent, &name, output),
+            // The server is away: it is for the others too.
+            Err(error) if matches!(error.downcast_ref(), Some(ClientError::Interrupted { .. })) => return Err(error),
+            // One whose file is gone does not keep the others waiting.
+            Err(error) => {
+                if let Some(before) = failed.replace(error.context(name)) {
+                    output.warn(format_args!("error: {before:#}"));
+                }
+            }
+        }
     }
-    Ok(())
+    failed.map_or(Ok(()), Err)
 }
 
 /// Downloads and opens a file.
@@ -127,9 +138,7 @@ where
         done = work => Ok(done?),
         pressed = tokio::signal::ctrl_c() => {
             pressed?;
-            // Everything acknowledged is kept on both sides; there is nothing to tidy up.
-            eprintln!("\ninterrupted; go on with\n\n  {resume}\n");
-            std::process::exit(130);
+            crate::output::interrupted(resume);
         }
     }
 }

@@ -89,13 +89,32 @@ pub(crate) async fn serve(
         let service = TowerToHyperService::new(router.clone());
         let watcher = graceful.watcher();
         let builder = Arc::clone(&builder);
-        let stream = Placed { stream, _place: place };
+        let head_timeout = limits.head_timeout;
         tokio::spawn(async move {
+            if !matches!(tokio::time::timeout(head_timeout, speaks(&stream)).await, Ok(Ok(()))) {
+                return;
+            }
+            let stream = Placed { stream, _place: place };
             let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
             if let Err(error) = watcher.watch(connection).await {
                 debug!(error, "connection ended early");
             }
         });
+    }
+}
+
+/// Waits until the first bytes tell HTTP/1 from HTTP/2. hyper-util reads those without a limit of time, so a client that
+/// says nothing would keep its place for ever.
+async fn speaks(stream: &TcpStream) -> io::Result<()> {
+    const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    let mut head = [0; PREFACE.len()];
+    loop {
+        let n = stream.peek(&mut head).await?;
+        if n == 0 || n == PREFACE.len() || !PREFACE.starts_with(&head[..n]) {
+            return Ok(());
+        }
+        // A part of a preface: peeking gives it again at once, so the rest is waited for.
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 

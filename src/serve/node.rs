@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use axum::http::StatusCode;
-use axum::http::header::CONTENT_TYPE;
+use axum::http::header::{CONTENT_TYPE, HOST};
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
 use axum::{Json, Router};
@@ -33,7 +33,9 @@ pub(crate) struct Node {
     origin: Option<Origin>,
     edge: Option<Edge>,
     messaging: Option<Messaging>,
-    info: Arc<ServiceInfo>,
+    info: InfoBase,
+    /// Without a public URL this node is where a client reached it: what it is told follows its `Host`.
+    addresses: Arc<Addresses>,
     /// Held as long as the node lives: two processes on one data directory would destroy it.
     _lock: Arc<File>,
 }
@@ -42,14 +44,14 @@ impl Node {
     /// Opens the data directory and every role. `address` is where this node listens.
     pub(crate) async fn open(config: Config, address: SocketAddr) -> anyhow::Result<Self> {
         let lock = lock_data(&config.data)?;
-        let own_url = config.public_url.clone().unwrap_or_else(|| format!("http://{}", reachable(address)));
         let registration = config.messaging.registration;
         let messaging = match config.plays(Role::Messaging) {
             true => Some(Messaging::open(config.messaging.clone(), &config.data.join("messaging")).await?),
             false => None,
         };
         let keys = Arc::new(grant_keys(messaging.as_ref(), &config.cluster)?);
-        let blob_bytes_max = config.origin.blob_bytes_max;
+        // What a grant allows is what a client can upload.
+        let blob_bytes_max = config.origin.blob_bytes_max.min(config.messaging.blob_bytes_max);
         let origin = match config.plays(Role::Origin) {
             true => {
                 let mut origin = config.origin.clone();
@@ -67,14 +69,17 @@ impl Node {
             }
             false => None,
         };
-        let info = Arc::new(service_info(&config.cluster, &own_url, blob_bytes_max, registration));
-        Ok(Self { origin, edge, messaging, info, _lock: Arc::new(lock) })
+        let addresses =
+            Addresses { cluster: config.cluster, public_url: config.public_url, listen: reachable(address) };
+        let info = InfoBase { blob_bytes_max, registration };
+        Ok(Self { origin, edge, messaging, info, addresses: Arc::new(addresses), _lock: Arc::new(lock) })
     }
 
     /// Everything the public address answers.
     pub(crate) fn router(&self) -> Router {
-        let info = Arc::clone(&self.info);
-        let mut router = Router::new().route("/v1/info", get(move || async move { Json(info.as_ref().clone()) }));
+        let (info, addresses) = (self.info, Arc::clone(&self.addresses));
+        let tell = move |headers: HeaderMap| async move { Json(addresses.tell(&headers, info)) };
+        let mut router = Router::new().route("/v1/info", get(tell));
         if let Some(origin) = &self.origin {
             router = router.merge(origin.router());
         }
@@ -174,7 +179,35 @@ fn edge_grant(messaging: Option<&Messaging>, cluster: &Cluster) -> anyhow::Resul
     }
 }
 
-fn service_info(cluster: &Cluster, own: &str, blob_bytes_max: u64, registration: Registration) -> ServiceInfo {
+/// What `/v1/info` says whoever asks.
+#[derive(Clone, Copy)]
+struct InfoBase {
+    blob_bytes_max: u64,
+    registration: Registration,
+}
+
+/// Where clients find this node and the others.
+struct Addresses {
+    cluster: Cluster,
+    public_url: Option<String>,
+    listen: SocketAddr,
+}
+
+impl Addresses {
+    /// The answer to a client that reached this node with these headers.
+    fn tell(&self, headers: &HeaderMap, info: InfoBase) -> ServiceInfo {
+        let host = headers.get(HOST).and_then(|host| host.to_str().ok());
+        let own = match (&self.public_url, host) {
+            (Some(url), _) => url.clone(),
+            (None, Some(host)) => format!("http://{host}"),
+            (None, None) => format!("http://{}", self.listen),
+        };
+        service_info(&self.cluster, &own, info)
+    }
+}
+
+fn service_info(cluster: &Cluster, own: &str, info: InfoBase) -> ServiceInfo {
+    let InfoBase { blob_bytes_max, registration } = info;
     let base = |url: &Option<String>| url.as_deref().unwrap_or(own).trim_end_matches('/').to_owned();
     let messaging = base(&cluster.messaging_base_url);
     // http becomes ws and https wss.
@@ -210,10 +243,24 @@ mod tests {
     #[test]
     fn roles_on_other_hosts_are_named_to_clients() {
         let cluster = Cluster { blobs_base_url: Some("https://edge.example/".into()), ..Cluster::default() };
-        let info = service_info(&cluster, "https://chat.example", 10, Registration::Closed);
+        let base = InfoBase { blob_bytes_max: 10, registration: Registration::Closed };
+        let info = service_info(&cluster, "https://chat.example", base);
         assert_eq!(info.blobs_url, "https://edge.example/v1/blobs");
         assert_eq!(info.uploads_url, "https://chat.example/v1/uploads");
         assert_eq!(info.socket_url, "wss://chat.example/v1/ws");
+    }
+
+    /// A phone that reaches a laptop by its address on the network must not be sent to its own loopback.
+    #[test]
+    fn without_a_public_url_clients_are_told_the_host_they_asked() {
+        let addresses =
+            Addresses { cluster: Cluster::default(), public_url: None, listen: "127.0.0.1:8460".parse().unwrap() };
+        let base = InfoBase { blob_bytes_max: 10, registration: Registration::Open };
+        let headers = HeaderMap::from_iter([(HOST, "192.168.1.5:8460".parse().unwrap())]);
+        assert_eq!(addresses.tell(&headers, base).api_url, "http://192.168.1.5:8460");
+        assert_eq!(addresses.tell(&HeaderMap::new(), base).socket_url, "ws://127.0.0.1:8460/v1/ws");
+        let named = Addresses { public_url: Some("https://media.example".into()), ..addresses };
+        assert_eq!(named.tell(&headers, base).blobs_url, "https://media.example/v1/blobs");
     }
 
     #[test]

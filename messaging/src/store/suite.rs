@@ -186,16 +186,23 @@ async fn a_page_holds_what_was_asked_for_and_says_where_it_ends() {
 #[tokio::test]
 async fn a_repeated_send_is_stored_once_even_when_both_wait_for_the_same_commit() {
     let engine = Engine::start().with_account(1).await;
-    let repeat = Append { envelope: Envelope { server_ts: 1, ..message(1).envelope }, ..message(1) };
-    let (first, second) = tokio::join!(engine.store.append(message(1)), engine.store.append(repeat.clone()));
-    assert!(!first.as_ref().unwrap().duplicate);
-    assert_eq!(second.unwrap(), Appended { duplicate: true, ..*first.as_ref().unwrap() });
+    let repeat = |n| Append { envelope: Envelope { server_ts: 1, ..message(n).envelope }, ..message(n) };
+    // Many pairs in line at once: most of them share a commit.
+    let pairs = (1..=100).map(|n| (engine.store.append(message(n)), engine.store.append(repeat(n))));
+    let pairs: Vec<_> = pairs.collect();
+    for ((first, second), n) in pairs.into_iter().zip(1..) {
+        let server_ts = Timestamp::from_millis(NOW.as_millis() + n);
+        assert_eq!(first.await.unwrap(), Appended { server_ts, duplicate: false });
+        assert_eq!(second.await.unwrap(), Appended { server_ts, duplicate: true });
+    }
+    assert_eq!(engine.seqs().await, (1..=100).collect::<Vec<_>>());
 
     let engine = engine.reopened();
-    assert_eq!(engine.store.append(repeat.clone()).await.unwrap(), Appended { duplicate: true, ..first.unwrap() });
-    let other = Append { content_hash: [9; 32], ..repeat };
+    let server_ts = Timestamp::from_millis(NOW.as_millis() + 1);
+    assert_eq!(engine.store.append(repeat(1)).await.unwrap(), Appended { server_ts, duplicate: true });
+    let other = Append { content_hash: [9; 32], ..repeat(1) };
     assert!(matches!(engine.store.append(other).await, Err(AppendError::OtherContent)));
-    assert_eq!(engine.seqs().await, [1]);
+    assert_eq!(engine.seqs().await.len(), 100);
 }
 
 /// The same id by another device is another message.

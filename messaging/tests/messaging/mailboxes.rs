@@ -3,7 +3,8 @@
 use futures_util::future::join_all;
 use waxwing_messaging::Config;
 use waxwing_protocol::frames::{
-    BODY_BYTES_MAX, Class, Direct, ErrorCode, Frame, Hello, Lane, Ping, Send, Window, frame::Body, send,
+    BODY_BYTES_MAX, Class, Direct, ErrorCode, Frame, Hello, Lane, Ping, Send, WINDOW_BYTES_MAX, WINDOW_MSGS_MAX,
+    Window, frame::Body, send,
 };
 
 use crate::client::{Client, have, hello, message, number, unfolded, window};
@@ -298,6 +299,28 @@ async fn two_senders_race_and_neither_loses_or_overtakes_itself() {
         }
     };
     tokio::join!(join_all(racing), receiving);
+}
+
+/// One commit brings more than may wait for a connection: what was forgotten on the way is read from the mailbox, even
+/// when nothing comes after it.
+#[tokio::test]
+async fn a_burst_larger_than_what_may_wait_arrives_whole() {
+    const BURST: u64 = 60;
+    let node = TestNode::start().await;
+    let (alice, bob) = (node.register("alice").await, node.register("bob").await);
+    let mut from = Client::connect(&node, &alice).await;
+    let all = Some(Window { msgs: WINDOW_MSGS_MAX, bytes: WINDOW_BYTES_MAX });
+    let mut to = Client::connect_with(&node, &bob, hello_with_window(&bob, all)).await;
+    to.drained().await;
+    let body = vec![7; 90 * 1024];
+    for n in 1..=BURST {
+        from.start_send(message(&bob, n, &body)).await;
+    }
+    let mut seqs = Vec::new();
+    while (seqs.len() as u64) < BURST {
+        seqs.extend(to.messages(1).await.into_iter().map(|(_, envelope)| envelope.seq));
+    }
+    assert_eq!(seqs, (1..=BURST).collect::<Vec<_>>());
 }
 
 #[tokio::test]
