@@ -9,6 +9,7 @@ mod support;
 mod stories {
     mod bad_input;
     mod first_minutes;
+    mod hostile_senders;
     mod http;
     mod interruptions;
     mod roles;

@@ -79,6 +79,10 @@ pub(crate) async fn download(
         setbacks = if part.next_byte() > stood { 1 } else { setbacks + 1 };
         let again = error.is_transient() || (needs_grant(&error) && download.source.bearer.refused());
         if !again || setbacks >= backoff.tries {
+            // A part is kept for the try that goes on from it; without bytes, or when there is none, it is litter.
+            if part.next_byte() == 0 || error.loses_blob() {
+                part.discard();
+            }
             return Err(error);
         }
         let delay = backoff.pause(setbacks, &error);

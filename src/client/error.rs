@@ -259,6 +259,15 @@ impl ClientError {
         }
     }
 
+    /// Whether a blob can never be fetched and opened: it is gone, or it is not what its reference says.
+    pub(crate) fn loses_blob(&self) -> bool {
+        match self {
+            Self::Refused { problem, .. } => matches!(problem.status, 404 | 410 | 416),
+            Self::Sealed { .. } | Self::WrongBlob { .. } | Self::TooLarge(_) => true,
+            _ => false,
+        }
+    }
+
     /// A failure to read or write `path`.
     pub(crate) fn file(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.into();

@@ -111,6 +111,12 @@ impl PartFile {
         pending.extend_from_slice(later);
     }
 
+    /// Gives the file up. Blocks.
+    pub(crate) fn discard(self) {
+        // What cannot be removed is in nobody's way: a later try goes on from it.
+        let _ = std::fs::remove_file(&self.path);
+    }
+
     /// Ends the file: checks that all of it came and is the blob, syncs it, and gives it its name, or one with a number
     /// when that is taken. Blocks.
     ///

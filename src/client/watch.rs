@@ -313,7 +313,7 @@ impl Watch<'_> {
                 (self.on)(WatchEvent::Saved { from: pending.from(), msg_id: pending.row.msg_id, file });
                 Ok(())
             }
-            Err(error) if is_for_good(&error) => {
+            Err(error) if error.loses_blob() => {
                 self.client.profile.write(|tx| inbox::done(tx, pending))?;
                 self.with_report(|report| report.lost += 1);
                 self.save_failed(pending, error, None);
@@ -400,15 +400,6 @@ fn is_verdict(error: &ClientError) -> bool {
         | ClientError::DevicesRolledBack { .. }
         | ClientError::BadIdentity { .. }
         | ClientError::UnknownRecipient { .. } => true,
-        _ => false,
-    }
-}
-
-/// Whether a blob can never be fetched and opened: it is gone, or it is not what its sender says.
-fn is_for_good(error: &ClientError) -> bool {
-    match error {
-        ClientError::Refused { problem, .. } => matches!(problem.status, 404 | 410 | 416),
-        ClientError::Sealed { .. } | ClientError::WrongBlob { .. } | ClientError::TooLarge(_) => true,
         _ => false,
     }
 }

@@ -169,3 +169,47 @@ fn builder(limits: &Limits) -> auto::Builder<TokioExecutor> {
         .keep_alive_interval(Duration::from_secs(30));
     builder
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::routing::get;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::sync::oneshot;
+
+    /// Serves one connection at a time until the sender is dropped.
+    async fn start() -> (std::net::SocketAddr, oneshot::Sender<()>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let limits = Limits { connections_max: 1, head_timeout: Duration::from_millis(50), ..Limits::default() };
+        let (stop, stopped) = oneshot::channel::<()>();
+        let router = Router::new().route("/", get(async || "here"));
+        tokio::spawn(async move {
+            let stopping = async move { drop(stopped.await) };
+            serve(listener, router, limits, stopping).await.ended().await;
+        });
+        (address, stop)
+    }
+
+    async fn ask(address: std::net::SocketAddr) -> String {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    }
+
+    /// Whoever connects and says nothing, or the beginning of an HTTP/2 preface, must not keep others out.
+    #[tokio::test]
+    async fn silent_connections_give_their_place_back() {
+        let (address, _stop) = start().await;
+        for said in [&b""[..], b"P", b"PRI * HTTP/2.0\r\n", b"GET / HTTP/1.1\r\n"] {
+            let mut silent = TcpStream::connect(address).await.unwrap();
+            silent.write_all(said).await.unwrap();
+            let answer = ask(address).await;
+            assert!(answer.ends_with("here"), "after {said:?}: {answer}");
+            // An answer (408), an end or a reset: whichever it is, the connection has ended.
+            let _ = silent.read_to_end(&mut Vec::new()).await;
+        }
+    }
+}
