@@ -62,7 +62,7 @@ pub(crate) struct DevArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct ServeArgs {
-    /// Configuration file (TOML); `waxwing config show` prints every key with its default.
+    /// Configuration file (TOML); `waxwing config show` prints one with the defaults.
     #[arg(long, env = "WAXWING_CONFIG", value_name = "FILE")]
     pub config: PathBuf,
     /// Address to listen on, instead of the file's.
