@@ -2,20 +2,24 @@
 //!
 //! | path | who | what |
 //! |---|---|---|
-//! | `/v1/uploads`, `/v1/uploads/{id}` | clients, `upload` grant | resumable uploads, tus 1.0 (`tus.rs`) |
+//! | `/v1/uploads`, `/v1/uploads/{id}` | clients, `upload` grant | resumable uploads (`uploads.rs`) in the dialect that a request speaks (`dialect.rs`): tus 1.0 (`tus.rs`), the IETF's (`ietf.rs`), Content-Range (`content_range.rs`) |
 //! | `/v1/blobs` | clients, `upload` grant | a blob in one request (`put.rs`) |
 //! | `/origin/v1/blobs/{id}`, `…/outboard` | edges, `edge` grant | reading (`blobs.rs`) |
 //!
 //! Handlers translate; what a failure means in HTTP stands in `error.rs` alone.
 
 mod blobs;
+mod content_range;
 mod cors;
+mod dialect;
 mod error;
 mod grants;
 mod headers;
+mod ietf;
 mod linger;
 mod put;
 mod tus;
+mod uploads;
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -55,15 +59,20 @@ impl App {
 /// All paths of the origin.
 pub(crate) fn router(app: App) -> Router {
     let uploads = Router::new()
-        .route("/v1/uploads", post(tus::create).options(tus::discover))
+        .route("/v1/uploads", post(uploads::create).put(uploads::create).options(uploads::discover))
         .route(
             "/v1/uploads/{id}",
-            post(tus::overridden).head(tus::status).patch(tus::append).delete(tus::terminate).options(tus::discover),
+            post(uploads::post)
+                .head(uploads::status)
+                .patch(uploads::append)
+                .put(uploads::send)
+                .delete(uploads::terminate)
+                .options(uploads::discover),
         )
+        .route("/v1/blobs", put(uploads::put_blob))
         .method_not_allowed_fallback(error::method_not_allowed)
-        .layer(from_fn(tus::protocol_version));
+        .layer(from_fn(dialect::tell));
     let blobs = Router::new()
-        .route("/v1/blobs", put(put::put))
         .route("/origin/v1/blobs/{id}", get(blobs::get).head(blobs::head))
         .route("/origin/v1/blobs/{id}/outboard", get(blobs::outboard).head(blobs::outboard_head))
         .method_not_allowed_fallback(error::method_not_allowed);

@@ -14,6 +14,7 @@
 //! HTTP is the business of the dialects above, durability of the stores below.
 
 mod appender;
+mod content;
 mod error;
 mod intake;
 mod request;
@@ -30,11 +31,12 @@ use waxwing_protocol::blob::HasherState;
 use waxwing_protocol::{BlobId, OwnerTag, Timestamp, UploadId};
 
 use self::appender::Appender;
+pub(crate) use self::content::at_most;
 pub(crate) use self::error::UploadError;
 use self::intake::{BUFFER_BYTES_MAX, BUFFER_UNIT_BYTES, Intake, Pause};
 pub(crate) use self::intake::{Content, ContentError};
 use self::request::RequestClock;
-pub(crate) use self::request::{Append, NewContent, NewUpload, Progress};
+pub(crate) use self::request::{Append, At, NewContent, NewUpload, Progress};
 use self::turns::{Turn, Turns};
 use crate::config::Config;
 use crate::store::{BlobStore, Claim, UploadRecord, UploadState};
@@ -189,14 +191,14 @@ impl Uploads {
         let mut appender = Appender::begin(id, Claim { writer, record }, clock, expiry);
         match content {
             Some(content) => {
-                let received = self.receive(appender, content, &turn, limit).await;
+                let received = self.receive(appender, content, new.ends, &turn, limit).await;
                 // Whoever asked was told no URL, and no record names what was written.
                 if matches!(received, Err(UploadError::TooLarge { .. })) {
                     self.discard(id).await;
                 }
                 received
             }
-            None if new.length == Some(0) => self.complete(appender).await,
+            None if new.length == Some(0) || (new.length.is_none() && new.ends) => self.complete(appender).await,
             None => {
                 appender.commit().await?;
                 Ok(appender.progress())
@@ -205,13 +207,21 @@ impl Uploads {
     }
 
     async fn append_now(&self, append: Append, content: Content, now: Timestamp) -> Result<Progress, UploadError> {
-        let Append { id, owner, offset, .. } = append;
+        let Append { id, owner, at, .. } = append;
         let (turn, mut claim) = self.take_over(owner, id, now).await?;
         let record = &mut claim.record;
-        if offset != record.offset {
-            return Err(UploadError::OffsetMismatch { claimed: offset, stored: record.offset });
-        }
+        let offset = record.offset;
+        let known = match at {
+            At::Byte(first) => offset.checked_sub(first),
+            At::Offset(claimed) => (claimed == offset).then_some(0),
+        };
+        let Some(known) = known else {
+            return Err(UploadError::OffsetMismatch { claimed: at.first(), stored: offset });
+        };
         if let UploadState::Complete { .. } = record.state {
+            if let At::Byte(_) = at {
+                return Ok(Progress::of(id, claim.record));
+            }
             // The last request repeated without its bytes: it gets the answer it may have missed.
             let limits = &self.0.limits;
             let mut intake = Intake::new(content, turn.stop(), limits.idle_timeout, &self.0.buffers, 0);
@@ -220,6 +230,8 @@ impl Uploads {
                 _ => Err(UploadError::AlreadyComplete),
             };
         }
+        let content_bytes = append.content_bytes.map(|bytes| bytes.saturating_sub(known));
+        let content = if known > 0 { content::after(content, known) } else { content };
         let limit = self.blob_bytes_max(append.blob_bytes_max);
         declare(&mut record.length, append.length, |stored| UploadError::LengthConflict { stored })?;
         declare(&mut record.expected, append.expected, |stored| UploadError::ExpectedConflict { stored })?;
@@ -229,13 +241,19 @@ impl Uploads {
             _ => {}
         }
         let room = record.length.unwrap_or(limit).saturating_sub(offset);
-        if append.content_bytes.is_some_and(|bytes| bytes > room) {
+        if content_bytes.is_some_and(|bytes| bytes > room) {
             return Err(UploadError::TooLarge { limit: record.length.unwrap_or(limit) });
+        }
+        if append.ends
+            && let (Some(length), Some(bytes)) = (record.length, content_bytes)
+            && offset + bytes != length
+        {
+            return Err(UploadError::LengthConflict { stored: length });
         }
         record.acknowledged = true;
         let clock = RequestClock::start(now);
         let appender = Appender::resume(id, claim, clock, self.0.limits.upload_expiry).await?;
-        self.receive(appender, content, &turn, limit).await
+        self.receive(appender, content, append.ends, &turn, limit).await
     }
 
     async fn put_now(&self, new: NewContent, content: Content, now: Timestamp) -> Result<BlobId, UploadError> {
@@ -267,11 +285,13 @@ impl Uploads {
         received
     }
 
-    /// Takes in `content` and commits what came, whichever way it ended.
+    /// Takes in `content` and commits what came, whichever way it ended. With `ends` the end of the content is that of
+    /// the upload.
     async fn receive(
         &self,
         mut appender: Appender,
         content: Content,
+        ends: bool,
         turn: &Turn,
         limit: u64,
     ) -> Result<Progress, UploadError> {
@@ -284,7 +304,8 @@ impl Uploads {
             // What was sent contradicts what was announced: nothing beyond the last commit counts.
             return Err(UploadError::TooLarge { limit });
         }
-        if length == Some(appender.written()) {
+        let ended = ends && length.is_none() && pause == Pause::End;
+        if ended || length == Some(appender.written()) {
             return self.complete(appender).await;
         }
         appender.commit().await?;

@@ -5,9 +5,13 @@
 
 #[path = "origin/blobs.rs"]
 mod blobs;
+#[path = "origin/content_range.rs"]
+mod content_range;
 #[path = "origin/harness.rs"]
 mod harness;
 #[path = "origin/hostile.rs"]
 mod hostile;
+#[path = "origin/ietf.rs"]
+mod ietf;
 #[path = "origin/tus.rs"]
 mod tus;

@@ -91,7 +91,16 @@ impl HttpError {
         self
     }
 
-    fn retry(self) -> Self {
+    /// The same with the type that a standard gives it, instead of ours.
+    #[must_use]
+    pub(super) fn of_type(mut self, uri: &str) -> Self {
+        uri.clone_into(&mut self.0.problem.kind);
+        self
+    }
+
+    /// The same with the advice to ask again after a while.
+    #[must_use]
+    pub(super) fn retry(self) -> Self {
         self.header(RETRY_AFTER, RETRY_AFTER_S.to_owned())
     }
 }

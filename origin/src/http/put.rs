@@ -3,10 +3,9 @@
 //! For a thumbnail or a voice message the three requests of a resumable upload cost more than sending it again would.
 
 use axum::Json;
-use axum::body::Body;
-use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode};
-use axum::response::IntoResponse;
+use axum::extract::Request;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse as _, Response};
 use serde::Serialize;
 use waxwing_protocol::BlobId;
 use waxwing_protocol::headers::WAXWING_BLOB;
@@ -25,18 +24,14 @@ struct Stored {
 
 /// Stores the request's content as a blob, whole or not at all. The same content again is the same blob: a lost answer
 /// costs a repetition. 201 also when somebody else stored it before, since who stored what is nobody's business.
-pub(super) async fn put(
-    State(app): State<App>,
-    grant: UploadGrant,
-    headers: HeaderMap,
-    body: Body,
-) -> Result<impl IntoResponse, HttpError> {
+pub(super) async fn put(app: &App, grant: &UploadGrant, request: Request) -> Result<Response, HttpError> {
+    let (parts, body) = request.into_parts();
     let new = NewContent {
         owner: grant.owner,
         blob_bytes_max: grant.blob_bytes_max,
-        expected: headers::blob_id(&headers, WAXWING_BLOB)?,
-        content_bytes: headers::content_length(&headers)?,
+        expected: headers::blob_id(&parts.headers, WAXWING_BLOB)?,
+        content_bytes: headers::content_length(&parts.headers)?,
     };
     let blob = app.uploads.put(new, content(body), now()).await?;
-    Ok((StatusCode::CREATED, [(WAXWING_BLOB, headers::plain(&blob))], Json(Stored { blob })))
+    Ok((StatusCode::CREATED, [(WAXWING_BLOB, headers::plain(&blob))], Json(Stored { blob })).into_response())
 }

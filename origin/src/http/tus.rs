@@ -4,7 +4,7 @@
 //! beyond them, a checksum or a concatenation, is refused rather than ignored: it would believe it was checked.
 
 use axum::body::HttpBody as _;
-use axum::extract::{Request, State};
+use axum::extract::Request;
 use axum::http::header::{CACHE_CONTROL, LOCATION};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use axum::middleware::Next;
@@ -12,18 +12,18 @@ use axum::response::{IntoResponse, Response};
 use waxwing_protocol::UploadId;
 use waxwing_protocol::headers::WAXWING_BLOB;
 
-use super::error::{HttpError, method_not_allowed};
+use super::error::HttpError;
 use super::grants::UploadGrant;
-use super::{App, UploadPath, content, headers, now};
-use crate::uploads::{Append, NewUpload, Progress};
+use super::{App, content, headers, now};
+use crate::uploads::{Append, At, NewUpload, Progress};
 
 const VERSION: &str = "1.0.0";
 const EXTENSIONS: &str = "creation,creation-with-upload,creation-defer-length,expiration,termination";
 
 /// The media type of content, RFC-less and tus's own.
-const OFFSET_STREAM: &str = "application/offset+octet-stream";
+pub(super) const OFFSET_STREAM: &str = "application/offset+octet-stream";
 
-const TUS_RESUMABLE: HeaderName = HeaderName::from_static("tus-resumable");
+pub(super) const TUS_RESUMABLE: HeaderName = HeaderName::from_static("tus-resumable");
 const TUS_VERSION: HeaderName = HeaderName::from_static("tus-version");
 const TUS_EXTENSION: HeaderName = HeaderName::from_static("tus-extension");
 const TUS_MAX_SIZE: HeaderName = HeaderName::from_static("tus-max-size");
@@ -38,7 +38,7 @@ const METHOD_OVERRIDE: &str = "x-http-method-override";
 pub(super) async fn protocol_version(request: Request, next: Next) -> Response {
     let spoken = request.headers().get(&TUS_RESUMABLE).is_some_and(|version| version == VERSION);
     let changes = matches!(*request.method(), Method::POST | Method::PATCH | Method::DELETE);
-    let mut response = if changes && !spoken {
+    let response = if changes && !spoken {
         let detail = format!("this server speaks tus {VERSION}: send Tus-Resumable: {VERSION}");
         HttpError::new(StatusCode::PRECONDITION_FAILED, "tus-version", detail)
             .header(TUS_VERSION, VERSION.to_owned())
@@ -46,26 +46,27 @@ pub(super) async fn protocol_version(request: Request, next: Next) -> Response {
     } else {
         next.run(request).await
     };
+    named(response)
+}
+
+/// The same answer with the version of the protocol.
+pub(super) fn named(mut response: Response) -> Response {
     response.headers_mut().insert(TUS_RESUMABLE, HeaderValue::from_static(VERSION));
     response
 }
 
 /// `OPTIONS`: what this server can do.
-pub(super) async fn discover(State(app): State<App>) -> impl IntoResponse {
+pub(super) fn discover(app: &App) -> Response {
     let headers = [
         (TUS_VERSION, HeaderValue::from_static(VERSION)),
         (TUS_EXTENSION, HeaderValue::from_static(EXTENSIONS)),
         (TUS_MAX_SIZE, app.config.blob_bytes_max.into()),
     ];
-    (StatusCode::NO_CONTENT, headers)
+    (StatusCode::NO_CONTENT, headers).into_response()
 }
 
 /// `POST /v1/uploads`: a new upload, with its first bytes if the request has any.
-pub(super) async fn create(
-    State(app): State<App>,
-    grant: UploadGrant,
-    request: Request,
-) -> Result<Response, HttpError> {
+pub(super) async fn create(app: &App, grant: &UploadGrant, request: Request) -> Result<Response, HttpError> {
     let (parts, body) = request.into_parts();
     let headers = &parts.headers;
     refuse_unsupported(headers)?;
@@ -73,6 +74,7 @@ pub(super) async fn create(
     let new = NewUpload {
         owner: grant.owner,
         length: declared_length(headers)?,
+        ends: false,
         blob_bytes_max: grant.blob_bytes_max,
         expected: headers::blob_id(headers, WAXWING_BLOB)?,
         metadata: headers::metadata(headers)?,
@@ -91,13 +93,8 @@ pub(super) async fn create(
 }
 
 /// `HEAD /v1/uploads/{id}`: where to go on.
-pub(super) async fn status(
-    State(app): State<App>,
-    grant: UploadGrant,
-    UploadPath(id): UploadPath,
-) -> Result<Response, HttpError> {
-    let progress = app.uploads.status(grant.owner, id, now()).await?;
-    let mut headers = moved(&progress);
+pub(super) fn status(progress: &Progress) -> Response {
+    let mut headers = moved(progress);
     match progress.length {
         Some(length) => headers.insert(UPLOAD_LENGTH, length.into()),
         None => headers.insert(UPLOAD_DEFER_LENGTH, HeaderValue::from_static("1")),
@@ -106,20 +103,16 @@ pub(super) async fn status(
         headers.insert(UPLOAD_METADATA, headers::plain(metadata));
     }
     // 200 and not 204: some clients accept nothing else here.
-    Ok((StatusCode::OK, headers).into_response())
+    (StatusCode::OK, headers).into_response()
 }
 
 /// `PATCH /v1/uploads/{id}`: bytes at the offset the client believes we hold.
 pub(super) async fn append(
-    State(app): State<App>,
-    grant: UploadGrant,
-    UploadPath(id): UploadPath,
+    app: &App,
+    grant: &UploadGrant,
+    id: UploadId,
     request: Request,
 ) -> Result<Response, HttpError> {
-    append_to(&app, &grant, id, request).await
-}
-
-async fn append_to(app: &App, grant: &UploadGrant, id: UploadId, request: Request) -> Result<Response, HttpError> {
     let (parts, body) = request.into_parts();
     let headers = &parts.headers;
     refuse_unsupported(headers)?;
@@ -131,7 +124,8 @@ async fn append_to(app: &App, grant: &UploadGrant, id: UploadId, request: Reques
     let append = Append {
         id,
         owner: grant.owner,
-        offset,
+        at: At::Offset(offset),
+        ends: false,
         length: headers::integer(headers, UPLOAD_LENGTH.as_str())?,
         blob_bytes_max: grant.blob_bytes_max,
         expected: headers::blob_id(headers, WAXWING_BLOB)?,
@@ -141,29 +135,9 @@ async fn append_to(app: &App, grant: &UploadGrant, id: UploadId, request: Reques
     Ok((StatusCode::NO_CONTENT, moved(&progress)).into_response())
 }
 
-/// `DELETE /v1/uploads/{id}`: ends an upload. A blob that it became stays.
-pub(super) async fn terminate(
-    State(app): State<App>,
-    grant: UploadGrant,
-    UploadPath(id): UploadPath,
-) -> Result<Response, HttpError> {
-    app.uploads.terminate(grant.owner, id, now()).await?;
-    Ok(StatusCode::NO_CONTENT.into_response())
-}
-
-/// `POST /v1/uploads/{id}`: for clients behind something that lets only GET and POST through.
-pub(super) async fn overridden(
-    State(app): State<App>,
-    grant: UploadGrant,
-    UploadPath(id): UploadPath,
-    request: Request,
-) -> Result<Response, HttpError> {
-    match headers::single(request.headers(), METHOD_OVERRIDE)? {
-        Some("PATCH") => append_to(&app, &grant, id, request).await,
-        Some("DELETE") => terminate(State(app), grant, UploadPath(id)).await,
-        Some("HEAD") => status(State(app), grant, UploadPath(id)).await,
-        _ => Err(method_not_allowed().await),
-    }
+/// The method that a POST stands for, for clients behind something that lets only GET and POST through.
+pub(super) fn overridden_method(headers: &HeaderMap) -> Result<Option<&str>, HttpError> {
+    headers::single(headers, METHOD_OVERRIDE)
 }
 
 /// The headers of every answer that tells where an upload stands.

@@ -13,12 +13,33 @@ pub(crate) struct NewUpload {
     pub(crate) owner: OwnerTag,
     /// Bytes it will have; `None` to say later.
     pub(crate) length: Option<u64>,
+    /// Whether the content that comes along is all there will be.
+    pub(crate) ends: bool,
     /// Bytes its owner may send.
     pub(crate) blob_bytes_max: u64,
     /// The id its creator expects.
     pub(crate) expected: Option<BlobId>,
     /// Kept and given back; means nothing here.
     pub(crate) metadata: Option<String>,
+}
+
+/// Where the bytes of a request begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum At {
+    /// At the offset the client believes we hold; another is a mismatch.
+    Offset(u64),
+    /// At this byte of the blob. Bytes that we hold already are passed over, and a finished upload takes it all as
+    /// known: dialects in which a client sends a range again need not ask first.
+    Byte(u64),
+}
+
+impl At {
+    /// The first byte's place.
+    pub(super) const fn first(self) -> u64 {
+        match self {
+            Self::Offset(first) | Self::Byte(first) => first,
+        }
+    }
 }
 
 /// Bytes to be appended to an upload.
@@ -28,8 +49,10 @@ pub(crate) struct Append {
     pub(crate) id: UploadId,
     /// Who asks.
     pub(crate) owner: OwnerTag,
-    /// The offset the client believes we hold.
-    pub(crate) offset: u64,
+    /// Where its bytes begin.
+    pub(crate) at: At,
+    /// Whether its content is the last there will be.
+    pub(crate) ends: bool,
     /// The upload's length, when it was deferred.
     pub(crate) length: Option<u64>,
     /// Bytes its owner may send.

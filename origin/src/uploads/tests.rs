@@ -50,7 +50,7 @@ impl Engine {
     }
 
     fn new_upload(length: Option<u64>) -> NewUpload {
-        NewUpload { owner: ALICE, length, blob_bytes_max: u64::MAX, expected: None, metadata: None }
+        NewUpload { owner: ALICE, length, ends: false, blob_bytes_max: u64::MAX, expected: None, metadata: None }
     }
 
     async fn create(&self, length: u64) -> UploadId {
@@ -92,7 +92,16 @@ impl Sending {
 }
 
 fn to(id: UploadId, offset: u64) -> Append {
-    Append { id, owner: ALICE, offset, length: None, blob_bytes_max: u64::MAX, expected: None, content_bytes: None }
+    Append {
+        id,
+        owner: ALICE,
+        at: At::Offset(offset),
+        ends: false,
+        length: None,
+        blob_bytes_max: u64::MAX,
+        expected: None,
+        content_bytes: None,
+    }
 }
 
 fn whole(data: Bytes) -> Content {

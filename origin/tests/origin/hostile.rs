@@ -141,7 +141,7 @@ async fn names_that_are_no_ids_name_nothing() {
 async fn methods_a_path_does_not_have_are_told() {
     let origin = TestOrigin::start().await;
     for (method, path) in
-        [("GET", "/v1/uploads"), ("PUT", "/v1/uploads/x"), ("POST", "/v1/blobs"), ("DELETE", "/origin/v1/blobs/x")]
+        [("GET", "/v1/uploads"), ("GET", "/v1/uploads/x"), ("POST", "/v1/blobs"), ("DELETE", "/origin/v1/blobs/x")]
     {
         let answer = origin.ask(method, path, &[("tus-resumable", "1.0.0")], b"").await;
         assert_eq!((answer.status, answer.problem().slug()), (405, "method-not-allowed"), "{method} {path}");
