@@ -91,6 +91,83 @@ impl ByteRange {
     }
 }
 
+/// Ranges of one request that are answered at most; more are answered with everything (RFC 9110 §14.2 leaves it open),
+/// since a thousand tiny ranges cost more to answer than the whole.
+pub const RANGES_MAX: usize = 8;
+
+/// What a `Range` header comes to for a representation whose size is known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Selection {
+    /// Everything: the header is malformed, of another unit, or asks for more than [`RANGES_MAX`] ranges.
+    Whole,
+    /// These parts, none of which touches another: one is a plain 206, several are [`Multipart`].
+    Parts(Vec<ByteRange>),
+    /// Nothing that exists: 416.
+    Unsatisfiable,
+}
+
+/// What `header` selects of `size` bytes. Ranges that overlap or touch become one, so that no byte is sent twice; else
+/// they keep the order asked for.
+pub fn select(header: &str, size: u64) -> Selection {
+    let specs = match parse_ranges(header) {
+        Some(specs) if specs.len() <= RANGES_MAX => specs,
+        _ => return Selection::Whole,
+    };
+    let mut parts: Vec<ByteRange> = Vec::with_capacity(specs.len());
+    for mut part in specs.into_iter().filter_map(|spec| spec.resolve(size)) {
+        // A part may bridge the gap between others: it takes them in, at the place of the first.
+        let mut place = parts.len();
+        for at in (0..parts.len()).rev() {
+            if part.start <= parts[at].end && parts[at].start <= part.end {
+                let other = parts.remove(at);
+                part = ByteRange { start: part.start.min(other.start), end: part.end.max(other.end) };
+                place = at;
+            }
+        }
+        parts.insert(place.min(parts.len()), part);
+    }
+    if parts.is_empty() { Selection::Unsatisfiable } else { Selection::Parts(parts) }
+}
+
+/// The frame of a `multipart/byteranges` answer, RFC 9110 §14.6: what stands before each part and at the end. Its length
+/// is known beforehand, so that the answer can be streamed and a cut one is noticed.
+#[derive(Clone, Debug)]
+pub struct Multipart<'a> {
+    /// Separates the parts. It must not occur in them: 128 random bits do not.
+    pub boundary: &'a str,
+    /// The media type of the representation.
+    pub media_type: &'a str,
+    /// Bytes of the whole representation.
+    pub size: u64,
+}
+
+impl Multipart<'_> {
+    /// The value of the answer's `Content-Type`.
+    pub fn content_type(&self) -> String {
+        format!("multipart/byteranges; boundary={}", self.boundary)
+    }
+
+    /// What stands before `part`.
+    pub fn head(&self, part: ByteRange) -> String {
+        let Self { boundary, media_type, size } = self;
+        format!(
+            "\r\n--{boundary}\r\ncontent-type: {media_type}\r\ncontent-range: {}\r\n\r\n",
+            part.content_range(*size)
+        )
+    }
+
+    /// What stands after the last part.
+    pub fn tail(&self) -> String {
+        format!("\r\n--{}--\r\n", self.boundary)
+    }
+
+    /// Bytes of the answer with these `parts`, frame included.
+    pub fn byte_count(&self, parts: &[ByteRange]) -> u64 {
+        let framed = |part: &ByteRange| self.head(*part).len() as u64 + part.byte_count();
+        parts.iter().map(framed).sum::<u64>() + self.tail().len() as u64
+    }
+}
+
 /// Reads a `Content-Range: bytes first-last/size` header into the range and the size.
 ///
 /// `None` for any other form, `*` included: a cache must not guess what it was given.
@@ -129,6 +206,41 @@ mod tests {
             ["bytes", "bytes=", "items=0-1", "bytes=5-4", "bytes=a-b", "bytes=+1-2", "bytes=1-2,", "bytes=--1"]
         {
             assert_eq!(parse_ranges(malformed), None, "{malformed}");
+        }
+    }
+
+    #[test]
+    fn ranges_that_touch_become_one_and_others_keep_their_order() {
+        let parts = |header: &str| match select(header, 1000) {
+            Selection::Parts(parts) => parts.into_iter().map(|part| (part.start, part.end)).collect::<Vec<_>>(),
+            other => panic!("{header}: {other:?}"),
+        };
+        assert_eq!(parts("bytes=5-9"), [(5, 10)]);
+        assert_eq!(parts("bytes=500-599,0-9"), [(500, 600), (0, 10)]);
+        assert_eq!(parts("bytes=0-9,5-20,21-30"), [(0, 31)]);
+        assert_eq!(parts("bytes=0-9,20-29,100-109,10-19"), [(0, 30), (100, 110)]);
+        assert_eq!(parts("bytes=5000-,0-0"), [(0, 1)]);
+        assert_eq!(select("bytes=5000-,-0", 1000), Selection::Unsatisfiable);
+        for whole in ["lines=0-1", "bytes=1-0", "bytes=0-0,2-2,4-4,6-6,8-8,10-10,12-12,14-14,16-16"] {
+            assert_eq!(select(whole, 1000), Selection::Whole, "{whole}");
+        }
+    }
+
+    proptest::proptest! {
+        /// Whatever is asked for: every byte of it is selected, no byte twice, and nothing else.
+        #[test]
+        fn a_selection_is_what_was_asked_for(specs in proptest::collection::vec((0..60_u64, 0..60_u64), 1..=RANGES_MAX)) {
+            let size = 50;
+            let asked = specs.iter().map(|(a, b)| format!("{}-{}", a.min(b), a.max(b))).collect::<Vec<_>>().join(",");
+            let mut wanted = vec![false; 50];
+            specs.iter().for_each(|(a, b)| (*a.min(b)..=*a.max(b)).filter(|n| *n < size).for_each(|n| wanted[n as usize] = true));
+            let mut found = vec![false; 50];
+            if let Selection::Parts(parts) = select(&format!("bytes={asked}"), size) {
+                for n in parts.into_iter().flat_map(ByteRange::as_range) {
+                    proptest::prop_assert!(!std::mem::replace(&mut found[n as usize], true), "byte {} twice", n);
+                }
+            }
+            proptest::prop_assert_eq!(found, wanted);
         }
     }
 

@@ -2,7 +2,9 @@
 //!
 //! A blob never changes, so its id is its entity tag, and a range of it is as good today as it was yesterday.
 
-use axum::body::Body;
+use std::future::ready;
+
+use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::http::header::{
     ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, IF_NONE_MATCH, IF_RANGE, RANGE,
@@ -10,17 +12,23 @@ use axum::http::header::{
 };
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::Response;
+use data_encoding::HEXLOWER;
+use futures_util::stream::{self, StreamExt as _};
 use waxwing_protocol::BlobId;
 use waxwing_protocol::blob::outboard_bytes;
 use waxwing_protocol::headers::WAXWING_BLOB_BYTES;
-use waxwing_protocol::range::{ByteRange, parse_ranges};
+use waxwing_protocol::range::{ByteRange, Multipart, Selection, select};
 
 use super::error::HttpError;
 use super::grants::EdgeGrant;
 use super::{App, BlobPath, headers};
 use crate::store::BlobReader;
+use crate::uploads::UploadError;
 
-/// `GET`: the blob, or one range of it.
+/// What servers know of a blob's content: nothing.
+const MEDIA_TYPE: &str = "application/octet-stream";
+
+/// `GET`: the blob, or ranges of it.
 pub(super) async fn get(
     State(app): State<App>,
     _: EdgeGrant,
@@ -32,14 +40,39 @@ pub(super) async fn get(
         return Ok(not_modified(id));
     }
     let size = blob.blob_bytes();
-    let Some(range) = wanted(&headers, id, size)? else {
-        let whole = ByteRange { start: 0, end: size };
-        let body = if size == 0 { Body::empty() } else { Body::from_stream(blob.read(whole)) };
-        return Ok(answer(StatusCode::OK, id, size, body));
+    let parts = match wanted(&headers, id, size) {
+        Selection::Unsatisfiable => return Err(HttpError::no_range(size)),
+        Selection::Parts(parts) => parts,
+        Selection::Whole => {
+            let whole = ByteRange { start: 0, end: size };
+            let body = if size == 0 { Body::empty() } else { Body::from_stream(blob.read(whole)) };
+            return Ok(answer(StatusCode::OK, id, size, body));
+        }
     };
-    let body = Body::from_stream(blob.read(range));
-    let mut response = answer(StatusCode::PARTIAL_CONTENT, id, range.byte_count(), body);
-    response.headers_mut().insert(CONTENT_RANGE, headers::plain(&range.content_range(size)));
+    if let [part] = parts[..] {
+        let body = Body::from_stream(blob.read(part));
+        let mut response = answer(StatusCode::PARTIAL_CONTENT, id, part.byte_count(), body);
+        response.headers_mut().insert(CONTENT_RANGE, headers::plain(&part.content_range(size)));
+        return Ok(response);
+    }
+    multipart(id, blob, parts)
+}
+
+/// Several ranges as `multipart/byteranges`, streamed one after the other.
+fn multipart(id: BlobId, blob: Box<dyn BlobReader>, parts: Vec<ByteRange>) -> Result<Response, HttpError> {
+    let mut random = [0; 16];
+    getrandom::fill(&mut random).map_err(|_| UploadError::NoRandomness)?;
+    let boundary = HEXLOWER.encode(&random);
+    let frame = Multipart { boundary: &boundary, media_type: MEDIA_TYPE, size: blob.blob_bytes() };
+    let bytes = frame.byte_count(&parts);
+    let content_type = headers::plain(&frame.content_type());
+    let heads: Vec<_> = parts.iter().map(|part| Bytes::from(frame.head(*part))).collect();
+    let tail = Bytes::from(frame.tail());
+    let pieces = stream::iter(heads.into_iter().zip(parts))
+        .flat_map(move |(head, part)| stream::once(ready(Ok(head))).chain(blob.read(part)))
+        .chain(stream::once(ready(Ok(tail))));
+    let mut response = answer(StatusCode::PARTIAL_CONTENT, id, bytes, Body::from_stream(pieces));
+    response.headers_mut().insert(CONTENT_TYPE, content_type);
     Ok(response)
 }
 
@@ -90,22 +123,14 @@ fn is_known(headers: &HeaderMap, id: BlobId) -> bool {
     values.flat_map(|value| value.split(',')).any(|candidate| known(candidate.trim()))
 }
 
-/// The one range that is asked for; `None` for the whole blob, which is also the answer to what a server may ignore:
-/// a malformed range, several ranges, a range of another version.
-fn wanted(headers: &HeaderMap, id: BlobId, size: u64) -> Result<Option<ByteRange>, HttpError> {
-    let (Some(range), None) = ({
-        let mut values = headers.get_all(RANGE).iter();
-        (values.next(), values.next())
-    }) else {
-        return Ok(None);
-    };
+/// What is asked for. A range of another version of the blob is ignored, as one that is malformed.
+fn wanted(headers: &HeaderMap, id: BlobId, size: u64) -> Selection {
+    let mut lines = headers.get_all(RANGE).iter();
+    let (Some(range), None) = (lines.next(), lines.next()) else { return Selection::Whole };
     if headers.get(IF_RANGE).is_some_and(|tag| tag.as_bytes() != entity_tag(id).as_bytes()) {
-        return Ok(None);
+        return Selection::Whole;
     }
-    match range.to_str().ok().and_then(parse_ranges).as_deref() {
-        Some([one]) => one.resolve(size).map(Some).ok_or_else(|| HttpError::no_range(size)),
-        _ => Ok(None),
-    }
+    range.to_str().map_or(Selection::Whole, |range| select(range, size))
 }
 
 fn entity_tag(id: BlobId) -> String {
@@ -126,7 +151,7 @@ fn answer(status: StatusCode, id: BlobId, bytes: u64, body: Body) -> Response {
     headers.insert(ETAG, headers::plain(&entity_tag(id)));
     headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
     headers.insert(CONTENT_LENGTH, bytes.into());
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
 }

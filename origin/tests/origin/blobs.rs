@@ -57,7 +57,8 @@ async fn a_blob_is_read_whole_or_by_one_range() {
     let beyond = origin.read("GET", &blob, &[("range", &format!("bytes={size}-"))]).await;
     assert_eq!((beyond.status, beyond.problem().slug()), (416, "range-not-satisfiable"));
     assert_eq!(beyond.header("content-range"), Some(format!("bytes */{size}").as_str()));
-    for ignored in ["bytes=0-1,5-6", "bytes=5-4", "bytes=x", "lines=1-2", "bytes="] {
+    for ignored in ["bytes=0-0,2-2,4-4,6-6,8-8,10-10,12-12,14-14,16-16", "bytes=5-4", "bytes=x", "lines=1-2", "bytes="]
+    {
         assert_eq!(origin.read("GET", &blob, &[("range", ignored)]).await.status, 200, "{ignored}");
     }
 }
@@ -157,4 +158,33 @@ async fn a_grant_bounds_the_size_of_a_blob() {
     assert_eq!((refused.status, refused.problem().extensions["bytes_max"].as_u64()), (413, Some(100)));
     assert_eq!(origin.ask("PUT", "/v1/blobs", &headers[..1], &sample(101)).await.status, 413);
     assert_eq!(origin.ask("PUT", "/v1/blobs", &headers[..1], &sample(100)).await.status, 201);
+}
+
+/// A player that reads an index at the end and the beginning at once.
+#[tokio::test]
+async fn several_ranges_come_in_one_answer() {
+    let origin = TestOrigin::start().await;
+    let size = 200_000;
+    let bytes = sample(size);
+    let blob = origin.put(&bytes).await.to_string();
+    let answer = origin.read("GET", &blob, &[("range", "bytes=-100,0-9,5-19")]).await;
+    assert_eq!(answer.status, 206);
+    assert_eq!(answer.header("content-length"), Some(answer.body.len().to_string().as_str()));
+    let boundary = answer.header("content-type").unwrap().strip_prefix("multipart/byteranges; boundary=").unwrap();
+    let expected = [
+        format!("\r\n--{boundary}\r\ncontent-type: application/octet-stream\r\ncontent-range: bytes 199900-199999/200000\r\n\r\n").as_bytes(),
+        &bytes[size - 100..],
+        format!("\r\n--{boundary}\r\ncontent-type: application/octet-stream\r\ncontent-range: bytes 0-19/200000\r\n\r\n").as_bytes(),
+        &bytes[..20],
+        format!("\r\n--{boundary}--\r\n").as_bytes(),
+    ]
+    .concat();
+    assert_eq!(answer.body, expected);
+    // Parts that touch are one, and that one comes plain; what does not exist is left out.
+    let one = origin.read("GET", &blob, &[("range", "bytes=0-9,10-19,999999-")]).await;
+    assert_eq!((one.status, one.header("content-range")), (206, Some("bytes 0-19/200000")));
+    assert_eq!(one.body, bytes[..20]);
+    // Another version's ranges are not ours.
+    let changed = [("range", "bytes=0-0,5-5"), ("if-range", "\"other\"")];
+    assert_eq!(origin.read("GET", &blob, &changed).await.status, 200);
 }
