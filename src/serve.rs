@@ -3,6 +3,7 @@
 //! The roles are built here and nowhere else, from one configuration, and meet only on the wire: even in one process
 //! the edge asks the origin over HTTP, so that what works here works when they stand on different machines.
 
+mod interim;
 mod listener;
 mod node;
 

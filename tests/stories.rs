@@ -11,6 +11,7 @@ mod stories {
     mod first_minutes;
     mod hostile_senders;
     mod http;
+    mod interim;
     mod interruptions;
     mod roles;
     mod structure;

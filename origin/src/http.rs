@@ -16,6 +16,7 @@ mod error;
 mod grants;
 mod headers;
 mod ietf;
+mod interim;
 mod linger;
 mod put;
 mod tus;
@@ -36,6 +37,7 @@ use waxwing_protocol::{BlobId, Timestamp, UploadId};
 
 use self::error::HttpError;
 use self::grants::GrantMemory;
+pub use self::interim::Interim;
 use crate::blobs::Blobs;
 use crate::config::Config;
 use crate::uploads::{Content, ContentError, Uploads};

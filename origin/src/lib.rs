@@ -26,6 +26,7 @@ use self::uploads::{Uploads, sweeper};
 
 pub use config::Config;
 pub use fault::UnknownFault;
+pub use http::Interim;
 
 /// An origin that is open. Clones share it.
 #[derive(Clone)]

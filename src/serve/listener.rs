@@ -7,10 +7,11 @@ use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::Router;
+use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
@@ -19,6 +20,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::{debug, warn};
+
+use super::interim::Line;
 
 /// What one listener allows.
 #[derive(Clone, Debug)]
@@ -87,6 +90,7 @@ pub(crate) async fn serve(
             debug!(%error, "cannot switch off Nagle's algorithm");
         }
         let service = TowerToHyperService::new(router.clone());
+        let line = Line::default();
         let watcher = graceful.watcher();
         let builder = Arc::clone(&builder);
         let head_timeout = limits.head_timeout;
@@ -94,7 +98,11 @@ pub(crate) async fn serve(
             if !matches!(tokio::time::timeout(head_timeout, speaks(&stream)).await, Ok(Ok(()))) {
                 return;
             }
-            let stream = Placed { stream, _place: place };
+            let stream = Placed { stream, line: line.clone(), _place: place };
+            let service = service_fn(move |request| {
+                let (line, service) = (line.clone(), service.clone());
+                async move { line.during(request, |request| service.call(request)).await }
+            });
             let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
             if let Err(error) = watcher.watch(connection).await {
                 debug!(error, "connection ended early");
@@ -122,7 +130,15 @@ async fn speaks(stream: &TcpStream) -> io::Result<()> {
 /// goes with it.
 struct Placed {
     stream: TcpStream,
+    line: Line,
     _place: OwnedSemaphorePermit,
+}
+
+impl Placed {
+    /// Ends what was begun between hyper's messages, before hyper goes on.
+    fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.line.poll_rest(cx, Pin::new(&mut self.stream))
+    }
 }
 
 impl AsyncRead for Placed {
@@ -133,6 +149,7 @@ impl AsyncRead for Placed {
 
 impl AsyncWrite for Placed {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        ready!(self.poll_rest(cx))?;
         Pin::new(&mut self.stream).poll_write(cx, buf)
     }
 
@@ -141,6 +158,7 @@ impl AsyncWrite for Placed {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        ready!(self.poll_rest(cx))?;
         Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
     }
 
@@ -149,6 +167,8 @@ impl AsyncWrite for Placed {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let placed = &mut *self;
+        ready!(placed.line.poll_waiting(cx, Pin::new(&mut placed.stream)))?;
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 

@@ -3,8 +3,11 @@
 //! It is what operating systems build in: an ordinary request becomes resumable by one header, `Upload-Complete`. Its
 //! header fields are structured fields (RFC 9651); one that cannot be read counts as absent.
 //!
-//! Not sent: 104 (Upload Resumption Supported), which tells a client its upload's URL while it is still sending. A
-//! client begins with an empty or a partial creation instead, which every version allows.
+//! A client that sends everything in one request learns the URL of its upload by a 104 (Upload Resumption Supported)
+//! while it is still sending, where the connection can carry one: over HTTP/1.1. Elsewhere it begins with an empty or a
+//! partial creation, which every version allows.
+
+use std::ops::RangeInclusive;
 
 use axum::Json;
 use axum::body::HttpBody as _;
@@ -19,6 +22,7 @@ use waxwing_protocol::{BlobId, Timestamp, UploadId};
 
 use super::error::HttpError;
 use super::grants::UploadGrant;
+use super::interim::Interim;
 use super::{App, content, headers, now};
 use crate::uploads::{Append, At, NewUpload, Progress, UploadError};
 
@@ -28,6 +32,10 @@ pub(super) const PARTIAL_UPLOAD: &str = "application/partial-upload";
 /// Header fields that no other dialect sends.
 pub(super) const MARKERS: [&str; 3] = ["upload-draft-interop-version", "upload-complete", "upload-incomplete"];
 
+/// The draft's interop versions that are spoken here.
+const VERSIONS: RangeInclusive<u64> = 5..=8;
+
+const DRAFT_VERSION: HeaderName = HeaderName::from_static(Interim::ASKED_BY);
 pub(super) const UPLOAD_LIMIT: HeaderName = HeaderName::from_static("upload-limit");
 const UPLOAD_COMPLETE: HeaderName = HeaderName::from_static("upload-complete");
 const UPLOAD_OFFSET: HeaderName = HeaderName::from_static("upload-offset");
@@ -74,13 +82,50 @@ pub(super) async fn create(app: &App, grant: &UploadGrant, request: Request) -> 
     if content_bytes.is_some_and(|bytes| bytes > limit) {
         return Err(refused_for_good(app, grant, UploadError::TooLarge { limit }));
     }
-    let content = (content_bytes != Some(0)).then(|| content(body));
-    let progress =
-        app.uploads.create(new, content, now()).await.map_err(|error| refused_for_good(app, grant, error))?;
+    let location = |id: UploadId| headers::plain(&format!("{base_url}/v1/uploads/{id}"));
+    let interim = parts.extensions.get::<Interim>().zip(spoken_version(&parts.headers));
+    let progress = match interim.filter(|_| content_bytes != Some(0)) {
+        None => {
+            let content = (content_bytes != Some(0)).then(|| content(body));
+            app.uploads.create(new, content, now()).await.map_err(|error| refused_for_good(app, grant, error))?
+        }
+        Some((interim, version)) => {
+            // What a 104 names has to be there, so the upload is made first and its content appended.
+            let (owner, expected) = (new.owner, new.expected);
+            let begun = NewUpload { ends: false, ..new };
+            let progress =
+                app.uploads.create(begun, None, now()).await.map_err(|error| refused_for_good(app, grant, error))?;
+            let mut told = HeaderMap::new();
+            told.insert(LOCATION, location(progress.id));
+            told.insert(UPLOAD_LIMIT, limits(app, grant, &progress, now()));
+            told.insert(DRAFT_VERSION, version.into());
+            interim.send(resumption_supported(), "Upload Resumption Supported", &told);
+            let append = Append {
+                id: progress.id,
+                owner,
+                at: At::Offset(0),
+                ends,
+                length: None,
+                blob_bytes_max: grant.blob_bytes_max,
+                expected,
+                content_bytes,
+            };
+            app.uploads.append(append, content(body), now()).await.map_err(refusal)?
+        }
+    };
     let mut response = answer(app, grant, StatusCode::CREATED, ends, &progress);
-    let location = headers::plain(&format!("{base_url}/v1/uploads/{}", progress.id));
-    response.headers_mut().insert(LOCATION, location);
+    response.headers_mut().insert(LOCATION, location(progress.id));
     Ok(response)
+}
+
+/// The draft version a client speaks, when it is one of ours.
+fn spoken_version(headers: &HeaderMap) -> Option<u64> {
+    integer(headers, &DRAFT_VERSION).filter(|version| VERSIONS.contains(version))
+}
+
+/// 104 (Upload Resumption Supported).
+fn resumption_supported() -> StatusCode {
+    StatusCode::from_u16(104).expect("104 is a status code")
 }
 
 /// `PATCH` with `Upload-Offset` and `Upload-Complete`: more of an upload's bytes, or its end.
@@ -129,13 +174,18 @@ pub(super) fn standing(app: &App, grant: &UploadGrant, progress: &Progress, now:
     if let Some(length) = progress.length {
         headers.insert(UPLOAD_LENGTH, length.into());
     }
-    let seconds = progress.expires.since(now).as_secs();
-    let size = app.uploads.blob_bytes_max(grant.blob_bytes_max);
-    headers.insert(UPLOAD_LIMIT, headers::plain(&format!("max-size={}, max-age={seconds}", structured(size))));
+    headers.insert(UPLOAD_LIMIT, limits(app, grant, progress, now));
     if let Some(blob) = progress.blob {
         headers.insert(WAXWING_BLOB, headers::plain(&blob));
     }
     headers
+}
+
+/// `Upload-Limit` of an upload.
+fn limits(app: &App, grant: &UploadGrant, progress: &Progress, now: Timestamp) -> HeaderValue {
+    let seconds = progress.expires.since(now).as_secs();
+    let size = app.uploads.blob_bytes_max(grant.blob_bytes_max);
+    headers::plain(&format!("max-size={}, max-age={seconds}", structured(size)))
 }
 
 /// `Upload-Limit` of this origin, before anything is known of an upload.
