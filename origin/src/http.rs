@@ -12,6 +12,7 @@ mod blobs;
 mod content_range;
 mod cors;
 mod dialect;
+mod digests;
 mod error;
 mod grants;
 mod headers;

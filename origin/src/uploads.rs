@@ -15,6 +15,7 @@
 
 mod appender;
 mod content;
+mod digest;
 mod error;
 mod intake;
 mod request;
@@ -32,6 +33,7 @@ use waxwing_protocol::{BlobId, OwnerTag, Timestamp, UploadId};
 
 use self::appender::Appender;
 pub(crate) use self::content::at_most;
+pub(crate) use self::digest::{ContentDigest, Digest, DigestAlgorithm, DigestToCome};
 pub(crate) use self::error::UploadError;
 use self::intake::{BUFFER_BYTES_MAX, BUFFER_UNIT_BYTES, Intake, Pause};
 pub(crate) use self::intake::{Content, ContentError};
@@ -40,6 +42,10 @@ pub(crate) use self::request::{Append, At, NewContent, NewUpload, Progress};
 use self::turns::{Turn, Turns};
 use crate::config::Config;
 use crate::store::{BlobStore, Claim, UploadRecord, UploadState};
+
+/// Bytes of a request that counts only with its digest at most. They are on the disk without being acknowledged, so a
+/// client could fill it with what it never lets count.
+const CHECKED_BYTES_MAX: u64 = 1 << 30;
 
 /// All uploads of an origin. Clones share them.
 #[derive(Clone)]
@@ -188,12 +194,13 @@ impl Uploads {
         let writer = self.0.store.begin(id).await?;
         let clock = RequestClock::start(now);
         let expiry = self.0.limits.unacknowledged_expiry;
-        let mut appender = Appender::begin(id, Claim { writer, record }, clock, expiry);
+        let mut appender = Appender::begin(id, Claim { writer, record }, clock, expiry).checked_by(new.content_digest);
+        let checked = appender.is_checked();
         match content {
             Some(content) => {
                 let received = self.receive(appender, content, new.ends, &turn, limit).await;
                 // Whoever asked was told no URL, and no record names what was written.
-                if matches!(received, Err(UploadError::TooLarge { .. })) {
+                if matches!(received, Err(UploadError::TooLarge { .. })) || (checked && received.is_err()) {
                     self.discard(id).await;
                 }
                 received
@@ -253,7 +260,7 @@ impl Uploads {
         record.acknowledged = true;
         let clock = RequestClock::start(now);
         let appender = Appender::resume(id, claim, clock, self.0.limits.upload_expiry).await?;
-        self.receive(appender, content, append.ends, &turn, limit).await
+        self.receive(appender.checked_by(append.content_digest), content, append.ends, &turn, limit).await
     }
 
     async fn put_now(&self, new: NewContent, content: Content, now: Timestamp) -> Result<BlobId, UploadError> {
@@ -263,7 +270,8 @@ impl Uploads {
         }
         let id = new_upload_id()?;
         let writer = self.0.store.begin(id).await?;
-        let mut appender = Appender::whole(id, writer, new.owner, new.expected, RequestClock::start(now));
+        let mut appender = Appender::whole(id, writer, new.owner, new.expected, RequestClock::start(now))
+            .checked_by(new.content_digest);
         let received = async {
             let stop = self.0.closing.clone();
             let intake = Intake::new(content, &stop, self.0.limits.idle_timeout, &self.0.buffers, limit);
@@ -276,6 +284,7 @@ impl Uploads {
                 Pause::Stopped => return Err(UploadError::Closing),
                 _ => return Err(UploadError::Cut),
             }
+            appender.check()?;
             appender.complete().await
         };
         let received = received.await;
@@ -297,18 +306,28 @@ impl Uploads {
     ) -> Result<Progress, UploadError> {
         let length = appender.length();
         let limit = length.unwrap_or(limit);
-        let room = limit.saturating_sub(appender.written());
+        let mut room = limit.saturating_sub(appender.written());
+        if appender.is_checked() {
+            room = room.min(CHECKED_BYTES_MAX);
+        }
+        let ceiling = appender.written().saturating_add(room);
         let intake = Intake::new(content, turn.stop(), self.0.limits.idle_timeout, &self.0.buffers, room);
         let pause = appender.take_in(intake).await?;
         if pause == Pause::Over {
             // What was sent contradicts what was announced: nothing beyond the last commit counts.
-            return Err(UploadError::TooLarge { limit });
+            return Err(UploadError::TooLarge { limit: ceiling });
+        }
+        if pause == Pause::End {
+            appender.check()?;
         }
         let ended = ends && length.is_none() && pause == Pause::End;
-        if ended || length == Some(appender.written()) {
-            return self.complete(appender).await;
+        // A request whose digest was not checked because it was cut brings nothing.
+        if !appender.is_checked() {
+            if ended || length == Some(appender.written()) {
+                return self.complete(appender).await;
+            }
+            appender.commit().await?;
         }
-        appender.commit().await?;
         match pause {
             Pause::End => Ok(appender.progress()),
             Pause::Idle => Err(UploadError::Idle),

@@ -7,6 +7,8 @@
 mod blobs;
 #[path = "origin/content_range.rs"]
 mod content_range;
+#[path = "origin/digests.rs"]
+mod digests;
 #[path = "origin/harness.rs"]
 mod harness;
 #[path = "origin/hostile.rs"]

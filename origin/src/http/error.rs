@@ -7,6 +7,7 @@ use axum::body::Body;
 use axum::http::header::{CACHE_CONTROL, CONTENT_RANGE, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
+use hyper::ext::ReasonPhrase;
 use serde_json::Value;
 use waxwing_protocol::Problem;
 use waxwing_protocol::grant::GrantError;
@@ -26,12 +27,18 @@ pub(super) struct HttpError(Box<Failure>);
 struct Failure {
     problem: Problem,
     headers: HeaderMap,
+    /// Words for a status that hyper does not know.
+    reason: Option<ReasonPhrase>,
 }
 
 impl HttpError {
     /// A failure with a status, a slug and an explanation.
     pub(super) fn new(status: StatusCode, slug: &str, detail: impl Into<String>) -> Self {
-        Self(Box::new(Failure { problem: Problem::new(status.as_u16(), slug, detail), headers: HeaderMap::new() }))
+        Self(Box::new(Failure {
+            problem: Problem::new(status.as_u16(), slug, detail),
+            headers: HeaderMap::new(),
+            reason: None,
+        }))
     }
 
     /// A request that says something it must not, or in a way it must not.
@@ -98,6 +105,14 @@ impl HttpError {
         self
     }
 
+    /// The same with a status of a protocol's own, and its words.
+    #[must_use]
+    pub(super) fn of_status(mut self, status: StatusCode, reason: &'static [u8]) -> Self {
+        self.0.problem.status = status.as_u16();
+        self.0.reason = Some(ReasonPhrase::from_static(reason));
+        self
+    }
+
     /// The same with the advice to ask again after a while.
     #[must_use]
     pub(super) fn retry(self) -> Self {
@@ -127,6 +142,8 @@ impl From<UploadError> for HttpError {
             UploadError::BlobMismatch { expected, actual } => new(StatusCode::UNPROCESSABLE_ENTITY, "blob-mismatch")
                 .with("expected", expected.to_string())
                 .with("actual", actual.to_string()),
+            UploadError::DigestMismatch => new(StatusCode::BAD_REQUEST, "digest-mismatch"),
+            UploadError::DigestMissing => new(StatusCode::BAD_REQUEST, "digest-missing"),
             UploadError::TakenOver => new(StatusCode::CONFLICT, "taken-over"),
             // Not 423: clients of every dialect ask again after a 503.
             UploadError::Busy => new(StatusCode::SERVICE_UNAVAILABLE, "upload-busy").retry(),
@@ -179,11 +196,14 @@ impl From<GrantError> for HttpError {
 
 impl IntoResponse for HttpError {
     fn into_response(self) -> Response {
-        let Failure { problem, headers } = *self.0;
+        let Failure { problem, headers, reason } = *self.0;
         let mut response = Response::new(Body::from(problem.to_json()));
         *response.status_mut() =
             StatusCode::from_u16(problem.status).expect("every problem is made from a status code");
         *response.headers_mut() = headers;
+        if let Some(reason) = reason {
+            response.extensions_mut().insert(reason);
+        }
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(PROBLEM_MEDIA_TYPE));
         response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         response

@@ -23,7 +23,7 @@ use waxwing_protocol::{BlobId, Timestamp, UploadId};
 use super::error::HttpError;
 use super::grants::UploadGrant;
 use super::interim::Interim;
-use super::{App, content, headers, now};
+use super::{App, content, digests, headers, now};
 use crate::uploads::{Append, At, NewUpload, Progress, UploadError};
 
 /// The media type of content that is a part of an upload.
@@ -77,6 +77,7 @@ pub(super) async fn create(app: &App, grant: &UploadGrant, request: Request) -> 
         blob_bytes_max: grant.blob_bytes_max,
         expected: headers::blob_id(&parts.headers, WAXWING_BLOB)?,
         metadata: None,
+        content_digest: digests::content_digest(&parts.headers),
     };
     let limit = length.unwrap_or_else(|| app.uploads.blob_bytes_max(grant.blob_bytes_max));
     if content_bytes.is_some_and(|bytes| bytes > limit) {
@@ -91,8 +92,8 @@ pub(super) async fn create(app: &App, grant: &UploadGrant, request: Request) -> 
         }
         Some((interim, version)) => {
             // What a 104 names has to be there, so the upload is made first and its content appended.
-            let (owner, expected) = (new.owner, new.expected);
-            let begun = NewUpload { ends: false, ..new };
+            let (owner, expected, content_digest) = (new.owner, new.expected, new.content_digest.clone());
+            let begun = NewUpload { ends: false, content_digest: None, ..new };
             let progress =
                 app.uploads.create(begun, None, now()).await.map_err(|error| refused_for_good(app, grant, error))?;
             let mut told = HeaderMap::new();
@@ -109,6 +110,7 @@ pub(super) async fn create(app: &App, grant: &UploadGrant, request: Request) -> 
                 blob_bytes_max: grant.blob_bytes_max,
                 expected,
                 content_bytes,
+                content_digest,
             };
             app.uploads.append(append, content(body), now()).await.map_err(refusal)?
         }
@@ -151,6 +153,7 @@ pub(super) async fn append(
         blob_bytes_max: grant.blob_bytes_max,
         expected: headers::blob_id(&parts.headers, WAXWING_BLOB)?,
         content_bytes: if body.is_end_stream() { Some(0) } else { headers::content_length(&parts.headers)? },
+        content_digest: digests::content_digest(&parts.headers),
     };
     match app.uploads.append(append, content(body), now()).await {
         Ok(progress) => Ok(answer(app, grant, StatusCode::OK, ends, &progress)),

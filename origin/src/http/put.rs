@@ -12,7 +12,7 @@ use waxwing_protocol::headers::WAXWING_BLOB;
 
 use super::error::HttpError;
 use super::grants::UploadGrant;
-use super::{App, content, headers, now};
+use super::{App, content, digests, headers, now};
 use crate::uploads::NewContent;
 
 /// Body of the answer.
@@ -31,6 +31,7 @@ pub(super) async fn put(app: &App, grant: &UploadGrant, request: Request) -> Res
         blob_bytes_max: grant.blob_bytes_max,
         expected: headers::blob_id(&parts.headers, WAXWING_BLOB)?,
         content_bytes: headers::content_length(&parts.headers)?,
+        content_digest: digests::content_digest(&parts.headers),
     };
     let blob = app.uploads.put(new, content(body), now()).await?;
     Ok((StatusCode::CREATED, [(WAXWING_BLOB, headers::plain(&blob))], Json(Stored { blob })).into_response())

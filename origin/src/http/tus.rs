@@ -1,7 +1,7 @@
 //! The tus dialect: resumable uploads by tus 1.0.0 (tus.io/protocols/resumable-upload).
 //!
-//! Core, creation, creation-with-upload, creation-defer-length, expiration and termination. What a client announces
-//! beyond them, a checksum or a concatenation, is refused rather than ignored: it would believe it was checked.
+//! Core, creation, creation-with-upload, creation-defer-length, expiration, checksum, checksum-trailer and termination.
+//! A concatenation is refused rather than ignored: a client would believe it had one.
 
 use axum::body::HttpBody as _;
 use axum::extract::Request;
@@ -14,11 +14,12 @@ use waxwing_protocol::headers::WAXWING_BLOB;
 
 use super::error::HttpError;
 use super::grants::UploadGrant;
-use super::{App, content, headers, now};
-use crate::uploads::{Append, At, NewUpload, Progress};
+use super::{App, digests, headers, now};
+use crate::uploads::{Append, At, NewUpload, Progress, UploadError};
 
 const VERSION: &str = "1.0.0";
-const EXTENSIONS: &str = "creation,creation-with-upload,creation-defer-length,expiration,termination";
+const EXTENSIONS: &str =
+    "creation,creation-with-upload,creation-defer-length,expiration,checksum,checksum-trailer,termination";
 
 /// The media type of content, RFC-less and tus's own.
 pub(super) const OFFSET_STREAM: &str = "application/offset+octet-stream";
@@ -32,6 +33,8 @@ const UPLOAD_LENGTH: HeaderName = HeaderName::from_static("upload-length");
 const UPLOAD_DEFER_LENGTH: HeaderName = HeaderName::from_static("upload-defer-length");
 const UPLOAD_METADATA: HeaderName = HeaderName::from_static("upload-metadata");
 const UPLOAD_EXPIRES: HeaderName = HeaderName::from_static("upload-expires");
+const TUS_CHECKSUM_ALGORITHM: HeaderName = HeaderName::from_static("tus-checksum-algorithm");
+const UPLOAD_CONCAT: &str = "upload-concat";
 const METHOD_OVERRIDE: &str = "x-http-method-override";
 
 /// Refuses other versions of the protocol (412) where something would change, and names ours on every answer.
@@ -60,6 +63,7 @@ pub(super) fn discover(app: &App) -> Response {
     let headers = [
         (TUS_VERSION, HeaderValue::from_static(VERSION)),
         (TUS_EXTENSION, HeaderValue::from_static(EXTENSIONS)),
+        (TUS_CHECKSUM_ALGORITHM, HeaderValue::from_static(digests::CHECKSUM_ALGORITHMS)),
         (TUS_MAX_SIZE, app.config.blob_bytes_max.into()),
     ];
     (StatusCode::NO_CONTENT, headers).into_response()
@@ -78,6 +82,7 @@ pub(super) async fn create(app: &App, grant: &UploadGrant, request: Request) -> 
         blob_bytes_max: grant.blob_bytes_max,
         expected: headers::blob_id(headers, WAXWING_BLOB)?,
         metadata: headers::metadata(headers)?,
+        content_digest: None,
     };
     let has_content = !body.is_end_stream();
     if has_content && !headers::is_media_type(headers, OFFSET_STREAM)? {
@@ -85,9 +90,11 @@ pub(super) async fn create(app: &App, grant: &UploadGrant, request: Request) -> 
     }
     let limit = new.length.unwrap_or_else(|| app.uploads.blob_bytes_max(grant.blob_bytes_max));
     if headers::content_length(headers)?.is_some_and(|bytes| bytes > limit) {
-        return Err(crate::uploads::UploadError::TooLarge { limit }.into());
+        return Err(UploadError::TooLarge { limit }.into());
     }
-    let progress = app.uploads.create(new, has_content.then(|| content(body)), now()).await?;
+    let (content, content_digest) = digests::checked(headers, body)?;
+    let new = NewUpload { content_digest: content_digest.filter(|_| has_content), ..new };
+    let progress = app.uploads.create(new, has_content.then_some(content), now()).await.map_err(refusal)?;
     let location = headers::plain(&format!("{base_url}/v1/uploads/{}", progress.id));
     Ok((StatusCode::CREATED, [(LOCATION, location)], moved(&progress)).into_response())
 }
@@ -121,6 +128,7 @@ pub(super) async fn append(
     }
     let offset = headers::integer(headers, UPLOAD_OFFSET.as_str())?
         .ok_or_else(|| HttpError::bad_request("bad-header", "header upload-offset is missing"))?;
+    let (content, content_digest) = digests::checked(headers, body)?;
     let append = Append {
         id,
         owner: grant.owner,
@@ -130,8 +138,9 @@ pub(super) async fn append(
         blob_bytes_max: grant.blob_bytes_max,
         expected: headers::blob_id(headers, WAXWING_BLOB)?,
         content_bytes: headers::content_length(headers)?,
+        content_digest,
     };
-    let progress = app.uploads.append(append, content(body), now()).await?;
+    let progress = app.uploads.append(append, content, now()).await.map_err(refusal)?;
     Ok((StatusCode::NO_CONTENT, moved(&progress)).into_response())
 }
 
@@ -165,11 +174,22 @@ fn declared_length(headers: &HeaderMap) -> Result<Option<u64>, HttpError> {
 
 /// Refuses what the client would take for checked.
 fn refuse_unsupported(headers: &HeaderMap) -> Result<(), HttpError> {
-    for name in ["upload-checksum", "upload-concat"] {
-        if headers.contains_key(name) {
-            let detail = format!("header {name} belongs to an extension this server does not have");
-            return Err(HttpError::bad_request("extension-unsupported", detail));
-        }
+    if headers.contains_key(UPLOAD_CONCAT) {
+        let detail = format!("header {UPLOAD_CONCAT} belongs to an extension this server does not have");
+        return Err(HttpError::bad_request("extension-unsupported", detail));
     }
     Ok(())
+}
+
+/// What an engine's refusal is in this dialect.
+fn refusal(error: UploadError) -> HttpError {
+    match error {
+        UploadError::DigestMismatch => HttpError::from(error).of_status(checksum_mismatch(), b"Checksum Mismatch"),
+        error => error.into(),
+    }
+}
+
+/// 460, tus's own status.
+fn checksum_mismatch() -> StatusCode {
+    StatusCode::from_u16(460).expect("460 is a status code")
 }

@@ -10,8 +10,9 @@ use tokio::time::Instant;
 use waxwing_protocol::blob::{BlobHasher, CV_BYTES, GROUP_BYTES, HasherState};
 use waxwing_protocol::{BlobId, OwnerTag, UploadId};
 
+use super::digest::{Checker, Verdict};
 use super::intake::{Batch, Intake, Pause};
-use super::{Progress, RequestClock, UploadError};
+use super::{ContentDigest, Progress, RequestClock, UploadError};
 use crate::store::{Claim, NewBlob, OutboardPart, StoreError, StoreErrorKind, UploadRecord, UploadState, UploadWriter};
 
 /// Bytes after which a request commits on its way: what a crash costs at most.
@@ -37,6 +38,8 @@ pub(super) struct Appender {
     clock: RequestClock,
     /// How long the upload lives after a commit.
     expiry: Duration,
+    /// Checks the request's bytes: until they are found good, none of them is committed.
+    checker: Option<Checker>,
     /// False for a blob in one request: it is all or nothing, and leaves no record of an upload.
     resumable: bool,
 }
@@ -54,6 +57,7 @@ impl Appender {
             committed_at: Instant::now(),
             clock,
             expiry,
+            checker: None,
             resumable: true,
         }
     }
@@ -100,6 +104,25 @@ impl Appender {
         Ok(appender)
     }
 
+    /// The same, taking bytes only together with a digest that proves them.
+    pub(super) fn checked_by(self, digest: Option<ContentDigest>) -> Self {
+        Self { checker: digest.map(Checker::new), ..self }
+    }
+
+    /// Whether what came since the last commit counts only when the request's digest is found right.
+    pub(super) const fn is_checked(&self) -> bool {
+        self.checker.is_some()
+    }
+
+    /// Checks what the request brought, at its end.
+    pub(super) fn check(&mut self) -> Result<(), UploadError> {
+        match self.checker.take().map(Checker::verdict) {
+            None | Some(Verdict::Match) => Ok(()),
+            Some(Verdict::Mismatch) => Err(UploadError::DigestMismatch),
+            Some(Verdict::Missing) => Err(UploadError::DigestMissing),
+        }
+    }
+
     /// Which upload this is.
     pub(super) const fn id(&self) -> UploadId {
         self.id
@@ -141,14 +164,15 @@ impl Appender {
     /// Writes and hashes `batch`, side by side, and commits when it is time.
     async fn absorb(&mut self, batch: Batch) -> Result<(), UploadError> {
         if batch.bytes > 0 {
-            let hashing = hash(self.hasher.clone(), batch.chunks.clone(), batch.bytes);
+            let hashing = hash(self.hasher.clone(), self.checker.clone(), batch.chunks.clone(), batch.bytes);
             let writing = self.writer.write(self.written, batch.chunks);
             let (hashed, written) = tokio::join!(hashing, writing);
             if let Err(error) = written {
                 return Err(self.keep_prefix(error).await);
             }
-            let (hasher, cvs) = hashed?;
+            let (hasher, checker, cvs) = hashed?;
             self.hasher = hasher;
+            self.checker = checker;
             self.outboard.cvs.extend(cvs);
             self.written += batch.bytes;
         }
@@ -156,7 +180,12 @@ impl Appender {
         let due =
             batch.pause == Pause::Stall || uncommitted >= COMMIT_BYTES || self.committed_at.elapsed() >= COMMIT_AGE_MAX;
         // All bytes and no blob is a state that nobody should see: the last bytes are committed by completing.
-        if due && !batch.pause.is_last() && uncommitted > 0 && self.record.length != Some(self.written) {
+        if due
+            && !self.is_checked()
+            && !batch.pause.is_last()
+            && uncommitted > 0
+            && self.record.length != Some(self.written)
+        {
             self.commit().await?;
         }
         Ok(())
@@ -165,6 +194,7 @@ impl Appender {
     /// The disk is full: what was written before still counts.
     async fn keep_prefix(&mut self, error: StoreError) -> UploadError {
         if error.kind() == StoreErrorKind::Full
+            && !self.is_checked()
             && self.written > self.record.offset
             && let Err(second) = self.commit().await
         {
@@ -221,13 +251,21 @@ impl Appender {
 }
 
 /// Hashes `chunks`, and gives the chaining values of the chunk groups they complete.
-async fn hash(mut hasher: BlobHasher, chunks: Vec<Bytes>, bytes: u64) -> Result<(BlobHasher, Vec<u8>), UploadError> {
+async fn hash(
+    mut hasher: BlobHasher,
+    mut checker: Option<Checker>,
+    chunks: Vec<Bytes>,
+    bytes: u64,
+) -> Result<(BlobHasher, Option<Checker>, Vec<u8>), UploadError> {
     let work = move || {
         let mut cvs = Vec::new();
         for chunk in &chunks {
             hasher.update(chunk, |cv| cvs.extend_from_slice(cv));
+            if let Some(checker) = &mut checker {
+                checker.update(chunk);
+            }
         }
-        (hasher, cvs)
+        (hasher, checker, cvs)
     };
     if bytes <= HASH_INLINE_BYTES {
         return Ok(work());

@@ -31,6 +31,12 @@ pub(crate) enum UploadError {
     /// The bytes are not those announced. The upload is gone.
     #[error("the bytes received are blob {actual}, not {expected}; begin a new upload")]
     BlobMismatch { expected: BlobId, actual: BlobId },
+    /// The request's bytes are not those its digest is of. Nothing of them is kept.
+    #[error("the request's bytes do not have the digest it names; send them again")]
+    DigestMismatch,
+    /// The digest announced for the end of the request did not come. Nothing of it is kept.
+    #[error("the digest announced for the end of the request is not there")]
+    DigestMissing,
     /// A newer request has the upload.
     #[error("a newer request has taken over the upload")]
     TakenOver,

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use waxwing_protocol::{BlobId, OwnerTag, Timestamp, UploadId};
 
+use super::ContentDigest;
 use crate::store::{UploadRecord, UploadState};
 
 /// An upload to be created.
@@ -21,6 +22,8 @@ pub(crate) struct NewUpload {
     pub(crate) expected: Option<BlobId>,
     /// Kept and given back; means nothing here.
     pub(crate) metadata: Option<String>,
+    /// What the content that comes along must be; else none of it counts.
+    pub(crate) content_digest: Option<ContentDigest>,
 }
 
 /// Where the bytes of a request begin.
@@ -43,7 +46,7 @@ impl At {
 }
 
 /// Bytes to be appended to an upload.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Append {
     /// Which.
     pub(crate) id: UploadId,
@@ -61,10 +64,12 @@ pub(crate) struct Append {
     pub(crate) expected: Option<BlobId>,
     /// How many bytes are announced, when they are.
     pub(crate) content_bytes: Option<u64>,
+    /// What the content must be; else none of it counts.
+    pub(crate) content_digest: Option<ContentDigest>,
 }
 
 /// A blob brought in one request.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct NewContent {
     /// Whose it will be.
     pub(crate) owner: OwnerTag,
@@ -74,6 +79,8 @@ pub(crate) struct NewContent {
     pub(crate) expected: Option<BlobId>,
     /// How many bytes are announced, when they are.
     pub(crate) content_bytes: Option<u64>,
+    /// What the content must be; else none of it counts.
+    pub(crate) content_digest: Option<ContentDigest>,
 }
 
 /// Where an upload stands.

@@ -50,7 +50,15 @@ impl Engine {
     }
 
     fn new_upload(length: Option<u64>) -> NewUpload {
-        NewUpload { owner: ALICE, length, ends: false, blob_bytes_max: u64::MAX, expected: None, metadata: None }
+        NewUpload {
+            owner: ALICE,
+            length,
+            ends: false,
+            blob_bytes_max: u64::MAX,
+            expected: None,
+            metadata: None,
+            content_digest: None,
+        }
     }
 
     async fn create(&self, length: u64) -> UploadId {
@@ -101,6 +109,7 @@ fn to(id: UploadId, offset: u64) -> Append {
         blob_bytes_max: u64::MAX,
         expected: None,
         content_bytes: None,
+        content_digest: None,
     }
 }
 
@@ -422,17 +431,23 @@ async fn closing_commits_what_came_and_takes_no_more() {
 #[tokio::test]
 async fn a_blob_in_one_request_is_whole_or_not_at_all() {
     let engine = Engine::start();
-    let new = NewContent { owner: ALICE, blob_bytes_max: u64::MAX, expected: None, content_bytes: Some(100) };
+    let new = NewContent {
+        owner: ALICE,
+        blob_bytes_max: u64::MAX,
+        expected: None,
+        content_bytes: Some(100),
+        content_digest: None,
+    };
     let put = |new, content| engine.uploads.put(new, content, NOW);
-    assert!(matches!(put(new, cut(bytes(99))).await, Err(UploadError::Cut)));
-    assert!(matches!(put(new, whole(bytes(99))).await, Err(UploadError::Cut)));
-    let small = NewContent { blob_bytes_max: 99, content_bytes: None, ..new };
+    assert!(matches!(put(new.clone(), cut(bytes(99))).await, Err(UploadError::Cut)));
+    assert!(matches!(put(new.clone(), whole(bytes(99))).await, Err(UploadError::Cut)));
+    let small = NewContent { blob_bytes_max: 99, content_bytes: None, ..new.clone() };
     assert!(matches!(put(small, whole(bytes(100))).await, Err(UploadError::TooLarge { limit: 99 })));
-    let other = NewContent { expected: Some(blob_of(b"x", ALICE).0.id), ..new };
+    let other = NewContent { expected: Some(blob_of(b"x", ALICE).0.id), ..new.clone() };
     assert!(matches!(put(other, whole(bytes(100))).await, Err(UploadError::BlobMismatch { .. })));
     assert_eq!(engine.files(), 0);
-    let blob = put(new, whole(bytes(100))).await.unwrap();
-    assert_eq!(put(new, whole(bytes(100))).await.unwrap(), blob);
+    let blob = put(new.clone(), whole(bytes(100))).await.unwrap();
+    assert_eq!(put(new.clone(), whole(bytes(100))).await.unwrap(), blob);
     assert_eq!(engine.blob_bytes(blob).await, bytes(100));
     assert_eq!(engine.files(), 1);
 }
