@@ -14,6 +14,7 @@
 //! HTTP is the business of the dialects above, durability of the stores below.
 
 mod appender;
+mod concat;
 mod content;
 mod digest;
 mod error;
@@ -32,6 +33,7 @@ use waxwing_protocol::blob::HasherState;
 use waxwing_protocol::{BlobId, OwnerTag, Timestamp, UploadId};
 
 use self::appender::Appender;
+pub(crate) use self::concat::{NewFinal, PARTS_MAX};
 pub(crate) use self::content::at_most;
 pub(crate) use self::digest::{ContentDigest, Digest, DigestAlgorithm, DigestToCome};
 pub(crate) use self::error::UploadError;
@@ -41,6 +43,7 @@ use self::request::RequestClock;
 pub(crate) use self::request::{Append, At, NewContent, NewUpload, Progress};
 use self::turns::{Turn, Turns};
 use crate::config::Config;
+pub(crate) use crate::store::Concat;
 use crate::store::{BlobStore, Claim, UploadRecord, UploadState};
 
 /// Bytes of a request that counts only with its digest at most. They are on the disk without being acknowledged, so a
@@ -126,6 +129,10 @@ impl Uploads {
     /// Where an upload stands. Stops a request that is appending to it, so that the offset told is one that the next
     /// request can go on from.
     pub(crate) async fn status(&self, owner: OwnerTag, id: UploadId, now: Timestamp) -> Result<Progress, UploadError> {
+        if let Some(record) = self.final_record(owner, id).await? {
+            // Nobody goes on from its offset but the copy, which asking must not disturb.
+            return Ok(Progress::of(id, record));
+        }
         let (_turn, Claim { mut writer, mut record }) = self.take_over(owner, id, now).await?;
         if !record.acknowledged && self.0.store.is_writable() {
             // Its creator knows where it is: from now on it lives as long as any.
@@ -188,6 +195,7 @@ impl Uploads {
             acknowledged: false,
             expected: new.expected,
             metadata: new.metadata,
+            concat: new.partial.then_some(Concat::Partial),
             state: UploadState::Receiving { hash: HasherState::default() },
         };
         let turn = self.0.turns.take(id).await;
@@ -205,7 +213,9 @@ impl Uploads {
                 }
                 received
             }
-            None if new.length == Some(0) || (new.length.is_none() && new.ends) => self.complete(appender).await,
+            None if (new.length == Some(0) && !new.partial) || (new.length.is_none() && new.ends) => {
+                self.complete(appender).await
+            }
             None => {
                 appender.commit().await?;
                 Ok(appender.progress())
@@ -215,6 +225,9 @@ impl Uploads {
 
     async fn append_now(&self, append: Append, content: Content, now: Timestamp) -> Result<Progress, UploadError> {
         let Append { id, owner, at, .. } = append;
+        if self.final_record(owner, id).await?.is_some() {
+            return Err(UploadError::MadeOfParts);
+        }
         let (turn, mut claim) = self.take_over(owner, id, now).await?;
         let record = &mut claim.record;
         let offset = record.offset;
@@ -323,7 +336,7 @@ impl Uploads {
         let ended = ends && length.is_none() && pause == Pause::End;
         // A request whose digest was not checked because it was cut brings nothing.
         if !appender.is_checked() {
-            if ended || length == Some(appender.written()) {
+            if ended || (length == Some(appender.written()) && !appender.is_partial()) {
                 return self.complete(appender).await;
             }
             appender.commit().await?;
@@ -358,6 +371,12 @@ impl Uploads {
             // Whatever stays is found by expiry or collection.
             tracing::warn!(error = %error, "an upload that came to nothing was not removed");
         }
+    }
+
+    /// The record of upload `id` of `owner` if it is made of parts. Asked first where nothing may disturb the copy.
+    async fn final_record(&self, owner: OwnerTag, id: UploadId) -> Result<Option<UploadRecord>, UploadError> {
+        let record = self.0.store.upload(id).await?.filter(|record| record.owner == owner);
+        Ok(record.filter(|record| matches!(record.concat, Some(Concat::Final { .. }))))
     }
 
     /// The upload `id` of `owner`, taken from whoever is busy with it.

@@ -5,6 +5,8 @@
 
 #[path = "origin/blobs.rs"]
 mod blobs;
+#[path = "origin/concat.rs"]
+mod concat;
 #[path = "origin/content_range.rs"]
 mod content_range;
 #[path = "origin/digests.rs"]

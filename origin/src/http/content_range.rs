@@ -118,6 +118,7 @@ pub(super) async fn create(app: &App, grant: &UploadGrant, request: Request) -> 
         blob_bytes_max: grant.blob_bytes_max,
         expected: headers::blob_id(&parts.headers, WAXWING_BLOB)?,
         metadata: name.map(|name| format!("name {}", BASE64.encode(name.as_bytes()))),
+        partial: false,
         content_digest: None,
     };
     let progress = app.uploads.create(new, None, now()).await.map_err(refusal)?;

@@ -144,6 +144,13 @@ impl From<UploadError> for HttpError {
                 .with("actual", actual.to_string()),
             UploadError::DigestMismatch => new(StatusCode::BAD_REQUEST, "digest-mismatch"),
             UploadError::DigestMissing => new(StatusCode::BAD_REQUEST, "digest-missing"),
+            UploadError::MadeOfParts => new(StatusCode::FORBIDDEN, "final-upload"),
+            UploadError::PartNotFound { part } => {
+                new(StatusCode::NOT_FOUND, "part-not-found").with("part", part.to_string())
+            }
+            UploadError::PartUnfinished { part } => {
+                new(StatusCode::CONFLICT, "part-unfinished").with("part", part.to_string())
+            }
             UploadError::TakenOver => new(StatusCode::CONFLICT, "taken-over"),
             // Not 423: clients of every dialect ask again after a 503.
             UploadError::Busy => new(StatusCode::SERVICE_UNAVAILABLE, "upload-busy").retry(),

@@ -77,6 +77,7 @@ pub(super) async fn create(app: &App, grant: &UploadGrant, request: Request) -> 
         blob_bytes_max: grant.blob_bytes_max,
         expected: headers::blob_id(&parts.headers, WAXWING_BLOB)?,
         metadata: None,
+        partial: false,
         content_digest: digests::content_digest(&parts.headers),
     };
     let limit = length.unwrap_or_else(|| app.uploads.blob_bytes_max(grant.blob_bytes_max));

@@ -1,7 +1,7 @@
 //! The tus dialect: resumable uploads by tus 1.0.0 (tus.io/protocols/resumable-upload).
 //!
-//! Core, creation, creation-with-upload, creation-defer-length, expiration, checksum, checksum-trailer and termination.
-//! A concatenation is refused rather than ignored: a client would believe it had one.
+//! Core and all extensions: creation, creation-with-upload, creation-defer-length, expiration, checksum,
+//! checksum-trailer, termination and concatenation.
 
 use axum::body::HttpBody as _;
 use axum::extract::Request;
@@ -15,11 +15,11 @@ use waxwing_protocol::headers::WAXWING_BLOB;
 use super::error::HttpError;
 use super::grants::UploadGrant;
 use super::{App, digests, headers, now};
-use crate::uploads::{Append, At, NewUpload, Progress, UploadError};
+use crate::uploads::{Append, At, Concat, NewFinal, NewUpload, PARTS_MAX, Progress, UploadError};
 
 const VERSION: &str = "1.0.0";
-const EXTENSIONS: &str =
-    "creation,creation-with-upload,creation-defer-length,expiration,checksum,checksum-trailer,termination";
+const EXTENSIONS: &str = "creation,creation-with-upload,creation-defer-length,expiration,checksum,checksum-trailer,\
+    termination,concatenation";
 
 /// The media type of content, RFC-less and tus's own.
 pub(super) const OFFSET_STREAM: &str = "application/offset+octet-stream";
@@ -34,7 +34,7 @@ const UPLOAD_DEFER_LENGTH: HeaderName = HeaderName::from_static("upload-defer-le
 const UPLOAD_METADATA: HeaderName = HeaderName::from_static("upload-metadata");
 const UPLOAD_EXPIRES: HeaderName = HeaderName::from_static("upload-expires");
 const TUS_CHECKSUM_ALGORITHM: HeaderName = HeaderName::from_static("tus-checksum-algorithm");
-const UPLOAD_CONCAT: &str = "upload-concat";
+const UPLOAD_CONCAT: HeaderName = HeaderName::from_static("upload-concat");
 const METHOD_OVERRIDE: &str = "x-http-method-override";
 
 /// Refuses other versions of the protocol (412) where something would change, and names ours on every answer.
@@ -73,10 +73,29 @@ pub(super) fn discover(app: &App) -> Response {
 pub(super) async fn create(app: &App, grant: &UploadGrant, request: Request) -> Result<Response, HttpError> {
     let (parts, body) = request.into_parts();
     let headers = &parts.headers;
-    refuse_unsupported(headers)?;
     let base_url = headers::base_url(&app.config, &parts)?;
+    let concat = headers::single(headers, UPLOAD_CONCAT.as_str())?;
+    if let Some(list) = concat.and_then(|concat| concat.strip_prefix("final;")) {
+        let new = NewFinal {
+            owner: grant.owner,
+            parts: parts_named(list)?,
+            named: list.to_owned(),
+            blob_bytes_max: grant.blob_bytes_max,
+            metadata: headers::metadata(headers)?,
+        };
+        if headers.contains_key(UPLOAD_LENGTH) || headers.contains_key(UPLOAD_DEFER_LENGTH) || !body.is_end_stream() {
+            return Err(bad_concat("of a final upload comes without a length and without content"));
+        }
+        let progress = app.uploads.concatenate(new, now()).await.map_err(refusal)?;
+        let location = headers::plain(&format!("{base_url}/v1/uploads/{}", progress.id));
+        return Ok((StatusCode::CREATED, [(LOCATION, location)], moved(&progress)).into_response());
+    }
+    if concat.is_some_and(|concat| concat != "partial") {
+        return Err(bad_concat("is neither partial nor final;URL URL…"));
+    }
     let new = NewUpload {
         owner: grant.owner,
+        partial: concat.is_some(),
         length: declared_length(headers)?,
         ends: false,
         blob_bytes_max: grant.blob_bytes_max,
@@ -106,6 +125,16 @@ pub(super) fn status(progress: &Progress) -> Response {
         Some(length) => headers.insert(UPLOAD_LENGTH, length.into()),
         None => headers.insert(UPLOAD_DEFER_LENGTH, HeaderValue::from_static("1")),
     };
+    match &progress.concat {
+        None => {}
+        Some(Concat::Partial) => drop(headers.insert(UPLOAD_CONCAT, HeaderValue::from_static("partial"))),
+        Some(Concat::Final { named }) => {
+            headers.insert(UPLOAD_CONCAT, headers::plain(&format!("final;{named}")));
+            if progress.blob.is_none() {
+                headers.remove(UPLOAD_OFFSET);
+            }
+        }
+    }
     if let Some(metadata) = &progress.metadata {
         headers.insert(UPLOAD_METADATA, headers::plain(metadata));
     }
@@ -122,7 +151,6 @@ pub(super) async fn append(
 ) -> Result<Response, HttpError> {
     let (parts, body) = request.into_parts();
     let headers = &parts.headers;
-    refuse_unsupported(headers)?;
     if !headers::is_media_type(headers, OFFSET_STREAM)? {
         return Err(HttpError::media_type(OFFSET_STREAM));
     }
@@ -172,13 +200,19 @@ fn declared_length(headers: &HeaderMap) -> Result<Option<u64>, HttpError> {
     }
 }
 
-/// Refuses what the client would take for checked.
-fn refuse_unsupported(headers: &HeaderMap) -> Result<(), HttpError> {
-    if headers.contains_key(UPLOAD_CONCAT) {
-        let detail = format!("header {UPLOAD_CONCAT} belongs to an extension this server does not have");
-        return Err(HttpError::bad_request("extension-unsupported", detail));
+/// The uploads whose URLs, absolute or relative, stand in `list`. Each has to be one of ours.
+fn parts_named(list: &str) -> Result<Vec<UploadId>, HttpError> {
+    let name = |url: &str| url.rsplit_once("/v1/uploads/").and_then(|(_, id)| id.parse().ok());
+    let parts: Option<Vec<_>> = list.split_ascii_whitespace().map(name).collect();
+    match parts {
+        Some(parts) if !parts.is_empty() && parts.len() <= PARTS_MAX => Ok(parts),
+        Some(_) => Err(bad_concat(&format!("names no upload, or more than {PARTS_MAX}"))),
+        None => Err(bad_concat("names something that is no upload here")),
     }
-    Ok(())
+}
+
+fn bad_concat(what: &str) -> HttpError {
+    HttpError::bad_request("bad-concat", format!("header {UPLOAD_CONCAT} {what}"))
 }
 
 /// What an engine's refusal is in this dialect.

@@ -34,8 +34,24 @@ pub(crate) struct UploadRecord {
     pub(crate) expected: Option<BlobId>,
     /// `Upload-Metadata` as it was sent.
     pub(crate) metadata: Option<String>,
+    /// What it has to do with a concatenation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) concat: Option<Concat>,
     /// How far it has come.
     pub(crate) state: UploadState,
+}
+
+/// What an upload has to do with a concatenation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Concat {
+    /// It is a part.
+    Partial,
+    /// It is made of parts.
+    Final {
+        /// How its creator named them, to be given back.
+        named: String,
+    },
 }
 
 /// How far an upload has come.
@@ -114,6 +130,7 @@ mod tests {
             acknowledged: true,
             expected: Some(BlobId::from_bytes([2; 32])),
             metadata: Some("filename d29ybGQ=".into()),
+            concat: Some(Concat::Partial),
             state: UploadState::Receiving { hash: hasher.state().clone() },
         }
     }

@@ -79,6 +79,7 @@ pub(crate) fn receiving(bytes: &[u8]) -> (UploadRecord, OutboardPart) {
         acknowledged: true,
         expected: None,
         metadata: None,
+        concat: None,
         state: UploadState::Receiving { hash: hasher.state().clone() },
     };
     (record, outboard)

@@ -12,7 +12,7 @@ use waxwing_protocol::{BlobId, OwnerTag, UploadId};
 
 use super::digest::{Checker, Verdict};
 use super::intake::{Batch, Intake, Pause};
-use super::{ContentDigest, Progress, RequestClock, UploadError};
+use super::{Concat, ContentDigest, Progress, RequestClock, UploadError};
 use crate::store::{Claim, NewBlob, OutboardPart, StoreError, StoreErrorKind, UploadRecord, UploadState, UploadWriter};
 
 /// Bytes after which a request commits on its way: what a crash costs at most.
@@ -80,6 +80,7 @@ impl Appender {
             acknowledged: true,
             expected,
             metadata: None,
+            concat: None,
             state: UploadState::Receiving { hash: HasherState::default() },
         };
         Self { resumable: false, ..Self::begin(id, Claim { writer, record }, clock, Duration::ZERO) }
@@ -136,6 +137,11 @@ impl Appender {
     /// Bytes there will be, when known.
     pub(super) const fn length(&self) -> Option<u64> {
         self.record.length
+    }
+
+    /// Whether it is a part, which never becomes a blob.
+    pub(super) fn is_partial(&self) -> bool {
+        self.record.concat == Some(Concat::Partial)
     }
 
     /// Where the upload stands by its last commit.

@@ -1,6 +1,6 @@
 //! Why an upload could not move forward, in words that tell the caller what to do.
 
-use waxwing_protocol::BlobId;
+use waxwing_protocol::{BlobId, UploadId};
 
 use crate::store::{StoreError, StoreErrorKind};
 
@@ -37,6 +37,15 @@ pub(crate) enum UploadError {
     /// The digest announced for the end of the request did not come. Nothing of it is kept.
     #[error("the digest announced for the end of the request is not there")]
     DigestMissing,
+    /// Its bytes are those of its parts.
+    #[error("the upload is made of others and takes no bytes of its own")]
+    MadeOfParts,
+    /// A part that is not there, or not a part of this owner's.
+    #[error("there is no partial upload {part}")]
+    PartNotFound { part: UploadId },
+    /// A part whose bytes are not all there.
+    #[error("the partial upload {part} has not all its bytes yet")]
+    PartUnfinished { part: UploadId },
     /// A newer request has the upload.
     #[error("a newer request has taken over the upload")]
     TakenOver,

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use waxwing_protocol::{BlobId, OwnerTag, Timestamp, UploadId};
 
-use super::ContentDigest;
+use super::{Concat, ContentDigest};
 use crate::store::{UploadRecord, UploadState};
 
 /// An upload to be created.
@@ -22,6 +22,8 @@ pub(crate) struct NewUpload {
     pub(crate) expected: Option<BlobId>,
     /// Kept and given back; means nothing here.
     pub(crate) metadata: Option<String>,
+    /// Whether it is one of several that will be put together.
+    pub(crate) partial: bool,
     /// What the content that comes along must be; else none of it counts.
     pub(crate) content_digest: Option<ContentDigest>,
 }
@@ -96,6 +98,8 @@ pub(crate) struct Progress {
     pub(crate) expires: Timestamp,
     /// What its creator sent along.
     pub(crate) metadata: Option<String>,
+    /// What it has to do with a concatenation.
+    pub(crate) concat: Option<Concat>,
     /// What it became, once it is complete.
     pub(crate) blob: Option<BlobId>,
 }
@@ -113,6 +117,7 @@ impl Progress {
             length: record.length,
             expires: record.expires,
             metadata: record.metadata,
+            concat: record.concat,
             blob,
         }
     }

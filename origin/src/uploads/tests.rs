@@ -57,6 +57,7 @@ impl Engine {
             blob_bytes_max: u64::MAX,
             expected: None,
             metadata: None,
+            partial: false,
             content_digest: None,
         }
     }

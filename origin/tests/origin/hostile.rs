@@ -30,7 +30,7 @@ async fn creations_that_make_no_sense_are_refused() {
         (&[("upload-length", "5"), ("upload-metadata", "a !!!")], 400, "bad-header"),
         (&[("upload-length", "5"), ("upload-metadata", "a eA=="), ("upload-metadata", "b eA==")], 400, "bad-header"),
         (&[("upload-length", "5"), ("waxwing-blob", "../../etc/passwd")], 400, "bad-header"),
-        (&[("upload-length", "5"), ("upload-concat", "partial")], 400, "extension-unsupported"),
+        (&[("upload-length", "5"), ("upload-concat", "some")], 400, "bad-concat"),
         (&[("upload-length", "5"), ("upload-checksum", "sha1 x")], 400, "bad-checksum"),
     ];
     for (headers, status, slug) in cases {
