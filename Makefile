@@ -29,6 +29,7 @@ lint: ## formatting, clippy and documentation, warnings denied
 # The fault switches are built into the tests' binary, never into a release: the harness must be able to fail.
 test: lint ## everything that CI runs: lint, unit, engine-suite and end-to-end tests
 	@infra/install-nextest.sh
+	@infra/install-clients.sh
 	$(CARGO) nextest run --locked --workspace --features fault-injection
 
 interop: ## our blobs opened by Google Tink's Python library and the other way round (needs python3)
