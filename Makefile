@@ -29,14 +29,16 @@ lint: ## formatting, clippy and documentation, warnings denied
 # The fault switches are built into the tests' binary, never into a release: the harness must be able to fail.
 test: lint ## everything that CI runs: lint, unit, engine-suite and end-to-end tests
 	@infra/install-nextest.sh
+	@infra/install-clients.sh
 	$(CARGO) nextest run --locked --workspace --features fault-injection
 
 interop: ## our blobs opened by Google Tink's Python library and the other way round (needs python3)
 	src/seal/vectors/interop.sh
 
-bench: ## throughput beside its peers, one JSON line a figure, also in target/bench/
+bench: build ## throughput beside its peers, one JSON line a figure, also in target/bench/
 	@mkdir -p target/bench
 	$(CARGO) bench --locked -p waxwing-seal --bench seal | tee target/bench/client.jsonl
+	@$(WAXWING) --json bench upload --dir target/bench | tee target/bench/upload.jsonl
 
 clean: ## what was built
 	$(CARGO) clean

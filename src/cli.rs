@@ -48,6 +48,9 @@ pub(crate) enum Command {
     Admin(AdminCommand),
     /// Send a file from one new account to another on a server of its own, and show the time of every step.
     Demo(DemoArgs),
+    /// Measure this binary on this machine.
+    #[command(subcommand)]
+    Bench(BenchCommand),
 }
 
 #[derive(Debug, Args)]
@@ -212,4 +215,20 @@ pub(crate) enum AdminGrant {
 pub(crate) struct DemoArgs {
     /// The file to send; 64 MiB of noise when none is given.
     pub file: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum BenchCommand {
+    /// Uploads to a server of its own, beside what the disk does by itself: rates, CPU, memory, takeover, latency.
+    Upload(BenchUploadArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchUploadArgs {
+    /// Directory on the disk to measure; what is written there is removed at the end.
+    #[arg(long, default_value_os_t = std::env::temp_dir(), value_name = "DIR")]
+    pub dir: PathBuf,
+    /// How often each rate is measured; every round writes about 4 GB.
+    #[arg(long, default_value_t = 3)]
+    pub rounds: usize,
 }

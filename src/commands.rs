@@ -1,6 +1,7 @@
 //! The commands, one file a noun. Each turns arguments into one call and shapes what it prints.
 
 mod admin;
+mod bench;
 mod config;
 mod demo;
 mod profile;
@@ -26,6 +27,7 @@ pub(crate) async fn run(command: Command, output: &Output) -> anyhow::Result<()>
         Command::Grant(args) => profile::grant(args, output).await,
         Command::Config(command) => config::run(command, output),
         Command::Admin(command) => admin::run(command, output),
+        Command::Bench(command) => bench::run(command, output).await,
         Command::Demo(args) => demo::run(args, output).await,
     }
 }

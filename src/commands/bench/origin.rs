@@ -1,0 +1,89 @@
+//! The server that is measured: this binary as a process of its own, with the kernel's word on what it uses.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::process::{Child, Command};
+use waxwing_client::{Client, RegisterOptions};
+use waxwing_protocol::api::GrantRequest;
+
+/// The kernel's unit of CPU time for programs, on every architecture Linux runs on but Alpha.
+const TICKS_PER_S: u64 = 100;
+
+/// A service in a child process.
+pub(super) struct Origin {
+    /// Host and port.
+    pub(super) address: String,
+    process: Child,
+    dir: PathBuf,
+    accounts: AtomicUsize,
+}
+
+impl Origin {
+    /// Starts one whose data is in `dir`; pinned to the first core and this process to the second, where there are two.
+    pub(super) async fn start(dir: &Path) -> anyhow::Result<Self> {
+        let program = std::env::current_exe()?;
+        let pinned = pin_generator().await;
+        let mut command = if pinned { Command::new("taskset") } else { Command::new(&program) };
+        if pinned {
+            command.args(["-c", "0"]).arg(&program);
+        }
+        let mut process = command
+            .args(["dev", "--listen", "127.0.0.1:0", "--data", "data"])
+            .current_dir(dir)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()?;
+        let stdout = process.stdout.take().context("stdout is piped")?;
+        let first = BufReader::new(stdout).lines().next_line().await?.context("the service did not start")?;
+        let address = first.strip_prefix("listening http://").context("the service did not say where it listens")?;
+        Ok(Self { address: address.to_owned(), process, dir: dir.to_owned(), accounts: AtomicUsize::new(0) })
+    }
+
+    /// An upload grant of a new account, so that no run eats up another's quota.
+    pub(super) async fn grant(&self) -> anyhow::Result<String> {
+        let handle = format!("bench{}", self.accounts.fetch_add(1, Ordering::Relaxed));
+        let server = format!("http://{}", self.address);
+        let options = RegisterOptions { server, handle: handle.parse()?, invite: None };
+        let client = Client::register(&self.dir.join(&handle), options).await?;
+        Ok(client.grant(GrantRequest::Upload).await?.grant.to_string())
+    }
+
+    /// CPU time used so far, user and system.
+    pub(super) fn cpu(&self) -> anyhow::Result<Duration> {
+        let stat = self.proc("stat")?;
+        // The name may hold blanks: fields are counted from behind its parenthesis.
+        let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+        let field = |at: usize| fields.get(at).context("a short stat")?.parse::<u64>().context("a stat of no numbers");
+        Ok(Duration::from_millis((field(11)? + field(12)?) * 1000 / TICKS_PER_S))
+    }
+
+    /// Memory in use.
+    pub(super) fn resident_bytes(&self) -> anyhow::Result<u64> {
+        let status = self.proc("status")?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+        let kib: u64 = line.trim().trim_end_matches(" kB").parse()?;
+        Ok(kib * 1024)
+    }
+
+    fn proc(&self, file: &str) -> anyhow::Result<String> {
+        let pid = self.process.id().context("the service ended by itself")?;
+        std::fs::read_to_string(format!("/proc/{pid}/{file}"))
+            .context("CPU time and memory are read from /proc (Linux)")
+    }
+}
+
+/// Pins this process to the second core; false where it cannot be.
+async fn pin_generator() -> bool {
+    if std::thread::available_parallelism().map_or(1, usize::from) < 2 {
+        return false;
+    }
+    let pid = std::process::id().to_string();
+    let pinned = Command::new("taskset").args(["-acp", "1", &pid]).stdout(Stdio::null()).stderr(Stdio::null()).status();
+    pinned.await.is_ok_and(|status| status.success())
+}

@@ -1,0 +1,115 @@
+//! The generator's side of an upload: as little HTTP as will do, so that the server is what is measured.
+
+use anyhow::{Context as _, ensure};
+use axum::body::{Body, Bytes};
+use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, HOST, LOCATION};
+use axum::http::{HeaderMap, Method, Request, Uri};
+use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper_util::rt::TokioIo;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
+
+const OFFSET_TYPE: &str = "application/offset+octet-stream";
+
+/// One connection, kept open from request to request.
+pub(super) struct Wire {
+    address: String,
+    grant: String,
+    send: SendRequest<Body>,
+}
+
+impl Wire {
+    pub(super) async fn connect(address: &str, grant: &str) -> anyhow::Result<Self> {
+        let stream = TcpStream::connect(address).await?;
+        stream.set_nodelay(true)?;
+        let (send, connection) = handshake(TokioIo::new(stream)).await?;
+        // An error of the connection is one of the request on it as well, which tells.
+        tokio::spawn(connection);
+        Ok(Self { address: address.to_owned(), grant: grant.to_owned(), send })
+    }
+
+    /// Creates an upload and gives its path.
+    pub(super) async fn create(&mut self, bytes: usize) -> anyhow::Result<String> {
+        let length = bytes.to_string();
+        let headers = self.ask(Method::POST, "/v1/uploads", &[("upload-length", &length)], Bytes::new()).await?;
+        let url: Uri = text(&headers, LOCATION.as_str())?.parse()?;
+        Ok(url.path().to_owned())
+    }
+
+    /// Appends a part.
+    pub(super) async fn append(&mut self, path: &str, at: usize, part: Bytes) -> anyhow::Result<()> {
+        let end = (at + part.len()).to_string();
+        let offset = at.to_string();
+        let asked = [("upload-offset", offset.as_str()), (CONTENT_TYPE.as_str(), OFFSET_TYPE)];
+        let headers = self.ask(Method::PATCH, path, &asked, part).await?;
+        ensure!(text(&headers, "upload-offset")? == end, "a part was not stored whole");
+        Ok(())
+    }
+
+    /// How many bytes are held.
+    pub(super) async fn offset(&mut self, path: &str) -> anyhow::Result<usize> {
+        let headers = self.ask(Method::HEAD, path, &[], Bytes::new()).await?;
+        Ok(text(&headers, "upload-offset")?.parse()?)
+    }
+
+    /// Stores a blob in one request.
+    pub(super) async fn put(&mut self, blob: Bytes) -> anyhow::Result<()> {
+        self.ask(Method::PUT, "/v1/blobs", &[], blob).await.map(|_| ())
+    }
+
+    async fn ask(
+        &mut self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Bytes,
+    ) -> anyhow::Result<HeaderMap> {
+        self.send.ready().await?;
+        let mut request = Request::builder().method(method).uri(path).header(HOST, &self.address);
+        if path.starts_with("/v1/uploads") {
+            request = request.header("tus-resumable", "1.0.0");
+        }
+        request = request.header(AUTHORIZATION, format!("Bearer {}", self.grant));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let response = self.send.send_request(request.body(Body::from(body))?).await?;
+        ensure!(response.status().is_success(), "the server answered {} for {path}", response.status());
+        let headers = response.headers().clone();
+        // The connection is free for the next request only when the answer is read.
+        axum::body::to_bytes(Body::new(response.into_body()), ANSWER_BYTES_MAX).await?;
+        Ok(headers)
+    }
+}
+
+/// The longest body of an answer that is read; answers to uploads have none or a line of JSON.
+const ANSWER_BYTES_MAX: usize = 64 * 1024;
+
+/// An upload that sent less than it announced and then falls silent, its connection open until it is dropped.
+pub(super) struct Stalled {
+    _stream: TcpStream,
+}
+
+impl Stalled {
+    pub(super) async fn start(
+        address: &str,
+        grant: &str,
+        path: &str,
+        announced: usize,
+        sent: usize,
+    ) -> anyhow::Result<Self> {
+        let mut stream = TcpStream::connect(address).await?;
+        let head = format!(
+            "PATCH {path} HTTP/1.1\r\nHost: {address}\r\nAuthorization: Bearer {grant}\r\nTus-Resumable: 1.0.0\r\n\
+             Upload-Offset: 0\r\nContent-Type: {OFFSET_TYPE}\r\nContent-Length: {announced}\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).await?;
+        stream.write_all(&vec![7; sent]).await?;
+        Ok(Self { _stream: stream })
+    }
+}
+
+fn text<'a>(headers: &'a HeaderMap, name: &str) -> anyhow::Result<&'a str> {
+    let value = headers.get(name).with_context(|| format!("the server did not tell {name}"))?;
+    Ok(value.to_str()?)
+}
