@@ -60,7 +60,8 @@ impl Uploading {
 
     fn request(&self, method: &str, path: &str, headers: &str) -> Vec<u8> {
         let (address, grant) = (self.service.address(), &self.grant);
-        format!("{method} {path} HTTP/1.1\r\nHost: {address}\r\nAuthorization: Bearer {grant}\r\n{headers}\r\n").into_bytes()
+        format!("{method} {path} HTTP/1.1\r\nHost: {address}\r\nAuthorization: Bearer {grant}\r\n{headers}\r\n")
+            .into_bytes()
     }
 }
 
@@ -86,7 +87,10 @@ fn a_client_that_sends_all_at_once_learns_where_to_resume() {
     let mut wire = Wire::connect(&uploading.service);
     wire.send(&uploading.request("HEAD", path, "Upload-Draft-Interop-Version: 6\r\n"));
     let standing = wire.head();
-    assert_eq!((field(&standing, "upload-offset"), field(&standing, "upload-complete")), ("300000".into(), "?0".into()));
+    assert_eq!(
+        (field(&standing, "upload-offset"), field(&standing, "upload-complete")),
+        ("300000".into(), "?0".into())
+    );
 
     // On the same connection: nothing is told to a request that makes no upload.
     let headers = "Upload-Offset: 300000\r\nUpload-Complete: ?1\r\nUpload-Draft-Interop-Version: 6\r\n\
