@@ -101,6 +101,18 @@ impl Disk {
         }
     }
 
+    /// The upload whose bytes blob `id` has, when they are not all there: then good ones that come are not thrown away.
+    fn damaged(&self, id: BlobId) -> Result<Option<UploadId>, StoreError> {
+        let Some(pointer) = self.records.blob(id)? else { return Ok(None) };
+        match self.files.open_whole(pointer.data, pointer.blob_bytes) {
+            Err(error) if error.kind() == StoreErrorKind::Corrupt => {
+                tracing::error!(blob.id = %id, error = %error, "a stored blob is damaged, and replaced by a new upload of it");
+                Ok(Some(pointer.data))
+            }
+            _ => Ok(None),
+        }
+    }
+
     fn collect(&self, older_than: Timestamp) -> Result<u64, StoreError> {
         let mut freed = 0;
         self.files.for_each(|id, modified| {

@@ -29,8 +29,15 @@ const QUEUE_MAX: usize = 1024;
 pub(super) enum Change {
     /// An upload's record is this from now on, and its outboard has these values more.
     Put { id: UploadId, record: UploadRecord, outboard: OutboardPart },
-    /// An upload's bytes are a blob from now on.
-    Complete { id: UploadId, record: Option<UploadRecord>, blob: NewBlob, outboard: OutboardPart },
+    /// An upload's bytes are a blob from now on. When the blob is there already they are not needed, unless what is there
+    /// are the bytes of `damaged`.
+    Complete {
+        id: UploadId,
+        record: Option<UploadRecord>,
+        blob: NewBlob,
+        outboard: OutboardPart,
+        damaged: Option<UploadId>,
+    },
     /// An upload is no more.
     Remove { id: UploadId },
 }
@@ -137,11 +144,17 @@ impl Group {
                 self.put(batch, id, &record, outboard);
                 Ok(DataFate::Keep)
             }
-            Change::Complete { id, record, blob, outboard } => {
+            Change::Complete { id, record, blob, outboard, damaged } => {
                 let data = match new_blobs.get(&blob.id) {
                     Some(data) => Some(*data),
                     None => self.table.blob(blob.id)?.map(|pointer| pointer.data),
                 };
+                if let Some(old) = data.filter(|data| damaged == Some(*data) && *data != id) {
+                    // Its file is named by nothing from now on, and collected.
+                    self.drop_outboard(batch, old)?;
+                    batch.remove(&self.table.keyspace, data_key(old));
+                }
+                let data = data.filter(|data| damaged != Some(*data));
                 let fate = if data.is_some_and(|data| data != id) { DataFate::Drop } else { DataFate::Keep };
                 if fate == DataFate::Drop {
                     self.drop_outboard(batch, id)?;
@@ -207,7 +220,10 @@ mod tests {
         let complete = |n, owner| {
             let (blob, outboard) = blob_of(b"the same", owner);
             let (answer, outcome) = sync_channel(1);
-            (Waiting { change: Change::Complete { id: id(n), record: None, blob, outboard }, answer }, outcome)
+            (
+                Waiting { change: Change::Complete { id: id(n), record: None, blob, outboard, damaged: None }, answer },
+                outcome,
+            )
         };
         let ((first, first_fate), (second, second_fate)) = (complete(1, ALICE), complete(2, BOB));
         group.commit(vec![first, second]);

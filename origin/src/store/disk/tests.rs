@@ -103,6 +103,32 @@ async fn lost_bytes_are_told_as_damage() {
     assert_eq!(error.kind(), StoreErrorKind::Corrupt);
 }
 
+/// Whoever sends the bytes again has just what is missing.
+#[tokio::test]
+async fn a_damaged_blob_is_mended_by_its_next_upload() {
+    for cut in [true, false] {
+        let disks = Disks::start();
+        let data = bytes(200_000);
+        let blob = put(&disks.store, id(1), &data, ALICE).await;
+        if cut {
+            std::fs::File::options().write(true).open(disks.file(id(1))).unwrap().set_len(999).unwrap();
+        } else {
+            std::fs::remove_file(disks.file(id(1))).unwrap();
+        }
+        assert_eq!(put(&disks.store, id(2), &data, BOB).await, blob);
+        let disks = disks.reopen();
+        let reader = disks.store.blob(blob).await.unwrap().unwrap();
+        assert_eq!(read(&*reader, 0, 200_000).await, data);
+        let outboard: Vec<Bytes> = futures_util::TryStreamExt::try_collect(reader.outboard()).await.unwrap();
+        assert_eq!(outboard.concat().len() as u64, waxwing_protocol::blob::outboard_bytes(200_000));
+        assert_eq!(disks.owners(blob).len(), 2);
+        // What is left of the damaged copy is named by nothing.
+        disks.store.collect(Timestamp::from_millis(u64::MAX)).await.unwrap();
+        assert!(!disks.file(id(1)).exists());
+        assert!(disks.file(id(2)).exists());
+    }
+}
+
 #[tokio::test]
 async fn the_second_copy_of_a_blob_leaves_no_file() {
     let disks = Disks::start();

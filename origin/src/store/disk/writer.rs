@@ -37,7 +37,7 @@ impl DiskWriter {
     /// Syncs what was written and commits the change that `change` makes.
     async fn sync_and_submit(
         &mut self,
-        change: impl FnOnce(UploadId) -> Change + Send + 'static,
+        change: impl FnOnce(&Disk, UploadId) -> Result<Change, StoreError> + Send + 'static,
     ) -> Result<(), StoreError> {
         let slot = self.slot.enter(self.epoch).await?;
         let (disk, id, file) = (Arc::clone(&self.disk), self.id, self.file.clone());
@@ -54,7 +54,7 @@ impl DiskWriter {
                 }
             }
             // The blob was there already. A failure only leaves a file for the next collection.
-            if disk.records.submit(change(id))? == DataFate::Drop
+            if disk.records.submit(change(&disk, id)?)? == DataFate::Drop
                 && let Err(error) = disk.files.remove(id)
             {
                 tracing::warn!(upload.id = %id, error = %error, "bytes of a known blob were not removed");
@@ -103,7 +103,7 @@ impl UploadWriter for DiskWriter {
 
     fn commit(&mut self, mut record: UploadRecord, outboard: OutboardPart) -> BoxFuture<'_, Result<(), StoreError>> {
         record.epoch = self.epoch;
-        Box::pin(self.sync_and_submit(move |id| Change::Put { id, record, outboard }))
+        Box::pin(self.sync_and_submit(move |_, id| Ok(Change::Put { id, record, outboard })))
     }
 
     fn complete(
@@ -114,6 +114,9 @@ impl UploadWriter for DiskWriter {
     ) -> BoxFuture<'_, Result<(), StoreError>> {
         let epoch = self.epoch;
         let record = record.map(|record| UploadRecord { epoch, ..record });
-        Box::pin(self.sync_and_submit(move |id| Change::Complete { id, record, blob, outboard }))
+        Box::pin(self.sync_and_submit(move |disk, id| {
+            let damaged = disk.damaged(blob.id)?;
+            Ok(Change::Complete { id, record, blob, outboard, damaged })
+        }))
     }
 }
