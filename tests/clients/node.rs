@@ -14,10 +14,11 @@ const MIB: usize = 1 << 20;
 
 pub fn trials() -> Vec<Trial> {
     let there = on_path("node").is_some() && installed().join("node_modules/tus-js-client").is_dir();
-    let tests: [(&str, fn()); 6] = [
+    let tests: [(&str, fn()); 7] = [
         ("tus_js_client_goes_on_after_every_lost_connection", goes_on_after_every_lost_connection),
         ("tus_js_client_resumes_from_a_stored_url_when_it_was_killed", resumes_when_killed),
         ("tus_js_client_uploads_what_it_does_not_know_the_length_of", defers_the_length),
+        ("tus_js_client_uploads_four_parts_side_by_side", uploads_in_parallel),
         ("tus_js_client_terminates_what_it_aborts", terminates),
         ("tus_js_client_uploads_an_empty_file", uploads_an_empty_file),
         ("tus_js_client_sends_the_first_bytes_with_the_creation", creates_with_data),
@@ -70,6 +71,15 @@ fn defers_the_length() {
     let scene = Scene::new(5 * MIB + 1, &[(2 * MIB as u64, Cut::Close)]);
     let told = upload(&scene, &json!({ "uploadLengthDeferred": true, "chunkSize": MIB })).finish();
     assert_eq!(scene.wire.cuts(), 1);
+    scene.is_stored(blob(&told));
+}
+
+/// Four uploads of a quarter each, joined by a fifth request that names them.
+fn uploads_in_parallel() {
+    let scene = Scene::new(12 * MIB + 3, &[(5 * MIB as u64, Cut::Close)]);
+    let told = upload(&scene, &json!({ "parallelUploads": 4 })).finish();
+    assert_eq!(scene.wire.cuts(), 1);
+    assert_eq!(requests(&told, "POST").len(), 5, "{told:?}");
     scene.is_stored(blob(&told));
 }
 
