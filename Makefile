@@ -35,7 +35,7 @@ test: lint ## everything that CI runs: lint, unit, engine-suite and end-to-end t
 interop: ## our blobs opened by Google Tink's Python library and the other way round (needs python3)
 	src/seal/vectors/interop.sh
 
-bench: build ## throughput beside its peers, one JSON line a figure, also in target/bench/
+bench: build ## throughput, one JSON line a figure, upload beside the disk itself, also in target/bench/
 	@mkdir -p target/bench
 	$(CARGO) bench --locked -p waxwing-seal --bench seal | tee target/bench/client.jsonl
 	@$(WAXWING) --json bench upload --dir target/bench | tee target/bench/upload.jsonl
