@@ -25,7 +25,7 @@ use waxwing_protocol::range::ByteRange;
 use waxwing_protocol::{BlobId, OwnerTag, Timestamp, UploadId};
 
 pub(crate) use error::{StoreError, StoreErrorKind};
-pub(crate) use record::{Concat, UploadRecord, UploadState};
+pub(crate) use record::{Concat, DigestProgress, StoredDigest, UploadRecord, UploadState, WholeAlgorithm};
 
 /// An engine that keeps uploads and blobs.
 pub(crate) trait BlobStore: Send + Sync + 'static {

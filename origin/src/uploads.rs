@@ -22,6 +22,7 @@ mod intake;
 mod request;
 pub(crate) mod sweeper;
 mod turns;
+mod whole;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -196,6 +197,7 @@ impl Uploads {
             expected: new.expected,
             metadata: new.metadata,
             concat: new.partial.then_some(Concat::Partial),
+            digest: new.digest,
             state: UploadState::Receiving { hash: HasherState::default() },
         };
         let turn = self.0.turns.take(id).await;
@@ -358,7 +360,7 @@ impl Uploads {
                 Ok(appender.progress())
             }
             Err(error) => {
-                if let UploadError::BlobMismatch { .. } = error {
+                if let UploadError::BlobMismatch { .. } | UploadError::WholeDigestMismatch = error {
                     self.discard(appender.id()).await;
                 }
                 Err(error)

@@ -120,6 +120,7 @@ pub(super) async fn create(app: &App, grant: &UploadGrant, request: Request) -> 
         metadata: name.map(|name| format!("name {}", BASE64.encode(name.as_bytes()))),
         partial: false,
         content_digest: None,
+        digest: None,
     };
     let progress = app.uploads.create(new, None, now()).await.map_err(refusal)?;
     let status = match style {

@@ -1,4 +1,5 @@
-//! Digests on the wire: tus's `Upload-Checksum`, also as a trailer, and `Content-Digest` (RFC 9530).
+//! Digests on the wire: tus's `Upload-Checksum`, also as a trailer, `Content-Digest` and
+//! `Repr-Digest` (RFC 9530).
 
 use std::future::ready;
 
@@ -13,9 +14,18 @@ use sfv::{BareItem, Dictionary, ListEntry, Parser};
 
 use super::error::HttpError;
 use super::{content, headers};
+use crate::store::{DigestProgress, StoredDigest, WholeAlgorithm};
 use crate::uploads::{Content, ContentDigest, ContentError, Digest, DigestAlgorithm, DigestToCome};
 
 const UPLOAD_CHECKSUM: &str = "upload-checksum";
+/// The digest of a whole upload.
+pub(super) const REPR_DIGEST: HeaderName = HeaderName::from_static("repr-digest");
+const WANT_REPR_DIGEST: HeaderName = HeaderName::from_static("want-repr-digest");
+
+/// Algorithms in use for whole uploads, RFC 9530 §5, with how many bytes their digests have.
+const WHOLE_ALGORITHMS: [(&str, WholeAlgorithm, usize); 2] =
+    [("sha-512", WholeAlgorithm::Sha512, 64), ("sha-256", WholeAlgorithm::Sha256, 32)];
+
 const CONTENT_DIGEST: HeaderName = HeaderName::from_static("content-digest");
 
 /// What tus clients may name, as `Tus-Checksum-Algorithm` lists it.
@@ -74,8 +84,7 @@ fn checksum(text: &str) -> Result<Digest, HttpError> {
 /// `Content-Digest`, a structured dictionary: the strongest digest in it that is in use, RFC 9530 §5. Others, and a field
 /// that cannot be read, are ignored.
 pub(super) fn content_digest(headers: &HeaderMap) -> Option<ContentDigest> {
-    let lines: Vec<_> = headers.get_all(CONTENT_DIGEST).iter().map(|line| line.as_bytes()).collect();
-    let digests: Dictionary = Parser::new(&lines.join(&b", "[..])).parse().ok()?;
+    let digests = dictionary(headers, &CONTENT_DIGEST)?;
     let known = [("sha-512", DigestAlgorithm::Sha512), ("sha-256", DigestAlgorithm::Sha256)];
     known.into_iter().find_map(|(name, algorithm)| match digests.get(name)? {
         ListEntry::Item(item) => match &item.bare_item {
@@ -84,4 +93,48 @@ pub(super) fn content_digest(headers: &HeaderMap) -> Option<ContentDigest> {
         },
         ListEntry::InnerList(_) => None,
     })
+}
+
+/// The digest of a whole upload that a client names (`Repr-Digest`) or wants to be told (`Want-Repr-Digest`), RFC 9530.
+/// Whoever names one wants it checked, and is told the same.
+pub(super) fn whole_digest(headers: &HeaderMap) -> Option<StoredDigest> {
+    let named = WHOLE_ALGORITHMS.into_iter().find_map(|(name, algorithm, bytes)| {
+        match dictionary(headers, &REPR_DIGEST)?.get(name)? {
+            ListEntry::Item(item) => match &item.bare_item {
+                BareItem::ByteSequence(value) if value.len() == bytes => {
+                    Some(StoredDigest::new(algorithm, Some(BASE64.encode(value))))
+                }
+                _ => None,
+            },
+            ListEntry::InnerList(_) => None,
+        }
+    });
+    named.or_else(|| wanted(headers).map(|algorithm| StoredDigest::new(algorithm, None)))
+}
+
+/// The algorithm that `Want-Repr-Digest` prefers: the highest weight, of which 0 means "not at all".
+fn wanted(headers: &HeaderMap) -> Option<WholeAlgorithm> {
+    let weights = dictionary(headers, &WANT_REPR_DIGEST)?;
+    let weight = |name| match weights.get(name)? {
+        ListEntry::Item(item) => match item.bare_item {
+            BareItem::Integer(weight) => u64::try_from(i64::from(weight)).ok().filter(|weight| *weight > 0),
+            _ => None,
+        },
+        ListEntry::InnerList(_) => None,
+    };
+    let weighed = WHOLE_ALGORITHMS.into_iter().filter_map(|(name, algorithm, _)| Some((weight(name)?, algorithm)));
+    weighed.max_by_key(|(weight, _)| *weight).map(|(_, algorithm)| algorithm)
+}
+
+/// `Repr-Digest` of a finished upload.
+pub(super) fn repr_digest(digest: &StoredDigest) -> Option<String> {
+    let DigestProgress::Done { value } = &digest.progress else { return None };
+    let (name, ..) = WHOLE_ALGORITHMS.into_iter().find(|(_, algorithm, _)| *algorithm == digest.algorithm)?;
+    Some(format!("{name}=:{value}:"))
+}
+
+/// A field that is a dictionary; `None` when it is absent or cannot be read.
+fn dictionary(headers: &HeaderMap, name: &HeaderName) -> Option<Dictionary> {
+    let lines: Vec<_> = headers.get_all(name).iter().map(|line| line.as_bytes()).collect();
+    Parser::new(&lines.join(&b", "[..])).parse().ok()
 }

@@ -151,6 +151,7 @@ impl From<UploadError> for HttpError {
             UploadError::PartUnfinished { part } => {
                 new(StatusCode::CONFLICT, "part-unfinished").with("part", part.to_string())
             }
+            UploadError::WholeDigestMismatch => new(StatusCode::UNPROCESSABLE_ENTITY, "repr-digest-mismatch"),
             UploadError::TakenOver => new(StatusCode::CONFLICT, "taken-over"),
             // Not 423: clients of every dialect ask again after a 503.
             UploadError::Busy => new(StatusCode::SERVICE_UNAVAILABLE, "upload-busy").retry(),

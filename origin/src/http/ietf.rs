@@ -79,6 +79,7 @@ pub(super) async fn create(app: &App, grant: &UploadGrant, request: Request) -> 
         metadata: None,
         partial: false,
         content_digest: digests::content_digest(&parts.headers),
+        digest: digests::whole_digest(&parts.headers),
     };
     let limit = length.unwrap_or_else(|| app.uploads.blob_bytes_max(grant.blob_bytes_max));
     if content_bytes.is_some_and(|bytes| bytes > limit) {
@@ -203,7 +204,12 @@ pub(super) fn limits_in_general(app: &App) -> String {
 fn answer(app: &App, grant: &UploadGrant, status: StatusCode, ends: bool, progress: &Progress) -> Response {
     let mut headers = standing(app, grant, progress, now());
     match progress.blob.filter(|_| ends) {
-        Some(blob) => (status, headers, Json(Stored { blob })).into_response(),
+        Some(blob) => {
+            if let Some(digest) = progress.digest.as_ref().and_then(digests::repr_digest) {
+                headers.insert(digests::REPR_DIGEST, headers::plain(&digest));
+            }
+            (status, headers, Json(Stored { blob })).into_response()
+        }
         None => {
             headers.insert(UPLOAD_COMPLETE, boolean(false));
             let status = if status == StatusCode::OK { StatusCode::NO_CONTENT } else { status };
@@ -264,7 +270,9 @@ fn refusal(error: UploadError) -> HttpError {
             let completed = HttpError::bad_request("upload-complete", error.to_string()).of_type(COMPLETED_UPLOAD);
             return completed.header(UPLOAD_COMPLETE, "?1".into());
         }
-        UploadError::BlobMismatch { .. } => return HttpError::from(error).header(UPLOAD_COMPLETE, "?1".into()),
+        UploadError::BlobMismatch { .. } | UploadError::WholeDigestMismatch => {
+            return HttpError::from(error).header(UPLOAD_COMPLETE, "?1".into());
+        }
         _ => HttpError::from(error),
     };
     refused.header(UPLOAD_COMPLETE, "?0".into())

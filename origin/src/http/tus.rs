@@ -102,6 +102,7 @@ pub(super) async fn create(app: &App, grant: &UploadGrant, request: Request) -> 
         expected: headers::blob_id(headers, WAXWING_BLOB)?,
         metadata: headers::metadata(headers)?,
         content_digest: None,
+        digest: None,
     };
     let has_content = !body.is_end_stream();
     if has_content && !headers::is_media_type(headers, OFFSET_STREAM)? {

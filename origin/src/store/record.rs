@@ -37,8 +37,49 @@ pub(crate) struct UploadRecord {
     /// What it has to do with a concatenation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) concat: Option<Concat>,
+    /// The digest of all of it, when its creator named or wanted one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) digest: Option<StoredDigest>,
     /// How far it has come.
     pub(crate) state: UploadState,
+}
+
+/// The digest of a whole upload, as far as it has come.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct StoredDigest {
+    /// How it is made.
+    pub(crate) algorithm: WholeAlgorithm,
+    /// What it must be, in base64.
+    pub(crate) expected: Option<String>,
+    /// How far it has come.
+    pub(crate) progress: DigestProgress,
+}
+
+impl StoredDigest {
+    /// The digest of an upload that begins.
+    pub(crate) const fn new(algorithm: WholeAlgorithm, expected: Option<String>) -> Self {
+        Self { algorithm, expected, progress: DigestProgress::Running { state: String::new() } }
+    }
+}
+
+/// How the digest of a whole upload is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum WholeAlgorithm {
+    /// SHA-256.
+    Sha256,
+    /// SHA-512.
+    Sha512,
+}
+
+/// How far the digest of a whole upload has come.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum DigestProgress {
+    /// The hash function's state at the record's offset, in base64; empty at the start.
+    Running { state: String },
+    /// The digest, in base64.
+    Done { value: String },
 }
 
 /// What an upload has to do with a concatenation.
@@ -131,6 +172,7 @@ mod tests {
             expected: Some(BlobId::from_bytes([2; 32])),
             metadata: Some("filename d29ybGQ=".into()),
             concat: Some(Concat::Partial),
+            digest: Some(StoredDigest::new(WholeAlgorithm::Sha256, Some("eA==".into()))),
             state: UploadState::Receiving { hash: hasher.state().clone() },
         }
     }

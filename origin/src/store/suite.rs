@@ -80,6 +80,7 @@ pub(crate) fn receiving(bytes: &[u8]) -> (UploadRecord, OutboardPart) {
         expected: None,
         metadata: None,
         concat: None,
+        digest: None,
         state: UploadState::Receiving { hash: hasher.state().clone() },
     };
     (record, outboard)

@@ -12,8 +12,11 @@ use waxwing_protocol::{BlobId, OwnerTag, UploadId};
 
 use super::digest::{Checker, Verdict};
 use super::intake::{Batch, Intake, Pause};
+use super::whole::WholeDigest;
 use super::{Concat, ContentDigest, Progress, RequestClock, UploadError};
-use crate::store::{Claim, NewBlob, OutboardPart, StoreError, StoreErrorKind, UploadRecord, UploadState, UploadWriter};
+use crate::store::{
+    Claim, DigestProgress, NewBlob, OutboardPart, StoreError, StoreErrorKind, UploadRecord, UploadState, UploadWriter,
+};
 
 /// Bytes after which a request commits on its way: what a crash costs at most.
 const COMMIT_BYTES: u64 = 8 << 20;
@@ -40,6 +43,8 @@ pub(super) struct Appender {
     expiry: Duration,
     /// Checks the request's bytes: until they are found good, none of them is committed.
     checker: Option<Checker>,
+    /// The digest of the whole upload, when one was named or wanted.
+    whole: Option<WholeDigest>,
     /// False for a blob in one request: it is all or nothing, and leaves no record of an upload.
     resumable: bool,
 }
@@ -49,6 +54,7 @@ impl Appender {
     pub(super) fn begin(id: UploadId, claim: Claim, clock: RequestClock, expiry: Duration) -> Self {
         Self {
             id,
+            whole: claim.record.digest.as_ref().and_then(WholeDigest::resume),
             writer: claim.writer,
             record: claim.record,
             hasher: BlobHasher::new(),
@@ -81,6 +87,7 @@ impl Appender {
             expected,
             metadata: None,
             concat: None,
+            digest: None,
             state: UploadState::Receiving { hash: HasherState::default() },
         };
         Self { resumable: false, ..Self::begin(id, Claim { writer, record }, clock, Duration::ZERO) }
@@ -170,13 +177,15 @@ impl Appender {
     /// Writes and hashes `batch`, side by side, and commits when it is time.
     async fn absorb(&mut self, batch: Batch) -> Result<(), UploadError> {
         if batch.bytes > 0 {
-            let hashing = hash(self.hasher.clone(), self.checker.clone(), batch.chunks.clone(), batch.bytes);
+            let hashing =
+                hash(self.hasher.clone(), self.checker.clone(), self.whole.clone(), batch.chunks.clone(), batch.bytes);
             let writing = self.writer.write(self.written, batch.chunks);
             let (hashed, written) = tokio::join!(hashing, writing);
             if let Err(error) = written {
                 return Err(self.keep_prefix(error).await);
             }
-            let (hasher, checker, cvs) = hashed?;
+            let (hasher, checker, whole, cvs) = hashed?;
+            self.whole = whole;
             self.hasher = hasher;
             self.checker = checker;
             self.outboard.cvs.extend(cvs);
@@ -217,6 +226,9 @@ impl Appender {
         let mut record = self.record.clone();
         record.offset = self.written;
         record.expires = self.clock.now().plus(self.expiry);
+        if let (Some(stored), Some(whole)) = (&mut record.digest, &self.whole) {
+            stored.progress = whole.progress();
+        }
         record.state = UploadState::Receiving { hash: self.hasher.state().clone() };
         let outboard = self.take_outboard();
         self.writer.commit(record.clone(), outboard).await?;
@@ -232,6 +244,16 @@ impl Appender {
         if let Some(expected) = self.record.expected.filter(|expected| *expected != id) {
             return Err(UploadError::BlobMismatch { expected, actual: id });
         }
+        let mut digest = self.record.digest.clone();
+        if let Some(stored) = &mut digest {
+            let unreadable = || StoreError::new(StoreErrorKind::Corrupt, "going on with an upload's digest");
+            let whole = self.whole.take().ok_or_else(unreadable)?;
+            let value = whole.finish();
+            if stored.expected.as_ref().is_some_and(|expected| *expected != value) {
+                return Err(UploadError::WholeDigestMismatch);
+            }
+            stored.progress = DigestProgress::Done { value };
+        }
         let mut outboard = self.take_outboard();
         if self.written <= GROUP_BYTES {
             // Its id checks its only group.
@@ -241,6 +263,7 @@ impl Appender {
         let mut record = self.record.clone();
         record.offset = self.written;
         record.length = Some(self.written);
+        record.digest = digest;
         record.expires = now.plus(self.expiry);
         record.state = UploadState::Complete { blob: id };
         let blob = NewBlob { id, blob_bytes: self.written, owner: record.owner, stored_at: now };
@@ -260,9 +283,10 @@ impl Appender {
 async fn hash(
     mut hasher: BlobHasher,
     mut checker: Option<Checker>,
+    mut whole: Option<WholeDigest>,
     chunks: Vec<Bytes>,
     bytes: u64,
-) -> Result<(BlobHasher, Option<Checker>, Vec<u8>), UploadError> {
+) -> Result<(BlobHasher, Option<Checker>, Option<WholeDigest>, Vec<u8>), UploadError> {
     let work = move || {
         let mut cvs = Vec::new();
         for chunk in &chunks {
@@ -270,8 +294,11 @@ async fn hash(
             if let Some(checker) = &mut checker {
                 checker.update(chunk);
             }
+            if let Some(whole) = &mut whole {
+                whole.update(chunk);
+            }
         }
-        (hasher, checker, cvs)
+        (hasher, checker, whole, cvs)
     };
     if bytes <= HASH_INLINE_BYTES {
         return Ok(work());

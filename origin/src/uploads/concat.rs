@@ -93,6 +93,7 @@ impl Uploads {
                     expected: None,
                     metadata: new.metadata,
                     concat: Some(Concat::Final { named: new.named }),
+                    digest: None,
                     state: UploadState::Receiving { hash: HasherState::default() },
                 };
                 let writer = store.begin(id).await?;

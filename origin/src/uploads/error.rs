@@ -46,6 +46,9 @@ pub(crate) enum UploadError {
     /// A part whose bytes are not all there.
     #[error("the partial upload {part} has not all its bytes yet")]
     PartUnfinished { part: UploadId },
+    /// The upload has not the digest announced for all of it. It is gone.
+    #[error("the bytes received do not have the digest announced for the whole; begin a new upload")]
+    WholeDigestMismatch,
     /// A newer request has the upload.
     #[error("a newer request has taken over the upload")]
     TakenOver,

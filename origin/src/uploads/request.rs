@@ -5,7 +5,7 @@ use std::time::Instant;
 use waxwing_protocol::{BlobId, OwnerTag, Timestamp, UploadId};
 
 use super::{Concat, ContentDigest};
-use crate::store::{UploadRecord, UploadState};
+use crate::store::{StoredDigest, UploadRecord, UploadState};
 
 /// An upload to be created.
 #[derive(Clone, Debug)]
@@ -26,6 +26,8 @@ pub(crate) struct NewUpload {
     pub(crate) partial: bool,
     /// What the content that comes along must be; else none of it counts.
     pub(crate) content_digest: Option<ContentDigest>,
+    /// The digest of all of it, named or wanted.
+    pub(crate) digest: Option<StoredDigest>,
 }
 
 /// Where the bytes of a request begin.
@@ -100,6 +102,8 @@ pub(crate) struct Progress {
     pub(crate) metadata: Option<String>,
     /// What it has to do with a concatenation.
     pub(crate) concat: Option<Concat>,
+    /// The digest of all of it, as far as it has come.
+    pub(crate) digest: Option<StoredDigest>,
     /// What it became, once it is complete.
     pub(crate) blob: Option<BlobId>,
 }
@@ -118,6 +122,7 @@ impl Progress {
             expires: record.expires,
             metadata: record.metadata,
             concat: record.concat,
+            digest: record.digest,
             blob,
         }
     }

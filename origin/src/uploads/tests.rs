@@ -59,6 +59,7 @@ impl Engine {
             metadata: None,
             partial: false,
             content_digest: None,
+            digest: None,
         }
     }
 

@@ -188,3 +188,43 @@ async fn a_content_digest_is_heeded() {
     let done = origin.ask("PATCH", &path, &append(good.as_str()), &bytes).await;
     assert_eq!(done.blob(), id_of(&[&bytes[..], &bytes[..]].concat()));
 }
+
+/// `Repr-Digest` speaks of the whole, whose bytes come in several requests and past a crash.
+#[tokio::test]
+async fn the_digest_of_a_whole_upload_is_checked_and_told() {
+    let mut origin = TestOrigin::start().await;
+    let bytes = sample(300_000);
+    let sha256 = format!("sha-256=:{}:", BASE64.encode(&sha2::Sha256::digest(&bytes)));
+    let sha512 = format!("sha-512=:{}:", BASE64.encode(&sha2::Sha512::digest(&bytes)));
+    let other = format!("sha-256=:{}:", BASE64.encode(&sha2::Sha256::digest(b"other")));
+    for (field, value, told) in [
+        ("repr-digest", sha256.as_str(), Some(&sha256)),
+        ("repr-digest", sha512.as_str(), Some(&sha512)),
+        ("want-repr-digest", "sha-256=3, sha-512=0", Some(&sha256)),
+        ("want-repr-digest", "sha-512=9, sha-256=1", Some(&sha512)),
+        ("want-repr-digest", "md5=9", None),
+        ("repr-digest", other.as_str(), None),
+    ] {
+        let headers = [("authorization", origin.alice.as_str()), (field, value), ("upload-complete", "?0")];
+        let created = origin.ask("POST", "/v1/uploads", &headers, &bytes[..100_001]).await;
+        assert_eq!((created.status, created.header("repr-digest")), (201, None));
+        let path = origin.path_of(&created);
+        // The origin that finishes it has another port, but the same paths.
+        origin = origin.crash_and_restart().await;
+        let headers = [
+            ("authorization", origin.alice.as_str()),
+            ("upload-complete", "?1"),
+            ("upload-offset", "100001"),
+            ("content-type", "application/partial-upload"),
+        ];
+        let done = origin.ask("PATCH", &path, &headers, &bytes[100_001..]).await;
+        if value == other {
+            assert_eq!((done.status, done.problem().slug()), (422, "repr-digest-mismatch"));
+            assert_eq!(done.header("upload-complete"), Some("?1"));
+            assert_eq!(origin.tus("HEAD", &path, &[], b"").await.status, 404);
+        } else {
+            assert_eq!(done.blob(), id_of(&bytes));
+            assert_eq!(done.header("repr-digest"), told.map(String::as_str), "{field}: {value}");
+        }
+    }
+}
