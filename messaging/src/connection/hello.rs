@@ -173,3 +173,163 @@ fn welcome(opened: &Opened, window: Window, heartbeat_s: u64, now: Timestamp) ->
         features: Vec::new(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+    use std::time::Duration;
+
+    use bytes::Bytes;
+    use futures_util::future::BoxFuture;
+    use futures_util::{SinkExt as _, StreamExt as _};
+    use tokio_tungstenite::tungstenite::Message;
+    use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
+    use waxwing_protocol::MsgId;
+    use waxwing_protocol::frames::{Envelope, SUBPROTOCOL_PB};
+    use waxwing_protocol::identity::{Base64, PublicKey, SignedDeviceList};
+
+    use super::*;
+    use crate::accounts::Accounts;
+    use crate::clock::Clock;
+    use crate::config::Config;
+    use crate::delivery::Delivery;
+    use crate::fabric::Fabric;
+    use crate::grants::Grants;
+    use crate::keys::Keys;
+    use crate::store::{
+        AccountRecord, AckRequest, Append, AppendError, Appended, Body as Ciphertext, Directory as _, EmbeddedStore,
+        MailboxStore, NewAccount, Page, PageRequest, Quota, Swept,
+    };
+
+    const REG_ID: u32 = 5;
+
+    /// Nothing tells that a message will never come, but that it takes far longer than one does.
+    const DELIVERY_LIMIT: Duration = Duration::from_secs(10);
+
+    /// A store in which a message commits in the worst moment of a Hello: when the mailbox was looked at and no route
+    /// leads to the connection yet.
+    struct CommitsAfterOpen {
+        store: Arc<EmbeddedStore>,
+        message: Mutex<Option<Append>>,
+    }
+
+    impl MailboxStore for CommitsAfterOpen {
+        fn open(&self, mailbox: DeviceAddress, held: Held) -> BoxFuture<'static, Result<Option<Opened>, StoreError>> {
+            let (store, message) = (self.store.clone(), self.message.lock().unwrap().take());
+            Box::pin(async move {
+                let opened = store.open(mailbox, held).await?;
+                if let Some(message) = message {
+                    store.append(message).await.unwrap();
+                }
+                Ok(opened)
+            })
+        }
+
+        fn append(&self, append: Append) -> BoxFuture<'static, Result<Appended, AppendError>> {
+            self.store.append(append)
+        }
+
+        fn read(&self, page: PageRequest) -> BoxFuture<'static, Result<Page, StoreError>> {
+            self.store.read(page)
+        }
+
+        fn ack(&self, ack: AckRequest) -> BoxFuture<'static, Result<(), StoreError>> {
+            self.store.ack(ack)
+        }
+
+        fn sweep(&self, now: Timestamp) -> BoxFuture<'static, Result<Swept, StoreError>> {
+            self.store.sweep(now)
+        }
+
+        fn is_writable(&self) -> bool {
+            self.store.is_writable()
+        }
+
+        fn close(&self) -> BoxFuture<'static, ()> {
+            self.store.close()
+        }
+    }
+
+    fn account(token: &DeviceToken, handle: &str) -> NewAccount {
+        let record = AccountRecord {
+            account: token.account,
+            handle: handle.parse().unwrap(),
+            account_key: PublicKey([1; 32]),
+            device_list: SignedDeviceList { list: Base64(vec![1]), signature: Base64(vec![1; 64]) },
+        };
+        NewAccount { record, device: token.device, reg_id: REG_ID, token_hash: token.hash(), epoch: 7 }
+    }
+
+    fn message(from: DeviceAddress, to: DeviceAddress) -> Append {
+        let msg_id = MsgId::from_bytes([9; 16]);
+        Append {
+            from,
+            msg_id,
+            content_hash: [9; 32],
+            to: to.account,
+            bodies: vec![Ciphertext { device: to.device, reg_id: REG_ID, ciphertext: Bytes::from_static(b"sealed") }],
+            absent: Vec::new(),
+            lane: Lane::Normal,
+            envelope: Envelope {
+                msg_id: Bytes::copy_from_slice(msg_id.as_bytes()),
+                expires_at: Timestamp::from(std::time::SystemTime::now()).plus(Duration::from_secs(1000)).as_millis(),
+                ..Envelope::default()
+            },
+            quota: Quota { msgs: 10, bytes: 1 << 20 },
+        }
+    }
+
+    /// No route leads to the connection yet and the lane looked empty: only reading it once more finds the message.
+    #[tokio::test]
+    async fn a_message_that_commits_between_the_opening_of_an_empty_lane_and_its_route_is_delivered() {
+        let dir = tempfile::tempdir().unwrap();
+        let (config, fabric) = (Config::default(), Arc::new(Fabric::default()));
+        let store = Arc::new(EmbeddedStore::open(&dir.path().join("store"), fabric.clone()).unwrap());
+        let token = |n: u8| DeviceToken::new(AccountId::from_slice(&[n; 16]).unwrap(), DeviceId::FIRST, [n; 32]);
+        let address = |token: &DeviceToken| DeviceAddress { account: token.account, device: token.device };
+        let (alice, bob) = (token(1), token(2));
+        store.register(account(&alice, "alice")).await.unwrap();
+        store.register(account(&bob, "bob")).await.unwrap();
+        let message = Mutex::new(Some(message(address(&alice), address(&bob))));
+        let node = Node {
+            clock: Clock::start(),
+            accounts: Accounts::new(store.clone(), config.registration, config.look_ups_per_minute),
+            keys: Keys::new(store.clone(), fabric.clone(), config.one_time_claims_per_hour),
+            grants: Grants::open(&config, dir.path()).unwrap(),
+            delivery: Delivery::new(store.clone(), fabric.clone(), &config),
+            fabric,
+            mailboxes: Arc::new(CommitsAfterOpen { store, message }),
+            config,
+        };
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut request = format!("ws://{}/v1/ws", listener.local_addr().unwrap()).into_client_request().unwrap();
+        request.headers_mut().insert("sec-websocket-protocol", SUBPROTOCOL_PB.parse().unwrap());
+        let router = crate::http::router(Arc::new(node));
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        let stream = tokio::net::TcpStream::connect(request.uri().authority().unwrap().as_str()).await.unwrap();
+        let (mut socket, _) = tokio_tungstenite::client_async(request, stream).await.unwrap();
+
+        let hello = Hello {
+            token: bob.to_text(),
+            account: Bytes::copy_from_slice(bob.account.as_bytes()),
+            device: bob.device.get(),
+            reg_id: REG_ID,
+            ..Hello::default()
+        };
+        socket.send(Message::Binary(Frame::with_id(1, Body::Hello(hello)).to_message())).await.unwrap();
+        let delivered = async {
+            loop {
+                let Message::Binary(mut inbox) = socket.next().await.expect("the connection stays").unwrap() else {
+                    continue;
+                };
+                while let Some(frame) = unpack(&mut inbox).unwrap() {
+                    if let Some(Body::Deliver(deliver)) = frame.body {
+                        return deliver.envelopes[0].body.clone();
+                    }
+                }
+            }
+        };
+        let delivered = tokio::time::timeout(DELIVERY_LIMIT, delivered).await;
+        assert_eq!(delivered.as_deref().expect("the message is not left lying"), b"sealed");
+    }
+}
