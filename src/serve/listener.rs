@@ -30,9 +30,6 @@ pub(crate) struct Limits {
     pub connections_max: usize,
     /// How long a request's head may take to arrive.
     pub head_timeout: Duration,
-    /// Bytes of an HTTP/1 connection's buffer at most, and so of a request's head. It stays with a connection that has
-    /// become idle: hyper's default of 400 KiB costs a thousand stalled uploads a hundred megabytes.
-    pub buffer_bytes: usize,
     /// HTTP/2 streams of one connection at once.
     pub streams_max: u32,
     /// HTTP/2 flow control window in bytes; 64 KiB, the protocol's default, makes uploads slower than HTTP/1.1.
@@ -44,7 +41,6 @@ impl Default for Limits {
         Self {
             connections_max: 16_384,
             head_timeout: Duration::from_secs(15),
-            buffer_bytes: 32 * 1024,
             streams_max: 128,
             window_bytes: 2 * 1024 * 1024,
         }
@@ -183,11 +179,7 @@ impl AsyncWrite for Placed {
 
 fn builder(limits: &Limits) -> auto::Builder<TokioExecutor> {
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder
-        .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(limits.head_timeout)
-        .max_buf_size(limits.buffer_bytes);
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(limits.head_timeout);
     builder
         .http2()
         .timer(TokioTimer::new())

@@ -161,7 +161,8 @@ pub(super) async fn append(
         Ok(progress) => Ok(answer(app, grant, StatusCode::OK, ends, &progress)),
         Err(error @ UploadError::TooLarge { limit }) => {
             // More than the length announced: the draft wants such an upload to be invalid from then on.
-            if limit < app.uploads.blob_bytes_max(grant.blob_bytes_max) {
+            let announced = app.uploads.status(grant.owner, id, now()).await?.length;
+            if announced == Some(limit) {
                 app.uploads.terminate(grant.owner, id, now()).await?;
             }
             Err(refused_for_good(app, grant, error))
