@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use waxwing_client::TransferId;
 use waxwing_protocol::{BlobId, Handle};
 
 /// The address `waxwing dev` listens on and clients talk to unless told otherwise.
@@ -147,9 +148,12 @@ pub(crate) struct ShareArgs {
 pub(crate) struct ResumeArgs {
     #[command(flatten)]
     pub profile: ProfileArgs,
-    /// Only say what is unfinished.
+    /// Only say what is unfinished, each with its id.
     #[arg(long)]
     pub list: bool,
+    /// Give up one transfer instead: what the server holds of its upload is freed, and its message is not sent.
+    #[arg(long, value_name = "ID", conflicts_with = "list")]
+    pub drop: Option<TransferId>,
 }
 
 #[derive(Debug, Args)]

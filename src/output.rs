@@ -180,11 +180,23 @@ fn say(text: impl std::fmt::Display) {
     let _ = writeln!(std::io::stderr(), "{text}");
 }
 
-/// Ends the process after Ctrl-C with the command that goes on. Everything acknowledged is kept on both sides; there is
+/// Ends the process after Ctrl-C with what is left of the work. Everything acknowledged is kept on both sides; there is
 /// nothing to tidy up.
-pub(crate) fn interrupted(resume: &str) -> ! {
-    say(format_args!("\ninterrupted; go on with\n\n  {resume}\n"));
+pub(crate) fn interrupted(left: &Interrupted) -> ! {
+    match left {
+        Interrupted::Resumable(command) => say(format_args!("\ninterrupted; go on with\n\n  {command}\n")),
+        Interrupted::Nothing(outcome) => say(format_args!("\ninterrupted; {outcome}")),
+    }
     std::process::exit(130)
+}
+
+/// What Ctrl-C leaves behind.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Interrupted {
+    /// A transfer, and the command that goes on with it.
+    Resumable(String),
+    /// Nothing to go on with; what to say instead, such as `nothing was sent`.
+    Nothing(&'static str),
 }
 
 /// Text of others as one line that cannot steer a terminal.

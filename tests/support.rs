@@ -94,6 +94,12 @@ pub fn terminate(child: &Child) {
     rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("the process runs");
 }
 
+/// Sends SIGINT to a child, as Ctrl-C does.
+pub fn interrupt(child: &Child) {
+    let pid = rustix::process::Pid::from_child(child);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).expect("the process runs");
+}
+
 /// How a command ended.
 pub struct Done {
     pub status: ExitStatus,

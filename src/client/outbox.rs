@@ -206,6 +206,11 @@ fn outcome(tx: &impl Rows, msg_id: MsgId) -> Result<MsgId, ClientError> {
     Err(ClientError::NotAccepted { code: "REFUSED", message: "the server did not want it".to_owned() })
 }
 
+/// Takes a message out of the outbox, should it be there: it is not sent any more. The recipient's ratchet passes over it.
+pub(crate) fn forget(tx: &WriteTx<'_>, msg_id: MsgId) -> Result<(), ClientError> {
+    tx.remove(&OUTBOX, msg_id.as_bytes()).map(drop)
+}
+
 /// The ids in the outbox, oldest first.
 fn queued(tx: &impl Rows) -> Result<Vec<MsgId>, ClientError> {
     let rows = tx.list(&OUTBOX)?;
@@ -481,6 +486,18 @@ pub(crate) mod tests {
         assert_eq!(alice.profile.read(|tx| queued(tx)).unwrap(), []);
         assert_eq!(alice.profile.read(|tx| outcome(tx, msg(1))).unwrap(), msg(1));
         alice.queue(&bob, msg(1), &text("hello")).unwrap();
+        assert_eq!(alice.frame(msg(1)), None);
+    }
+
+    /// Given up by its sender: it leaves no trace that a later connect would send, and does not spoil the next.
+    #[test]
+    fn a_forgotten_message_is_not_sent_and_the_next_one_is() {
+        let (alice, bob) = Person::pair();
+        alice.send(&bob, msg(1), &text("never mind"));
+        alice.profile.write(|tx| forget(tx, msg(1))).unwrap();
+        let alice = alice.restarted();
+        alice.send(&bob, msg(2), &text("hello"));
+        assert_eq!(alice.profile.read(|tx| queued(tx)).unwrap(), [msg(2)]);
         assert_eq!(alice.frame(msg(1)), None);
     }
 

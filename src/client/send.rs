@@ -12,7 +12,7 @@ use crate::account::now;
 use crate::planning::{self, discard};
 use crate::transfer::{self, Purpose, Transfer, TransferId, TransferRow};
 use crate::upload::{self, UploadReport};
-use crate::{Client, ClientError, OnProgress, Progress, blob_refs, files};
+use crate::{Client, ClientError, OnProgress, Progress, blob_refs, files, outbox};
 
 /// What became of a file that was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,6 +70,31 @@ impl Client {
     pub async fn resume(&self, id: TransferId, on: OnProgress<'_>) -> Result<SentFile, ClientError> {
         let row = self.profile.read(|tx| transfer::get(tx, id))?;
         self.go_on(id, row, on).await
+    }
+
+    /// Gives up a transfer: forgets it here with its message, and frees what the server holds of its upload. It is for
+    /// one that can never be sent, such as when its file is gone. A message whose answer was lost may have arrived.
+    ///
+    /// The server need not be there: an upload that nobody ends expires.
+    ///
+    /// # Errors
+    /// [`ClientError::NoTransfer`] when there is none of this id; [`ClientError::Profile`].
+    pub async fn drop_transfer(&self, id: TransferId) -> Result<Transfer, ClientError> {
+        let (row, dropped) = self.profile.write(|tx| {
+            let row = transfer::get(tx, id)?;
+            let dropped = row.describe(id)?;
+            if let Purpose::Send { msg_id, .. } = row.purpose {
+                outbox::forget(tx, msg_id)?;
+            }
+            transfer::remove(tx, id)?;
+            Ok((row, dropped))
+        })?;
+        discard(&row.digests_path(&self.profile));
+        // A finished upload is a blob, and no longer the transfer's.
+        if let (Some(url), None) = (&row.upload_url, row.blob) {
+            upload::terminate(self, url).await;
+        }
+        Ok(dropped)
     }
 
     /// Seals and uploads a file, and tells nobody. Goes on with an unfinished upload of the same file.

@@ -131,7 +131,8 @@ impl TransferRow {
         plans_dir(profile).join(&self.digests)
     }
 
-    fn describe(&self, id: TransferId) -> Result<Transfer, ClientError> {
+    /// The transfer as people know it.
+    pub(crate) fn describe(&self, id: TransferId) -> Result<Transfer, ClientError> {
         let layout = self.plan()?.layout;
         let to = match &self.purpose {
             Purpose::Send { to, .. } => Some(to.clone()),

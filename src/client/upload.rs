@@ -90,12 +90,16 @@ pub(crate) async fn replan(
     client.profile.write(|tx| transfer::put(tx, id, row))?;
     discard(&old.digests_path(&client.profile));
     if let Some(url) = old.upload_url {
-        // Nobody will finish it. A failure here costs the server a day's disk and us nothing.
-        if let Ok(grant) = Bearer::of(GrantRequest::Upload).grant(&client.service, now()).await {
-            Tus { service: &client.service, grant }.terminate(&url).await;
-        }
+        terminate(client, &url).await;
     }
     Ok(())
+}
+
+/// Ends an upload that nobody will finish. A failure here costs the server a day's disk and us nothing.
+pub(crate) async fn terminate(client: &Client, url: &str) {
+    if let Ok(grant) = Bearer::of(GrantRequest::Upload).grant(&client.service, now()).await {
+        Tus { service: &client.service, grant }.terminate(url).await;
+    }
 }
 
 /// One plan's upload.

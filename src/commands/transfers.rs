@@ -4,19 +4,19 @@ use std::path::{Path, PathBuf};
 
 use anyhow::bail;
 use serde_json::json;
-use waxwing_client::{Client, ClientError, FetchedFile, SentFile, ShareLink, ShareSource, fetch_link};
-use waxwing_protocol::BlobId;
+use waxwing_client::{Client, ClientError, FetchedFile, SentFile, ShareLink, ShareSource, Transfer, fetch_link};
+use waxwing_protocol::{BlobId, Handle};
 
 use crate::cli::{GetArgs, ResumeArgs, SendArgs, ShareArgs};
-use crate::output::{Output, ProgressLine, bytes, program};
+use crate::output::{Interrupted, Output, ProgressLine, bytes, program};
 
 /// Seals a file, uploads it and sends its reference.
 pub(crate) async fn send(args: SendArgs, output: Output) -> anyhow::Result<()> {
     let client = Client::open(&args.profile.home)?;
     let line = ProgressLine::new(file_name(&args.file));
-    let resume = resume_command(&args.profile.home);
     let on = |progress| line.update(&progress);
-    let sent = or_interrupt(Box::pin(client.send_file(&args.file, &args.to, &on)), &resume).await?;
+    let left = || left_of(&client, &args.file, Some(&args.to), &args.profile.home, "nothing was sent");
+    let sent = or_interrupt(Box::pin(client.send_file(&args.file, &args.to, &on)), left).await?;
     drop(line);
     print_sent(&sent, &file_name(&args.file), output);
     Ok(())
@@ -25,6 +25,11 @@ pub(crate) async fn send(args: SendArgs, output: Output) -> anyhow::Result<()> {
 /// Goes on with every unfinished transfer, the oldest first.
 pub(crate) async fn resume(args: ResumeArgs, output: Output) -> anyhow::Result<()> {
     let client = Client::open(&args.profile.home)?;
+    if let Some(id) = args.drop {
+        let dropped = client.drop_transfer(id).await?;
+        output.result(format_args!("dropped {}", described(&dropped)), &row(&dropped));
+        return Ok(());
+    }
     let unfinished = client.unfinished()?;
     if unfinished.is_empty() {
         output.note("nothing is unfinished");
@@ -34,16 +39,13 @@ pub(crate) async fn resume(args: ResumeArgs, output: Output) -> anyhow::Result<(
     for transfer in unfinished {
         let name = file_name(&transfer.path);
         if args.list {
-            let to = transfer.to.as_ref().map(|to| format!("  to {to}")).unwrap_or_default();
-            output.result(
-                format_args!("{}{to}", transfer.path.display()),
-                &json!({ "file": transfer.path, "to": transfer.to }),
-            );
+            output.result(described(&transfer), &row(&transfer));
             continue;
         }
         let line = ProgressLine::new(&name);
         let on = |progress| line.update(&progress);
-        let resumed = or_interrupt(Box::pin(client.resume(transfer.id, &on)), &command).await;
+        let resumed =
+            or_interrupt(Box::pin(client.resume(transfer.id, &on)), || Interrupted::Resumable(command.clone())).await;
         drop(line);
         match resumed {
             Ok(sent) => print_sent(&sent, &name, output),
@@ -83,11 +85,12 @@ pub(crate) async fn share(args: ShareArgs, output: Output) -> anyhow::Result<()>
     let path = PathBuf::from(&args.source);
     let source = match args.source.parse::<BlobId>() {
         Ok(id) if !path.exists() => ShareSource::Blob(id),
-        _ => ShareSource::File(path),
+        _ => ShareSource::File(path.clone()),
     };
     let line = ProgressLine::new(file_name(Path::new(&args.source)));
     let on = |progress| line.update(&progress);
-    let link = or_interrupt(Box::pin(client.share(source, &on)), &resume_command(&args.profile.home)).await?;
+    let left = || left_of(&client, &path, None, &args.profile.home, "no link was made");
+    let link = or_interrupt(Box::pin(client.share(source, &on)), left).await?;
     drop(line);
     output.result(&link, &json!({ "link": link.to_string() }));
     Ok(())
@@ -129,8 +132,32 @@ fn print_sent(sent: &SentFile, name: &str, output: Output) {
     );
 }
 
-/// Runs a transfer; Ctrl-C ends it with the command that goes on from there.
-async fn or_interrupt<T, E>(work: impl Future<Output = Result<T, E>>, resume: &str) -> anyhow::Result<T>
+/// A transfer on one line, its id first: `--drop` takes it.
+fn described(transfer: &Transfer) -> String {
+    let to = transfer.to.as_ref().map(|to| format!("  to {to}")).unwrap_or_default();
+    format!("{}  {}{to}", transfer.id, transfer.path.display())
+}
+
+fn row(transfer: &Transfer) -> serde_json::Value {
+    json!({ "id": transfer.id, "file": transfer.path, "to": transfer.to })
+}
+
+/// What is left of a transfer of `file`: while the file is only being read there is none to go on with, and `nothing`
+/// says so.
+fn left_of(client: &Client, file: &Path, to: Option<&Handle>, home: &Path, nothing: &'static str) -> Interrupted {
+    let begun = std::fs::canonicalize(file).is_ok_and(|path| {
+        let is_it = |transfer: &Transfer| transfer.path == path && transfer.to.as_ref() == to;
+        // A profile that cannot be read tells nothing: then trying `resume` is the better advice.
+        client.unfinished().map_or(true, |unfinished| unfinished.iter().any(is_it))
+    });
+    if begun { Interrupted::Resumable(resume_command(home)) } else { Interrupted::Nothing(nothing) }
+}
+
+/// Runs a transfer; Ctrl-C ends it with what `left` says is left of it.
+async fn or_interrupt<T, E>(
+    work: impl Future<Output = Result<T, E>>,
+    left: impl FnOnce() -> Interrupted,
+) -> anyhow::Result<T>
 where
     E: std::error::Error + Send + Sync + 'static,
 {
@@ -138,7 +165,7 @@ where
         done = work => Ok(done?),
         pressed = tokio::signal::ctrl_c() => {
             pressed?;
-            crate::output::interrupted(resume);
+            crate::output::interrupted(&left());
         }
     }
 }
