@@ -338,7 +338,7 @@ impl Uploads {
         let ended = ends && length.is_none() && pause == Pause::End;
         // A request whose digest was not checked because it was cut brings nothing.
         if !appender.is_checked() {
-            if ended || (length == Some(appender.written()) && !appender.is_partial()) {
+            if (ended || length == Some(appender.written())) && !appender.is_partial() {
                 return self.complete(appender).await;
             }
             appender.commit().await?;
