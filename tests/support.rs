@@ -64,6 +64,14 @@ impl Service {
         self.url.strip_prefix("http://").expect("dev speaks plain HTTP")
     }
 
+    /// Lets it do nothing more, as when its machine stops; only [`Self::kill`] ends it.
+    pub fn freeze(&self) {
+        use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
+        let pid = Pid::from_child(&self.child);
+        kill_process(pid, Signal::STOP).expect("the service runs");
+        waitpid(Some(pid), WaitOptions::UNTRACED).expect("the service was started here");
+    }
+
     /// kill -9: nothing of the process gets to run any more.
     pub fn kill(mut self) {
         self.child.kill().expect("the service runs");

@@ -136,6 +136,10 @@ impl Stage {
     fn strike_service(&mut self) {
         self.kills += 1;
         if let Some(disk) = &self.disk {
+            // Without power nobody acknowledges anything; a service that outlived its disk by a moment could.
+            if let Some(service) = &self.service {
+                service.freeze();
+            }
             disk.cut().expect("it worked when availability was checked");
         }
         if let Some(service) = self.service.take() {

@@ -7,8 +7,9 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Bytes of the file system: room for everything the workers upload between two cuts.
-const DISK_BYTES: u64 = 2 << 30;
+/// Bytes of the file system: room for everything the workers upload in a run, on a fast machine too; what is not written
+/// takes no space. A full disk would look like uploads that cannot be completed.
+const DISK_BYTES: u64 = 16 << 30;
 
 /// The ioctl by way of perl, which Debian always has: no `unsafe` in this workspace, and no helper to compile.
 const SHUTDOWN: &str = r#"open(my $dir, "<", $ARGV[0]) or die "open: $!"; my $flags = pack("L", 2); ioctl($dir, 0x8004587d, $flags) or die "ioctl: $!""#;
