@@ -4,6 +4,7 @@ mod admin;
 mod bench;
 mod config;
 mod demo;
+mod own_service;
 mod profile;
 mod serve;
 mod transfers;

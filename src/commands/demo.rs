@@ -6,13 +6,12 @@
 use std::fs::File;
 use std::io::{BufReader, Read, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 
 use anyhow::{Context as _, bail, ensure};
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt as _, BufReader as AsyncBufReader};
 use tokio::process::{Child, Command};
 
+use super::own_service;
 use crate::cli::DemoArgs;
 use crate::output::{Output, bytes};
 
@@ -66,17 +65,8 @@ struct Service {
 impl Service {
     async fn start(dir: &Path) -> anyhow::Result<Self> {
         let program = std::env::current_exe()?;
-        let mut child = Command::new(&program)
-            .args(["dev", "--listen", "127.0.0.1:0", "--data", "data"])
-            .current_dir(dir)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .kill_on_drop(true)
-            .spawn()?;
-        let stdout = child.stdout.take().context("stdout is piped")?;
-        let first = AsyncBufReader::new(stdout).lines().next_line().await?.context("the service did not start")?;
-        let url = first.strip_prefix("listening ").context("the service did not say where it listens")?.to_owned();
-        Ok(Self { program, child, url })
+        let (child, address) = own_service::start(Command::new(&program), dir).await?;
+        Ok(Self { program, child, url: format!("http://{address}") })
     }
 
     /// Runs a command in `dir` and gives the last JSON line it printed.

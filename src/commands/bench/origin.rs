@@ -6,10 +6,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
 use waxwing_client::{Client, RegisterOptions};
 use waxwing_protocol::api::GrantRequest;
+
+use crate::commands::own_service;
 
 /// The kernel's unit of CPU time for programs, on every architecture Linux runs on but Alpha.
 const TICKS_PER_S: u64 = 100;
@@ -32,17 +33,8 @@ impl Origin {
         if pinned {
             command.args(["-c", "0"]).arg(&program);
         }
-        let mut process = command
-            .args(["dev", "--listen", "127.0.0.1:0", "--data", "data"])
-            .current_dir(dir)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .kill_on_drop(true)
-            .spawn()?;
-        let stdout = process.stdout.take().context("stdout is piped")?;
-        let first = BufReader::new(stdout).lines().next_line().await?.context("the service did not start")?;
-        let address = first.strip_prefix("listening http://").context("the service did not say where it listens")?;
-        Ok(Self { address: address.to_owned(), process, dir: dir.to_owned(), accounts: AtomicUsize::new(0) })
+        let (process, address) = own_service::start(command, dir).await?;
+        Ok(Self { address, process, dir: dir.to_owned(), accounts: AtomicUsize::new(0) })
     }
 
     /// An upload grant of a new account, so that no run eats up another's quota.
