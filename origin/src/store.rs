@@ -88,12 +88,17 @@ pub(crate) trait UploadWriter: Send + Sync {
     /// hid the outcome, the new one; never a mixture.
     fn commit(&mut self, record: UploadRecord, outboard: OutboardPart) -> BoxFuture<'_, Result<(), StoreError>>;
 
-    /// As [`Self::commit`], and makes the bytes the blob `blob`, in one step. When the blob is there already, its owner
-    /// is added to it and the bytes just written are dropped. Without a `record` the upload itself leaves none.
+    /// As [`Self::commit`], and makes the bytes the blob `blob`, in one step: those written and behind them `tail`. When
+    /// the blob is there already, its owner is added to it and the bytes are dropped. Without a `record` the upload
+    /// itself leaves none.
+    ///
+    /// Bytes that come with this call need not be written before an engine knows what they will be: a small blob given
+    /// whole as `tail` is the cheapest.
     fn complete(
         &mut self,
         blob: NewBlob,
         record: Option<UploadRecord>,
+        tail: Vec<Bytes>,
         outboard: OutboardPart,
     ) -> BoxFuture<'_, Result<(), StoreError>>;
 }

@@ -107,7 +107,8 @@ impl Uploads {
         now: Timestamp,
     ) -> Result<Progress, UploadError> {
         let uploads = self.clone();
-        self.run(async move { uploads.create_now(new, content, now).await }).await
+        // On the heap, since a hasher's state makes it large.
+        self.run(Box::pin(async move { uploads.create_now(new, content, now).await })).await
     }
 
     /// Appends `content` to an upload.

@@ -1,17 +1,19 @@
 //! `DiskStore`: uploads and blobs in local files, their records in fjall.
 //!
-//! Every upload has a file of its own, named by its id and written at explicit offsets; when it is complete the file
-//! stays where it is, and a pointer named by the blob id leads to it. So becoming a blob renames and copies nothing: it
-//! is one record commit, which a crash either has or has not made.
+//! An upload has a file of its own, named by its id and written at explicit offsets; when it is complete the file stays
+//! where it is, and a pointer named by the blob id leads to it. So becoming a blob renames and copies nothing: it is one
+//! record commit, which a crash either has or has not made. Small blobs are appended to shared packs instead, most of
+//! them without ever having had a file.
 //!
-//! The outboard lives in the records, not in a file beside the data. Committed in the same batch as the offset it
-//! belongs to, it can never be ahead of it or behind it, and costs no sync of its own.
+//! The outboard of a file lives in the records, not beside the data. Committed in the same batch as the offset it
+//! belongs to, it can never be ahead of it or behind it, and costs no sync of its own. A packed blob's lies in the pack.
 //!
 //! What a write order promises, from the bottom up: bytes are synced, then the file's name, then the record.
 
 mod committer;
 mod files;
 mod health;
+mod packs;
 mod reader;
 mod records;
 mod slots;
@@ -29,8 +31,9 @@ use waxwing_protocol::{BlobId, Timestamp, UploadId};
 use self::committer::{Change, DataFate};
 use self::files::{Files, sync_directory};
 use self::health::Health;
+use self::packs::Packs;
 use self::reader::DiskReader;
-use self::records::Records;
+use self::records::{Location, Records};
 use self::slots::{SlotGuard, Slots};
 use self::writer::DiskWriter;
 use super::{BlobReader, BlobStore, Claim, StoreError, StoreErrorKind, UploadRecord, UploadState, UploadWriter};
@@ -46,10 +49,22 @@ const CLAIM_WAIT: Duration = Duration::from_secs(2);
 pub(crate) struct DiskStore(Arc<Disk>);
 
 struct Disk {
-    files: Files,
-    records: Records,
+    files: Arc<Files>,
+    packs: Packs,
+    records: Arc<Records>,
     slots: Slots,
     health: Arc<Health>,
+}
+
+/// What is stored of a blob.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Known {
+    /// Nothing.
+    Not,
+    /// All of it.
+    Whole,
+    /// Less than its record says, at this place.
+    Damaged(Location),
 }
 
 /// Why a [`DiskStore`] does not open.
@@ -62,19 +77,24 @@ pub(crate) enum DiskOpenError {
 }
 
 impl DiskStore {
-    /// Opens the store in `data_dir`, making it when it is not there: data in `blobs/`, records in `records/`. Leaves
+    /// Opens the store in `data_dir`, making it when it is not there: data in `blobs/` and `packs/`, records in
+    /// `records/`. Leaves
     /// `reserve_bytes` of the disk free. Blocks.
     pub(crate) fn open(data_dir: &Path, reserve_bytes: u64, faults: Arc<Faults>) -> Result<Self, DiskOpenError> {
         let health = Arc::new(Health::default());
         let root = data_dir.join("blobs");
         let durability = if faults.is_on(Fault::SkipSync) { PersistMode::Buffer } else { PersistMode::SyncData };
         let files = Files::open(root.clone(), reserve_bytes, faults, Arc::clone(&health))
+            .map(Arc::new)
             .map_err(|source| DiskOpenError::Directory { path: root, source })?;
-        let records = Records::open(&data_dir.join("records"), durability, Arc::clone(&health))?;
+        let records = Arc::new(Records::open(&data_dir.join("records"), durability, Arc::clone(&health))?);
+        let root = data_dir.join("packs");
+        let packs = Packs::open(root.clone(), Arc::clone(&files))
+            .map_err(|source| DiskOpenError::Directory { path: root, source })?;
         // Records and files are no safer than the names of the directories they are in.
         let named = data_dir.canonicalize().and_then(|path| path.ancestors().take(2).try_for_each(sync_directory));
         named.map_err(|source| DiskOpenError::Directory { path: data_dir.to_owned(), source })?;
-        Ok(Self(Arc::new(Disk { files, records, slots: Slots::default(), health })))
+        Ok(Self(Arc::new(Disk { files, packs, records, slots: Slots::default(), health })))
     }
 }
 
@@ -101,15 +121,22 @@ impl Disk {
         }
     }
 
-    /// The upload whose bytes blob `id` has, when they are not all there: then good ones that come are not thrown away.
-    fn damaged(&self, id: BlobId) -> Result<Option<UploadId>, StoreError> {
+    /// Opens blob `id`; `None` when there is none.
+    fn open_blob(&self, id: BlobId) -> Result<Option<DiskReader>, StoreError> {
         let Some(pointer) = self.records.blob(id)? else { return Ok(None) };
-        match self.files.open_whole(pointer.data, pointer.blob_bytes) {
+        DiskReader::open(self, id, pointer).map(Some)
+    }
+
+    /// Whether blob `id` is here, and all there: if not, good bytes that come are not thrown away.
+    fn known(&self, id: BlobId) -> Result<Known, StoreError> {
+        let Some(pointer) = self.records.blob(id)? else { return Ok(Known::Not) };
+        match DiskReader::open(self, id, pointer) {
+            Ok(_) => Ok(Known::Whole),
             Err(error) if error.kind() == StoreErrorKind::Corrupt => {
                 tracing::error!(blob.id = %id, error = %error, "a stored blob is damaged, and replaced by a new upload of it");
-                Ok(Some(pointer.data))
+                Ok(Known::Damaged(pointer.data))
             }
-            _ => Ok(None),
+            Err(error) => Err(error),
         }
     }
 
@@ -174,11 +201,7 @@ impl BlobStore for DiskStore {
 
     fn blob(&self, id: BlobId) -> BoxFuture<'_, Result<Option<Box<dyn BlobReader>>, StoreError>> {
         let disk = Arc::clone(&self.0);
-        Box::pin(blocking(move || {
-            let Some(pointer) = disk.records.blob(id)? else { return Ok(None) };
-            let file = disk.files.open_whole(pointer.data, pointer.blob_bytes)?;
-            Ok(Some(Box::new(DiskReader::new(disk, pointer, file)) as Box<dyn BlobReader>))
-        }))
+        Box::pin(blocking(move || Ok(disk.open_blob(id)?.map(|reader| Box::new(reader) as Box<dyn BlobReader>))))
     }
 
     fn collect(&self, older_than: Timestamp) -> BoxFuture<'_, Result<u64, StoreError>> {

@@ -34,6 +34,7 @@ macro_rules! engine_suite {
             a_claim_fences_a_claim_that_never_committed,
             a_completed_upload_is_a_blob,
             an_empty_blob_is_a_blob,
+            bytes_may_come_with_the_end,
             the_same_bytes_twice_are_one_blob_of_two_owners,
             the_same_bytes_at_once_are_one_blob,
             a_blob_outlives_the_upload_it_came_with,
@@ -108,7 +109,7 @@ pub(crate) async fn put(store: &dyn BlobStore, upload: UploadId, bytes: &Bytes, 
     let (mut record, _) = receiving(bytes);
     record.owner = owner;
     record.state = UploadState::Complete { blob: blob.id };
-    writer.complete(blob, Some(record), outboard).await.unwrap();
+    writer.complete(blob, Some(record), Vec::new(), outboard).await.unwrap();
     blob.id
 }
 
@@ -172,7 +173,7 @@ pub(crate) async fn a_stale_claim_changes_nothing(engine: impl Harness) {
     let (blob, _) = blob_of(b"forged", BOB);
     assert_eq!(old.write(0, vec![bytes(3)]).await.unwrap_err().kind(), StoreErrorKind::Stale);
     assert_eq!(old.commit(record.clone(), outboard.clone()).await.unwrap_err().kind(), StoreErrorKind::Stale);
-    let completed = old.complete(blob, None, OutboardPart::default()).await;
+    let completed = old.complete(blob, None, Vec::new(), OutboardPart::default()).await;
     assert_eq!(completed.unwrap_err().kind(), StoreErrorKind::Stale);
     assert_eq!(new.read(0, 100).await.unwrap(), data);
     assert!(engine.store().blob(blob.id).await.unwrap().is_none());
@@ -212,7 +213,7 @@ pub(crate) async fn a_completed_upload_is_a_blob(engine: impl Harness) {
     let outboard = OutboardPart { first_group: 3, cvs: outboard.cvs.split_off(3 * 32) };
     let state = UploadState::Complete { blob: blob.id };
     let record = UploadRecord { offset: data.len() as u64, state, ..record };
-    writer.complete(blob, Some(record.clone()), outboard).await.unwrap();
+    writer.complete(blob, Some(record.clone()), Vec::new(), outboard).await.unwrap();
     drop(writer);
 
     let engine = engine.reopen();
@@ -226,6 +227,42 @@ pub(crate) async fn a_completed_upload_is_a_blob(engine: impl Harness) {
     let outboard = reader.outboard().try_collect::<Vec<_>>().await.unwrap().concat();
     Outboard::verify(blob.id, reader.blob_bytes(), &outboard).expect("the parts make the blob's outboard");
     assert_eq!(engine.owners(blob.id), [ALICE]);
+}
+
+/// Small and large, all at the end or only the last of them: where an engine puts them is its own business.
+pub(crate) async fn bytes_may_come_with_the_end(engine: impl Harness) {
+    let small = 3 * GROUP_BYTES + 77;
+    let large = (1 << 20) + GROUP_BYTES + 1;
+    let shapes = [(small, 0), (small, 2 * GROUP_BYTES), (small, small), (large, 0), (large, 2 * GROUP_BYTES)];
+    let mut blobs = Vec::new();
+    for (n, (len, early)) in shapes.into_iter().enumerate() {
+        // Each has bytes of its own.
+        let data: Bytes = bytes(len).iter().map(|byte| byte ^ n as u8).collect();
+        let (first, tail) = (data.slice(..early as usize), data.slice(early as usize..));
+        let (record, part) = receiving(&first);
+        let first_group = (part.cvs.len() / 32) as u64;
+        let mut writer = engine.store().begin(id(n as u8)).await.unwrap();
+        if early > 0 {
+            writer.write(0, vec![first]).await.unwrap();
+            writer.commit(record.clone(), part).await.unwrap();
+        }
+        let (blob, mut outboard) = blob_of(&data, ALICE);
+        let outboard = OutboardPart { first_group, cvs: outboard.cvs.split_off(first_group as usize * 32) };
+        let record = UploadRecord { offset: len, state: UploadState::Complete { blob: blob.id }, ..record };
+        let tail = if tail.is_empty() { Vec::new() } else { vec![tail.slice(..10), tail.slice(10..)] };
+        writer.complete(blob, Some(record), tail, outboard).await.unwrap();
+        blobs.push((blob, data));
+    }
+    let engine = engine.reopen();
+    assert_eq!(engine.store().collect(Timestamp::from_millis(u64::MAX)).await.unwrap(), 0);
+    for (n, (blob, data)) in blobs.into_iter().enumerate() {
+        engine.store().remove(id(n as u8)).await.unwrap();
+        let reader = engine.store().blob(blob.id).await.unwrap().unwrap();
+        assert_eq!(read(&*reader, 0, data.len() as u64).await, data);
+        assert_eq!(read(&*reader, GROUP_BYTES - 1, GROUP_BYTES + 1).await, data[GROUP_BYTES as usize - 1..][..2]);
+        let outboard = reader.outboard().try_collect::<Vec<_>>().await.unwrap().concat();
+        assert!(Outboard::verify(blob.id, blob.blob_bytes, &outboard).is_ok());
+    }
 }
 
 pub(crate) async fn an_empty_blob_is_a_blob(engine: impl Harness) {
@@ -323,7 +360,7 @@ pub(crate) async fn collecting_spares_what_a_record_names(engine: impl Harness) 
     assert_eq!(engine.store().collect(Timestamp::default()).await.unwrap(), 0, "nothing is that old");
     assert_eq!(engine.store().collect(far).await.unwrap(), 1);
     let (done, part) = blob_of(&data, BOB);
-    in_progress.complete(done, None, part).await.unwrap();
+    in_progress.complete(done, None, Vec::new(), part).await.unwrap();
     drop((unfinished, in_progress));
     engine.store().remove(id(1)).await.unwrap();
 

@@ -35,8 +35,11 @@ pub(super) struct Appender {
     hasher: BlobHasher,
     /// Chaining values that no commit has carried yet.
     outboard: OutboardPart,
-    /// Bytes written, committed or not.
+    /// Bytes taken in, committed or not; those of `last` are not written yet.
     written: u64,
+    /// The last batch, when nothing before it waits for a commit: the store gets it together with the end, so that it
+    /// can choose a place knowing the whole.
+    last: Option<Batch>,
     committed_at: Instant,
     clock: RequestClock,
     /// How long the upload lives after a commit.
@@ -60,6 +63,7 @@ impl Appender {
             hasher: BlobHasher::new(),
             outboard: OutboardPart::default(),
             written: 0,
+            last: None,
             committed_at: Instant::now(),
             clock,
             expiry,
@@ -136,7 +140,7 @@ impl Appender {
         self.id
     }
 
-    /// Bytes written, committed or not.
+    /// Bytes taken in, committed or not.
     pub(super) const fn written(&self) -> u64 {
         self.written
     }
@@ -157,7 +161,7 @@ impl Appender {
     }
 
     /// Takes in everything that `intake` gives, committing on the way, and tells how it ended. What came since the last
-    /// commit is written but not committed.
+    /// commit waits for the next, or for [`Self::complete`].
     pub(super) async fn take_in(&mut self, mut intake: Intake<'_>) -> Result<Pause, UploadError> {
         let mut batch = intake.gather(false).await;
         loop {
@@ -174,12 +178,17 @@ impl Appender {
         }
     }
 
-    /// Writes and hashes `batch`, side by side, and commits when it is time.
+    /// Writes and hashes `batch`, side by side, and commits when it is time. The last one may only be hashed: it is
+    /// written together with the commit.
     async fn absorb(&mut self, batch: Batch) -> Result<(), UploadError> {
+        let pause = batch.pause;
         if batch.bytes > 0 {
             let hashing =
                 hash(self.hasher.clone(), self.checker.clone(), self.whole.clone(), batch.chunks.clone(), batch.bytes);
-            let writing = self.writer.write(self.written, batch.chunks);
+            let is_end = pause.is_last() || self.record.length == Some(self.written + batch.bytes);
+            let hold = is_end && self.written == self.record.offset;
+            let (writer, at, chunks) = (&mut self.writer, self.written, batch.chunks.clone());
+            let writing = async move { if hold { Ok(()) } else { writer.write(at, chunks).await } };
             let (hashed, written) = tokio::join!(hashing, writing);
             if let Err(error) = written {
                 return Err(self.keep_prefix(error).await);
@@ -190,16 +199,12 @@ impl Appender {
             self.checker = checker;
             self.outboard.cvs.extend(cvs);
             self.written += batch.bytes;
+            self.last = hold.then_some(batch);
         }
         let uncommitted = self.written - self.record.offset;
-        let due =
-            batch.pause == Pause::Stall || uncommitted >= COMMIT_BYTES || self.committed_at.elapsed() >= COMMIT_AGE_MAX;
+        let due = pause == Pause::Stall || uncommitted >= COMMIT_BYTES || self.committed_at.elapsed() >= COMMIT_AGE_MAX;
         // All bytes and no blob is a state that nobody should see: the last bytes are committed by completing.
-        if due
-            && !self.is_checked()
-            && !batch.pause.is_last()
-            && uncommitted > 0
-            && self.record.length != Some(self.written)
+        if due && !self.is_checked() && !pause.is_last() && uncommitted > 0 && self.record.length != Some(self.written)
         {
             self.commit().await?;
         }
@@ -218,10 +223,14 @@ impl Appender {
         error.into()
     }
 
-    /// Makes everything written durable, and the record of it.
+    /// Makes everything taken in durable, and the record of it.
     pub(super) async fn commit(&mut self) -> Result<(), UploadError> {
         if !self.resumable {
             return Ok(());
+        }
+        if let Some(last) = &self.last {
+            self.writer.write(self.record.offset, last.chunks.clone()).await?;
+            self.last = None;
         }
         let mut record = self.record.clone();
         record.offset = self.written;
@@ -237,7 +246,7 @@ impl Appender {
         Ok(())
     }
 
-    /// Makes everything written a blob, if it is the one expected.
+    /// Makes everything taken in a blob, if it is the one expected.
     pub(super) async fn complete(&mut self) -> Result<BlobId, UploadError> {
         let cvs = &mut self.outboard.cvs;
         let id = std::mem::take(&mut self.hasher).finish(|cv| cvs.extend_from_slice(cv));
@@ -267,7 +276,10 @@ impl Appender {
         record.expires = now.plus(self.expiry);
         record.state = UploadState::Complete { blob: id };
         let blob = NewBlob { id, blob_bytes: self.written, owner: record.owner, stored_at: now };
-        self.writer.complete(blob, self.resumable.then(|| record.clone()), outboard).await?;
+        // The batch is kept meanwhile, since its memory counts.
+        let last = self.last.take();
+        let tail = last.as_ref().map_or_else(Vec::new, |last| last.chunks.clone());
+        self.writer.complete(blob, self.resumable.then(|| record.clone()), tail, outboard).await?;
         self.record = record;
         Ok(id)
     }

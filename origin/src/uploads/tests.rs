@@ -373,8 +373,8 @@ async fn uploads_expire_and_free_the_disk() {
     engine.uploads.status(ALICE, seen, NOW).await.unwrap();
     let begun = engine.create(100).await;
     engine.append(begun, 0, bytes(10)).await.unwrap();
-    let finished = engine.create(100).await;
-    let blob = engine.append(finished, 0, bytes(100)).await.unwrap().blob.unwrap();
+    let finished = engine.create(2 * MIB).await;
+    let blob = engine.append(finished, 0, bytes(2 * MIB)).await.unwrap().blob.unwrap();
     assert_eq!(engine.files(), 2);
 
     assert_eq!(engine.uploads.sweep(NOW).await.unwrap(), Swept::default());
@@ -389,7 +389,7 @@ async fn uploads_expire_and_free_the_disk() {
     assert_eq!(engine.uploads.sweep(late).await.unwrap(), Swept { unfinished: 2, finished: 1 });
     assert!(matches!(engine.uploads.status(ALICE, begun, late).await, Err(UploadError::NotFound)));
     assert_eq!(engine.files(), 1);
-    assert_eq!(engine.blob_bytes(blob).await, bytes(100));
+    assert_eq!(engine.blob_bytes(blob).await, bytes(2 * MIB));
 }
 
 #[tokio::test]
@@ -433,24 +433,26 @@ async fn closing_commits_what_came_and_takes_no_more() {
 #[tokio::test]
 async fn a_blob_in_one_request_is_whole_or_not_at_all() {
     let engine = Engine::start();
+    // Large enough for a file of its own.
+    let size = 2 * MIB;
     let new = NewContent {
         owner: ALICE,
         blob_bytes_max: u64::MAX,
         expected: None,
-        content_bytes: Some(100),
+        content_bytes: Some(size),
         content_digest: None,
     };
     let put = |new, content| engine.uploads.put(new, content, NOW);
-    assert!(matches!(put(new.clone(), cut(bytes(99))).await, Err(UploadError::Cut)));
-    assert!(matches!(put(new.clone(), whole(bytes(99))).await, Err(UploadError::Cut)));
-    let small = NewContent { blob_bytes_max: 99, content_bytes: None, ..new.clone() };
-    assert!(matches!(put(small, whole(bytes(100))).await, Err(UploadError::TooLarge { limit: 99 })));
+    assert!(matches!(put(new.clone(), cut(bytes(size - 1))).await, Err(UploadError::Cut)));
+    assert!(matches!(put(new.clone(), whole(bytes(size - 1))).await, Err(UploadError::Cut)));
+    let small = NewContent { blob_bytes_max: size - 1, content_bytes: None, ..new.clone() };
+    assert!(matches!(put(small, whole(bytes(size))).await, Err(UploadError::TooLarge { limit }) if limit == size - 1));
     let other = NewContent { expected: Some(blob_of(b"x", ALICE).0.id), ..new.clone() };
-    assert!(matches!(put(other, whole(bytes(100))).await, Err(UploadError::BlobMismatch { .. })));
+    assert!(matches!(put(other, whole(bytes(size))).await, Err(UploadError::BlobMismatch { .. })));
     assert_eq!(engine.files(), 0);
-    let blob = put(new.clone(), whole(bytes(100))).await.unwrap();
-    assert_eq!(put(new.clone(), whole(bytes(100))).await.unwrap(), blob);
-    assert_eq!(engine.blob_bytes(blob).await, bytes(100));
+    let blob = put(new.clone(), whole(bytes(size))).await.unwrap();
+    assert_eq!(put(new.clone(), whole(bytes(size))).await.unwrap(), blob);
+    assert_eq!(engine.blob_bytes(blob).await, bytes(size));
     assert_eq!(engine.files(), 1);
 }
 

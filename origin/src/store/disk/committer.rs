@@ -14,9 +14,10 @@ use waxwing_protocol::{BlobId, UploadId};
 
 use super::health::Health;
 use super::records::{
-    BlobPointer, Table, blob_key, data_key, outboard_key, outboard_prefix, owner_key, reading, upload_key,
+    BlobPointer, Location, Table, blob_key, data_key, outboard_key, outboard_prefix, owner_key, pack_key, reading,
+    upload_key,
 };
-use crate::store::{NewBlob, OutboardPart, StoreError, UploadRecord};
+use crate::store::{NewBlob, OutboardPart, StoreError, StoreErrorKind, UploadRecord};
 
 /// Changes committed together at most; bounds what one sync has to carry.
 const GROUP_MAX: usize = 1024;
@@ -29,25 +30,26 @@ const QUEUE_MAX: usize = 1024;
 pub(super) enum Change {
     /// An upload's record is this from now on, and its outboard has these values more.
     Put { id: UploadId, record: UploadRecord, outboard: OutboardPart },
-    /// An upload's bytes are a blob from now on. When the blob is there already they are not needed, unless what is there
-    /// are the bytes of `damaged`.
+    /// An upload's bytes, which are at `data`, are a blob from now on. When the blob is there already they are not
+    /// needed, unless what is there are the bytes at `damaged`. Whoever saw that it is there gives no `data`.
     Complete {
         id: UploadId,
         record: Option<UploadRecord>,
         blob: NewBlob,
+        data: Option<Location>,
         outboard: OutboardPart,
-        damaged: Option<UploadId>,
+        damaged: Option<Location>,
     },
     /// An upload is no more.
     Remove { id: UploadId },
 }
 
-/// What becomes of the upload's bytes after a change.
+/// What becomes of the upload's own file after a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum DataFate {
-    /// They are needed.
+    /// It is needed.
     Keep,
-    /// No record speaks of them any more.
+    /// No record speaks of it any more.
     Drop,
 }
 
@@ -136,7 +138,7 @@ impl Group {
     fn enter(
         &self,
         batch: &mut OwnedWriteBatch,
-        new_blobs: &mut HashMap<BlobId, UploadId>,
+        new_blobs: &mut HashMap<BlobId, Location>,
         change: Change,
     ) -> Result<DataFate, StoreError> {
         match change {
@@ -144,26 +146,33 @@ impl Group {
                 self.put(batch, id, &record, outboard);
                 Ok(DataFate::Keep)
             }
-            Change::Complete { id, record, blob, outboard, damaged } => {
-                let data = match new_blobs.get(&blob.id) {
-                    Some(data) => Some(*data),
+            Change::Complete { id, record, blob, data, outboard, damaged } => {
+                let stored = match new_blobs.get(&blob.id) {
+                    Some(stored) => Some(*stored),
                     None => self.table.blob(blob.id)?.map(|pointer| pointer.data),
                 };
-                if let Some(old) = data.filter(|data| damaged == Some(*data) && *data != id) {
-                    // Its file is named by nothing from now on, and collected.
-                    self.drop_outboard(batch, old)?;
-                    batch.remove(&self.table.keyspace, data_key(old));
-                }
-                let data = data.filter(|data| damaged != Some(*data));
-                let fate = if data.is_some_and(|data| data != id) { DataFate::Drop } else { DataFate::Keep };
+                let whole = stored.filter(|stored| damaged != Some(*stored));
+                let Some(kept) = whole.or(data) else {
+                    return Err(StoreError::new(StoreErrorKind::Busy, "completing an upload of a blob that just went"));
+                };
+                let fate = if kept == Location::File(id) { DataFate::Keep } else { DataFate::Drop };
                 if fate == DataFate::Drop {
                     self.drop_outboard(batch, id)?;
-                } else {
-                    new_blobs.insert(blob.id, id);
-                    let pointer = BlobPointer { data: id, blob_bytes: blob.blob_bytes, stored_at: blob.stored_at };
+                }
+                if let Some(old) = stored.filter(|old| *old != kept) {
+                    self.drop_location(batch, old)?;
+                }
+                if stored != Some(kept) {
+                    new_blobs.insert(blob.id, kept);
+                    let pointer = BlobPointer { data: kept, blob_bytes: blob.blob_bytes, stored_at: blob.stored_at };
                     batch.insert(&self.table.keyspace, blob_key(blob.id), pointer.to_bytes());
-                    batch.insert(&self.table.keyspace, data_key(id), *blob.id.as_bytes());
-                    self.put_outboard(batch, id, outboard);
+                    match kept {
+                        Location::File(upload) => {
+                            batch.insert(&self.table.keyspace, data_key(upload), *blob.id.as_bytes());
+                            self.put_outboard(batch, upload, outboard);
+                        }
+                        Location::Pack(at) => batch.insert(&self.table.keyspace, pack_key(at), *blob.id.as_bytes()),
+                    }
                 }
                 let stored_at = blob.stored_at.as_millis().to_le_bytes();
                 batch.insert(&self.table.keyspace, owner_key(blob.id, blob.owner), stored_at);
@@ -188,6 +197,18 @@ impl Group {
         self.put_outboard(batch, id, outboard);
     }
 
+    /// Enters that no blob's bytes are at `location` any more. A file there is named by nothing from now on, and collected.
+    fn drop_location(&self, batch: &mut OwnedWriteBatch, location: Location) -> Result<(), StoreError> {
+        match location {
+            Location::File(upload) => {
+                self.drop_outboard(batch, upload)?;
+                batch.remove(&self.table.keyspace, data_key(upload));
+            }
+            Location::Pack(at) => batch.remove(&self.table.keyspace, pack_key(at)),
+        }
+        Ok(())
+    }
+
     fn put_outboard(&self, batch: &mut OwnedWriteBatch, id: UploadId, outboard: OutboardPart) {
         if !outboard.cvs.is_empty() {
             batch.insert(&self.table.keyspace, outboard_key(id, outboard.first_group), outboard.cvs);
@@ -206,30 +227,48 @@ impl Group {
 
 #[cfg(test)]
 mod tests {
+    use waxwing_protocol::OwnerTag;
+
     use super::*;
     use crate::store::suite::{ALICE, BOB, blob_of, id};
 
     /// Two uploads of the same bytes may end in the very same commit, when the first is not yet in the records.
     #[test]
     fn the_same_bytes_twice_in_one_group_are_one_blob() {
-        let directory = tempfile::tempdir().unwrap();
-        let database = fjall::Database::builder(directory.path()).open().unwrap();
-        let keyspace = database.keyspace("records", fjall::KeyspaceCreateOptions::default).unwrap();
-        let table = Table { database, keyspace };
-        let group = Group { table, durability: PersistMode::Buffer, health: Arc::default() };
-        let complete = |n, owner| {
-            let (blob, outboard) = blob_of(b"the same", owner);
-            let (answer, outcome) = sync_channel(1);
-            (
-                Waiting { change: Change::Complete { id: id(n), record: None, blob, outboard, damaged: None }, answer },
-                outcome,
-            )
-        };
-        let ((first, first_fate), (second, second_fate)) = (complete(1, ALICE), complete(2, BOB));
+        let (group, _directory) = group();
+        let ((first, first_fate), (second, second_fate)) =
+            (complete(1, ALICE, Some(Location::File(id(1)))), complete(2, BOB, Some(Location::File(id(2)))));
         group.commit(vec![first, second]);
         assert_eq!(first_fate.recv().unwrap().unwrap(), DataFate::Keep);
         assert_eq!(second_fate.recv().unwrap().unwrap(), DataFate::Drop);
         let pointer = group.table.blob(blob_of(b"the same", ALICE).0.id).unwrap().unwrap();
-        assert_eq!(pointer.data, id(1));
+        assert_eq!(pointer.data, Location::File(id(1)));
+    }
+
+    /// Whoever saw the blob wrote nothing: when it is gone by now, a pointer to nowhere must not come of it.
+    #[test]
+    fn an_upload_without_bytes_of_its_own_adds_an_owner_or_fails() {
+        let (group, _directory) = group();
+        let (early, early_fate) = complete(1, ALICE, None);
+        let (stored, _fate) = complete(2, ALICE, Some(Location::File(id(2))));
+        let (late, late_fate) = complete(3, BOB, None);
+        group.commit(vec![early, stored, late]);
+        assert_eq!(early_fate.recv().unwrap().unwrap_err().kind(), StoreErrorKind::Busy);
+        assert_eq!(late_fate.recv().unwrap().unwrap(), DataFate::Drop);
+    }
+
+    fn group() -> (Group, tempfile::TempDir) {
+        let directory = tempfile::tempdir().unwrap();
+        let database = fjall::Database::builder(directory.path()).open().unwrap();
+        let keyspace = database.keyspace("records", fjall::KeyspaceCreateOptions::default).unwrap();
+        let table = Table { database, keyspace };
+        (Group { table, durability: PersistMode::Buffer, health: Arc::default() }, directory)
+    }
+
+    fn complete(n: u8, owner: OwnerTag, data: Option<Location>) -> (Waiting, Receiver<Result<DataFate, StoreError>>) {
+        let (blob, outboard) = blob_of(b"the same", owner);
+        let (answer, outcome) = sync_channel(1);
+        let change = Change::Complete { id: id(n), record: None, blob, data, outboard, damaged: None };
+        (Waiting { change, answer }, outcome)
     }
 }

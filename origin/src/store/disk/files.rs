@@ -93,17 +93,27 @@ impl Files {
         Ok(Some(file))
     }
 
-    /// Writes `data` at byte `at` while the reserve stays free.
-    pub(super) fn write(&self, file: &File, mut at: u64, data: &[Bytes]) -> Result<(), StoreError> {
-        let doing = "writing an upload's data";
-        let wanted: u64 = data.iter().map(|chunk| chunk.len() as u64).sum();
+    /// Whether what was synced can still be believed.
+    pub(super) fn health(&self) -> &Health {
+        &self.health
+    }
+
+    /// An error unless `wanted` bytes find room on the disk of `file` while the reserve stays free.
+    pub(super) fn check_room(&self, file: &File, wanted: u64) -> Result<(), StoreError> {
+        let doing = "looking for room";
         let disk = rustix::fs::fstatvfs(file).map_err(|error| StoreError::io(doing, error.into()))?;
         let free = disk.f_bavail.saturating_mul(disk.f_frsize);
         if free < self.reserve_bytes.saturating_add(wanted) || self.faults.is_on(Fault::DiskFull) {
             return Err(StoreError::new(StoreErrorKind::Full, doing));
         }
+        Ok(())
+    }
+
+    /// Writes `data` at byte `at` while the reserve stays free.
+    pub(super) fn write(&self, file: &File, mut at: u64, data: &[Bytes]) -> Result<(), StoreError> {
+        self.check_room(file, data.iter().map(|chunk| chunk.len() as u64).sum())?;
         for chunk in data {
-            file.write_all_at(chunk, at).map_err(|error| StoreError::io(doing, error))?;
+            file.write_all_at(chunk, at).map_err(|error| StoreError::io("writing an upload's data", error))?;
             at += chunk.len() as u64;
         }
         Ok(())
@@ -118,7 +128,7 @@ impl Files {
         } else {
             file.sync_data()
         };
-        synced.map_err(|error| self.health.fail("syncing an upload's data", error))
+        synced.map_err(|error| self.health.fail("syncing data", error))
     }
 
     /// Makes the name of upload `id`'s file durable, and that of the directory it is in.
@@ -136,6 +146,14 @@ impl Files {
             durable().insert(directory);
         }
         Ok(())
+    }
+
+    /// Makes the names of the packs in `directory` durable.
+    pub(super) fn sync_pack_name(&self, directory: &Path) -> Result<(), StoreError> {
+        if self.faults.is_on(Fault::SkipSync) {
+            return Ok(());
+        }
+        sync_directory(directory).map_err(|error| self.health.fail("syncing the directory of packs", error))
     }
 
     /// Removes the file of upload `id`, if there is one.
@@ -179,7 +197,7 @@ pub(super) fn sync_directory(path: &Path) -> io::Result<()> {
 }
 
 /// A file its record speaks of is not there: that is damage, not absence.
-fn corrupt_if_missing(doing: &'static str, error: io::Error) -> StoreError {
+pub(super) fn corrupt_if_missing(doing: &'static str, error: io::Error) -> StoreError {
     if error.kind() == io::ErrorKind::NotFound {
         StoreError::new(StoreErrorKind::Corrupt, doing).because(error)
     } else {

@@ -6,8 +6,9 @@
 //! |------------------------------------|----------------------------------------------------------------|
 //! | `u` upload                         | [`UploadRecord`]                                               |
 //! | `o` upload, first group (be64)     | consecutive chaining values of its outboard                    |
-//! | `b` blob                           | [`BlobPointer`]: the upload whose bytes it is, and their count |
+//! | `b` blob                           | [`BlobPointer`]: where its bytes are, and their count          |
 //! | `d` upload                         | the blob these bytes became: keeps them when the upload goes   |
+//! | `p` pack, byte (both be64)         | the blob whose bytes lie there                                 |
 //! | `w` blob, owner                    | when that owner stored it                                      |
 //!
 //! A blob's owners are keys of their own, so that the millionth owner of a popular blob costs no more than the first.
@@ -21,6 +22,7 @@ use waxwing_protocol::{BlobId, OwnerTag, Timestamp, UploadId};
 
 use super::committer::{Change, Committer, DataFate};
 use super::health::Health;
+use super::packs::PackLocation;
 use crate::store::{StoreError, StoreErrorKind, UploadRecord};
 
 /// Bytes of records held in memory before they are written to tables; bounds memory and the time a restart takes.
@@ -32,8 +34,11 @@ const CACHE_BYTES: u64 = 32 << 20;
 /// Bytes of journals before fjall makes room.
 const JOURNAL_BYTES: u64 = 128 << 20;
 
-/// The version of the pointers' form.
-const POINTER_VERSION: u8 = 1;
+/// The version of the pointers' form written now.
+const POINTER_VERSION: u8 = 2;
+
+/// The version before there were packs, which is still read: an upload, and the rest the same.
+const POINTER_VERSION_FILE: u8 = 1;
 
 /// The records of a store, and the one thread that changes them.
 pub(super) struct Records {
@@ -57,11 +62,20 @@ pub(crate) enum RecordsError {
     Database { path: PathBuf, source: fjall::Error },
 }
 
-/// Where a blob's bytes are.
+/// Where bytes are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Location {
+    /// In a file of their own, named by the upload they came with; their outboard is in the records.
+    File(UploadId),
+    /// In a pack, their outboard too.
+    Pack(PackLocation),
+}
+
+/// What a blob id leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct BlobPointer {
-    /// The upload they came with, which names their file.
-    pub(super) data: UploadId,
+    /// Where the blob's bytes are.
+    pub(super) data: Location,
     /// How many they are.
     pub(super) blob_bytes: u64,
     /// When the first owner stored them.
@@ -190,7 +204,17 @@ impl Table {
 impl BlobPointer {
     pub(super) fn to_bytes(self) -> Vec<u8> {
         let mut bytes = vec![POINTER_VERSION];
-        bytes.extend(self.data.as_bytes());
+        match self.data {
+            Location::File(upload) => {
+                bytes.push(b'f');
+                bytes.extend(upload.as_bytes());
+            }
+            Location::Pack(PackLocation { pack, at }) => {
+                bytes.push(b'p');
+                bytes.extend(pack.to_le_bytes());
+                bytes.extend(at.to_le_bytes());
+            }
+        }
         bytes.extend(self.blob_bytes.to_le_bytes());
         bytes.extend(self.stored_at.as_millis().to_le_bytes());
         bytes
@@ -198,12 +222,25 @@ impl BlobPointer {
 
     fn from_bytes(bytes: &[u8]) -> Result<Self, StoreError> {
         let parse = || {
-            let (&POINTER_VERSION, rest) = bytes.split_first()? else { return None };
-            let (data, rest) = rest.split_first_chunk()?;
+            let (kind, rest) = match bytes.split_first()? {
+                (&POINTER_VERSION, rest) => rest.split_first()?,
+                (&POINTER_VERSION_FILE, rest) => (&b'f', rest),
+                _ => return None,
+            };
+            let (data, rest) = rest.split_first_chunk::<16>()?;
+            let data = match kind {
+                b'f' => Location::File(UploadId::from_bytes(*data)),
+                b'p' => {
+                    let (pack, at) = data.split_first_chunk()?;
+                    let at = u64::from_le_bytes(at.try_into().ok()?);
+                    Location::Pack(PackLocation { pack: u64::from_le_bytes(*pack), at })
+                }
+                _ => return None,
+            };
             let (blob_bytes, rest) = rest.split_first_chunk()?;
             let stored_at = rest.try_into().ok()?;
             Some(Self {
-                data: UploadId::from_bytes(*data),
+                data,
                 blob_bytes: u64::from_le_bytes(*blob_bytes),
                 stored_at: Timestamp::from_millis(u64::from_le_bytes(stored_at)),
             })
@@ -226,6 +263,10 @@ pub(super) fn outboard_prefix(id: UploadId) -> [u8; 17] {
 
 pub(super) fn outboard_key(id: UploadId, group: u64) -> Vec<u8> {
     [&outboard_prefix(id)[..], &group.to_be_bytes()].concat()
+}
+
+pub(super) fn pack_key(location: PackLocation) -> Vec<u8> {
+    [&b"p"[..], &location.pack.to_be_bytes(), &location.at.to_be_bytes()].concat()
 }
 
 pub(super) fn blob_key(id: BlobId) -> Vec<u8> {
@@ -256,15 +297,27 @@ mod tests {
 
     #[test]
     fn a_torn_pointer_is_told_as_damage() {
-        let pointer =
-            BlobPointer { data: UploadId::from_bytes([1; 16]), blob_bytes: 77, stored_at: Timestamp::from_secs(5) };
-        let bytes = pointer.to_bytes();
-        assert_eq!(BlobPointer::from_bytes(&bytes).unwrap(), pointer);
-        for cut in 0..bytes.len() {
-            assert_eq!(BlobPointer::from_bytes(&bytes[..cut]).unwrap_err().kind(), StoreErrorKind::Corrupt);
+        let file = Location::File(UploadId::from_bytes([1; 16]));
+        for data in [file, Location::Pack(PackLocation { pack: 3, at: 1 << 27 })] {
+            let pointer = BlobPointer { data, blob_bytes: 77, stored_at: Timestamp::from_secs(5) };
+            let bytes = pointer.to_bytes();
+            assert_eq!(BlobPointer::from_bytes(&bytes).unwrap(), pointer);
+            for cut in 0..bytes.len() {
+                assert_eq!(BlobPointer::from_bytes(&bytes[..cut]).unwrap_err().kind(), StoreErrorKind::Corrupt);
+            }
+            let mut longer = bytes;
+            longer.push(0);
+            assert!(BlobPointer::from_bytes(&longer).is_err());
         }
-        let mut longer = bytes;
-        longer.push(0);
-        assert!(BlobPointer::from_bytes(&longer).is_err());
+    }
+
+    /// A store that was filled before there were packs opens all its blobs.
+    #[test]
+    fn a_pointer_of_the_first_version_is_read() {
+        let upload = UploadId::from_bytes([1; 16]);
+        let stored = [&[POINTER_VERSION_FILE], &upload.as_bytes()[..], &77u64.to_le_bytes(), &5000u64.to_le_bytes()];
+        let pointer = BlobPointer::from_bytes(&stored.concat()).unwrap();
+        let expected = BlobPointer { data: Location::File(upload), blob_bytes: 77, stored_at: Timestamp::from_secs(5) };
+        assert_eq!(pointer, expected);
     }
 }

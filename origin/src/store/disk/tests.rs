@@ -12,6 +12,9 @@ use crate::store::suite::{ALICE, BOB, Harness, blob_of, bytes, engine_suite, id,
 
 const RESERVE: u64 = 1 << 20;
 
+/// More than is packed: such a blob has a file of its own.
+const LARGE: u64 = (1 << 20) + 1000;
+
 /// A store in a directory of its own, whose faults can be switched.
 struct Disks {
     store: DiskStore,
@@ -97,7 +100,7 @@ async fn lost_bytes_are_told_as_damage() {
     let Err(error) = disks.store.claim(id(1)).await else { panic!("claimed an upload with a hole") };
     assert_eq!(error.kind(), StoreErrorKind::Corrupt);
 
-    let blob = put(&disks.store, id(2), &bytes(1000), ALICE).await;
+    let blob = put(&disks.store, id(2), &bytes(LARGE), ALICE).await;
     std::fs::remove_file(disks.file(id(2))).unwrap();
     let Err(error) = disks.store.blob(blob).await else { panic!("opened a blob without bytes") };
     assert_eq!(error.kind(), StoreErrorKind::Corrupt);
@@ -108,7 +111,7 @@ async fn lost_bytes_are_told_as_damage() {
 async fn a_damaged_blob_is_mended_by_its_next_upload() {
     for cut in [true, false] {
         let disks = Disks::start();
-        let data = bytes(200_000);
+        let data = bytes(LARGE);
         let blob = put(&disks.store, id(1), &data, ALICE).await;
         if cut {
             std::fs::File::options().write(true).open(disks.file(id(1))).unwrap().set_len(999).unwrap();
@@ -118,9 +121,9 @@ async fn a_damaged_blob_is_mended_by_its_next_upload() {
         assert_eq!(put(&disks.store, id(2), &data, BOB).await, blob);
         let disks = disks.reopen();
         let reader = disks.store.blob(blob).await.unwrap().unwrap();
-        assert_eq!(read(&*reader, 0, 200_000).await, data);
+        assert_eq!(read(&*reader, 0, LARGE).await, data);
         let outboard: Vec<Bytes> = futures_util::TryStreamExt::try_collect(reader.outboard()).await.unwrap();
-        assert_eq!(outboard.concat().len() as u64, waxwing_protocol::blob::outboard_bytes(200_000));
+        assert_eq!(outboard.concat().len() as u64, waxwing_protocol::blob::outboard_bytes(LARGE));
         assert_eq!(disks.owners(blob).len(), 2);
         // What is left of the damaged copy is named by nothing.
         disks.store.collect(Timestamp::from_millis(u64::MAX)).await.unwrap();
@@ -132,7 +135,7 @@ async fn a_damaged_blob_is_mended_by_its_next_upload() {
 #[tokio::test]
 async fn the_second_copy_of_a_blob_leaves_no_file() {
     let disks = Disks::start();
-    let data = bytes(1000);
+    let data = bytes(LARGE);
     put(&disks.store, id(1), &data, ALICE).await;
     put(&disks.store, id(2), &data, BOB).await;
     assert!(disks.file(id(1)).exists());
@@ -143,11 +146,11 @@ async fn the_second_copy_of_a_blob_leaves_no_file() {
 #[tokio::test]
 async fn an_open_blob_is_read_to_its_end_though_its_file_goes() {
     let disks = Disks::start();
-    let data = bytes(1 << 20);
+    let data = bytes(LARGE);
     let blob = put(&disks.store, id(1), &data, ALICE).await;
     let reader = disks.store.blob(blob).await.unwrap().unwrap();
     std::fs::remove_file(disks.file(id(1))).unwrap();
-    assert_eq!(read(&*reader, 0, 1 << 20).await, data);
+    assert_eq!(read(&*reader, 0, LARGE).await, data);
 }
 
 #[tokio::test]
@@ -234,13 +237,99 @@ async fn a_damaged_record_stops_its_upload_and_no_other() {
 #[tokio::test]
 async fn an_outboard_with_a_gap_is_told_as_damage() {
     let disks = Disks::start();
-    let data = bytes(4 * waxwing_protocol::blob::GROUP_BYTES);
+    let data = bytes(LARGE);
     let (blob, mut outboard) = blob_of(&data, ALICE);
     let mut writer = disks.store.begin(id(1)).await.unwrap();
     writer.write(0, vec![data]).await.unwrap();
     outboard.first_group = 1;
-    writer.complete(blob, None, outboard).await.unwrap();
+    writer.complete(blob, None, Vec::new(), outboard).await.unwrap();
     let reader = disks.store.blob(blob.id).await.unwrap().unwrap();
     let read: Result<Vec<_>, _> = futures_util::TryStreamExt::try_collect(reader.outboard()).await;
     assert_eq!(read.unwrap_err().kind(), StoreErrorKind::Corrupt);
+}
+
+/// A small blob has no file of its own, whether its bytes came at once or in pieces.
+#[tokio::test]
+async fn a_small_blob_is_packed() {
+    let disks = Disks::start();
+    let data = bytes(1000);
+    let (blob, outboard) = blob_of(&data, ALICE);
+    let mut writer = disks.store.begin(id(1)).await.unwrap();
+    writer.complete(blob, None, vec![data.clone()], outboard).await.unwrap();
+    drop(writer);
+    let pieces = put(&disks.store, id(2), &bytes(1 << 20), ALICE).await;
+    assert!(!disks.file(id(1)).exists());
+    assert!(!disks.file(id(2)).exists());
+    let disks = disks.reopen();
+    for (blob, data) in [(blob.id, data), (pieces, bytes(1 << 20))] {
+        let reader = disks.store.blob(blob).await.unwrap().unwrap();
+        assert_eq!(read(&*reader, 0, data.len() as u64).await, data);
+    }
+}
+
+/// Bytes that are stored already are not written once more: packs do not grow by being sent the same again and again.
+#[tokio::test]
+async fn a_repeated_small_blob_takes_no_room() {
+    let disks = Disks::start();
+    let pack = disks.directory.path().join("packs/0.pack");
+    put(&disks.store, id(1), &bytes(1000), ALICE).await;
+    let before = std::fs::metadata(&pack).unwrap().len();
+    for n in 2..10 {
+        put(&disks.store, id(n), &bytes(1000), BOB).await;
+        assert!(!disks.file(id(n)).exists());
+    }
+    assert_eq!(std::fs::metadata(&pack).unwrap().len(), before);
+}
+
+#[tokio::test]
+async fn a_damaged_pack_is_mended_by_the_next_upload() {
+    let disks = Disks::start();
+    let blob = put(&disks.store, id(1), &bytes(1000), ALICE).await;
+    let pack = std::fs::File::options().write(true).open(disks.directory.path().join("packs/0.pack")).unwrap();
+    pack.write_all_at(b"????", 0).unwrap();
+    let Err(error) = disks.store.blob(blob).await else { panic!("opened a damaged entry") };
+    assert_eq!(error.kind(), StoreErrorKind::Corrupt);
+    put(&disks.store, id(2), &bytes(1000), BOB).await;
+    let disks = disks.reopen();
+    let reader = disks.store.blob(blob).await.unwrap().unwrap();
+    assert_eq!(read(&*reader, 0, 1000).await, bytes(1000));
+}
+
+/// Killed after the blob was packed and before its file went, a process leaves a file that nothing names.
+#[tokio::test]
+async fn the_file_of_a_packed_blob_is_collected() {
+    let disks = Disks::start();
+    put(&disks.store, id(1), &bytes(1000), ALICE).await;
+    std::fs::create_dir_all(disks.file(id(1)).parent().unwrap()).unwrap();
+    std::fs::write(disks.file(id(1)), bytes(1000)).unwrap();
+    assert_eq!(disks.store.collect(Timestamp::from_millis(u64::MAX)).await.unwrap(), 1);
+    assert!(!disks.file(id(1)).exists());
+}
+
+/// Not a check but a measurement: `cargo nextest run -p waxwing-origin small_blobs_a_second --run-ignored all
+/// --no-capture`, with `TMPDIR` on the disk to be measured.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "a measurement of the disk it runs on"]
+async fn small_blobs_a_second() {
+    const BLOBS: u64 = 20_000;
+    const TASKS: u64 = 64;
+    let disks = Disks::start();
+    let data = bytes(100 << 10);
+    let began = std::time::Instant::now();
+    let tasks = (0..TASKS).map(|task| {
+        let (store, data) = (disks.store.clone(), data.clone());
+        tokio::spawn(async move {
+            for n in (task..BLOBS).step_by(TASKS as usize) {
+                let data: Bytes = [&n.to_le_bytes()[..], &data[8..]].concat().into();
+                let (blob, outboard) = blob_of(&data, ALICE);
+                let mut upload = [0; 16];
+                upload[..8].copy_from_slice(&n.to_le_bytes());
+                let mut writer = store.begin(UploadId::from_bytes(upload)).await.unwrap();
+                writer.complete(blob, None, vec![data], outboard).await.unwrap();
+            }
+        })
+    });
+    futures_util::future::try_join_all(tasks).await.unwrap();
+    let seconds = began.elapsed().as_secs_f64();
+    println!("{BLOBS} blobs of 100 KiB in {seconds:.2} s: {:.0} durable blobs/s", BLOBS as f64 / seconds);
 }

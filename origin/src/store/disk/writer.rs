@@ -7,10 +7,14 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use waxwing_protocol::UploadId;
+use waxwing_protocol::blob::{CV_BYTES, outboard_bytes};
 
 use super::committer::{Change, DataFate};
+use super::packs::{Entry, PACK_BLOB_BYTES_MAX};
+use super::reader::read_at;
+use super::records::Location;
 use super::slots::Slot;
-use super::{Disk, blocking};
+use super::{Disk, Known, blocking};
 use crate::store::{NewBlob, OutboardPart, StoreError, StoreErrorKind, UploadRecord, UploadWriter};
 
 /// A claim on an upload's file. The blocking work of a call holds the upload's slot to its end, whether or not anyone
@@ -32,39 +36,6 @@ impl DiskWriter {
         // Whoever committed an offset synced the name before it.
         let unnamed = file.is_none();
         Self { disk, id, slot, epoch, file: file.map(Arc::new), unsynced: false, unnamed }
-    }
-
-    /// Syncs what was written and commits the change that `change` makes.
-    async fn sync_and_submit(
-        &mut self,
-        change: impl FnOnce(&Disk, UploadId) -> Result<Change, StoreError> + Send + 'static,
-    ) -> Result<(), StoreError> {
-        let slot = self.slot.enter(self.epoch).await?;
-        let (disk, id, file) = (Arc::clone(&self.disk), self.id, self.file.clone());
-        let (unsynced, unnamed) = (self.unsynced, self.unnamed);
-        blocking(move || {
-            let _slot = slot;
-            disk.health.writable()?;
-            if let Some(file) = &file
-                && unsynced
-            {
-                disk.files.sync(file)?;
-                if unnamed {
-                    disk.files.sync_name(id)?;
-                }
-            }
-            // The blob was there already. A failure only leaves a file for the next collection.
-            if disk.records.submit(change(&disk, id)?)? == DataFate::Drop
-                && let Err(error) = disk.files.remove(id)
-            {
-                tracing::warn!(upload.id = %id, error = %error, "bytes of a known blob were not removed");
-            }
-            Ok(())
-        })
-        .await?;
-        self.unnamed &= !self.unsynced;
-        self.unsynced = false;
-        Ok(())
     }
 }
 
@@ -103,20 +74,129 @@ impl UploadWriter for DiskWriter {
 
     fn commit(&mut self, mut record: UploadRecord, outboard: OutboardPart) -> BoxFuture<'_, Result<(), StoreError>> {
         record.epoch = self.epoch;
-        Box::pin(self.sync_and_submit(move |_, id| Ok(Change::Put { id, record, outboard })))
+        Box::pin(async move {
+            let slot = self.slot.enter(self.epoch).await?;
+            let (disk, id, file) = (Arc::clone(&self.disk), self.id, self.file.clone());
+            let (unsynced, unnamed) = (self.unsynced, self.unnamed);
+            blocking(move || {
+                let _slot = slot;
+                disk.health.writable()?;
+                if let Some(file) = &file
+                    && unsynced
+                {
+                    disk.files.sync(file)?;
+                    if unnamed {
+                        disk.files.sync_name(id)?;
+                    }
+                }
+                disk.records.submit(Change::Put { id, record, outboard })
+            })
+            .await?;
+            self.unnamed &= !self.unsynced;
+            self.unsynced = false;
+            Ok(())
+        })
     }
 
     fn complete(
         &mut self,
         blob: NewBlob,
         record: Option<UploadRecord>,
+        tail: Vec<Bytes>,
         outboard: OutboardPart,
     ) -> BoxFuture<'_, Result<(), StoreError>> {
         let epoch = self.epoch;
         let record = record.map(|record| UploadRecord { epoch, ..record });
-        Box::pin(self.sync_and_submit(move |disk, id| {
-            let damaged = disk.damaged(blob.id)?;
-            Ok(Change::Complete { id, record, blob, outboard, damaged })
-        }))
+        Box::pin(async move {
+            let slot = self.slot.enter(epoch).await?;
+            let (disk, id, file) = (Arc::clone(&self.disk), self.id, self.file.clone());
+            let (unsynced, unnamed) = (self.unsynced, self.unnamed);
+            self.unsynced |= !tail.is_empty();
+            blocking(move || {
+                let _slot = slot;
+                disk.health.writable()?;
+                let known = disk.known(blob.id)?;
+                let damaged = if let Known::Damaged(location) = known { Some(location) } else { None };
+                let mut own = OwnFile { disk: &disk, id, file, unsynced, unnamed };
+                let data = match known {
+                    Known::Whole => None,
+                    _ if blob.blob_bytes == 0 => Some(Location::File(id)),
+                    _ if blob.blob_bytes <= PACK_BLOB_BYTES_MAX => Some(own.pack(&blob, tail, &outboard)?),
+                    _ => Some(own.finish(&blob, &tail)?),
+                };
+                let had_file = own.file.is_some();
+                let change = Change::Complete { id, record, blob, data, outboard, damaged };
+                // A failure only leaves a file for the next collection.
+                if disk.records.submit(change)? == DataFate::Drop
+                    && had_file
+                    && let Err(error) = disk.files.remove(id)
+                {
+                    tracing::warn!(upload.id = %id, error = %error, "bytes that are stored elsewhere were not removed");
+                }
+                Ok(())
+            })
+            .await
+        })
     }
+}
+
+/// The file of an upload that is being completed.
+struct OwnFile<'a> {
+    disk: &'a Disk,
+    id: UploadId,
+    file: Option<Arc<File>>,
+    unsynced: bool,
+    unnamed: bool,
+}
+
+impl OwnFile<'_> {
+    /// Appends the upload to a pack: what the file has, then `tail`.
+    fn pack(&self, blob: &NewBlob, tail: Vec<Bytes>, outboard: &OutboardPart) -> Result<Location, StoreError> {
+        let doing = "packing an upload";
+        let mut data = Vec::with_capacity(tail.len() + 1);
+        let written = bytes_before(blob, &tail)?;
+        if written > 0 {
+            let bytes = usize::try_from(written).expect("PACK_BLOB_BYTES_MAX fits usize");
+            let file = self.file.as_ref().ok_or_else(|| StoreError::new(StoreErrorKind::Corrupt, doing))?;
+            data.push(read_at(file, 0, bytes)?);
+        }
+        data.extend(tail);
+        let earlier = match outboard.first_group * CV_BYTES as u64 {
+            0 => Vec::new(),
+            bytes => self.disk.records.outboard(self.id, 0, bytes)?,
+        };
+        let values = [earlier, outboard.cvs.clone()].concat();
+        if values.len() as u64 != outboard_bytes(blob.blob_bytes) {
+            return Err(StoreError::new(StoreErrorKind::Corrupt, doing).because("its outboard has a gap"));
+        }
+        self.disk.packs.append(Entry { id: blob.id, outboard: values, data }).map(Location::Pack)
+    }
+
+    /// Writes `tail` behind what the file has, and makes both and their name durable.
+    fn finish(&mut self, blob: &NewBlob, tail: &[Bytes]) -> Result<Location, StoreError> {
+        let (files, written) = (&self.disk.files, bytes_before(blob, tail)?);
+        let file = match self.file.clone() {
+            Some(file) => file,
+            None => files.create(self.id).map(Arc::new)?,
+        };
+        if !tail.is_empty() {
+            files.write(&file, written, tail)?;
+            self.unsynced = true;
+        }
+        if self.unsynced {
+            files.sync(&file)?;
+            if self.unnamed {
+                files.sync_name(self.id)?;
+            }
+        }
+        self.file = Some(file);
+        Ok(Location::File(self.id))
+    }
+}
+
+/// How many bytes of `blob` come before `tail`.
+fn bytes_before(blob: &NewBlob, tail: &[Bytes]) -> Result<u64, StoreError> {
+    let bytes: u64 = tail.iter().map(|piece| piece.len() as u64).sum();
+    let before = blob.blob_bytes.checked_sub(bytes);
+    before.ok_or_else(|| StoreError::new(StoreErrorKind::Other, "completing an upload with more bytes than it has"))
 }
