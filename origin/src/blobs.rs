@@ -1,23 +1,95 @@
-//! Blobs as edges read them.
+//! Blobs: who has them, for how long, and how edges read them.
+//!
+//! A blob stays as long as somebody has it. Without owners nobody could delete anything, since the next message may name
+//! the same bytes; without an end to what owners have, every blob of a lost phone would stay for ever.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use waxwing_protocol::BlobId;
+use waxwing_protocol::{BlobId, OwnerTag, Timestamp};
 
-use crate::store::{BlobReader, BlobStore, StoreError};
+use crate::config::Config;
+use crate::store::{BlobReader, BlobStore, Purges, StoreError};
+use crate::uploads::Allowance;
 
-/// All blobs of an origin.
+/// How long it is remembered which blobs went: an edge that was away for longer cannot ask what it missed.
+const PURGE_MEMORY: Duration = Duration::from_secs(60 * 24 * 60 * 60);
+
+/// What is ended or forgotten in one commit.
+const PAGE: usize = 1024;
+
+/// Pages at most in one sweep, so that other work of the sweeper is not kept waiting for long.
+const PAGES_MAX: usize = 64;
+
+/// All blobs of an origin. Clones share them.
 #[derive(Clone)]
-pub(crate) struct Blobs(Arc<dyn BlobStore>);
+pub(crate) struct Blobs {
+    store: Arc<dyn BlobStore>,
+    retention: Duration,
+}
 
 impl Blobs {
     /// The blobs in `store`.
-    pub(crate) fn new(store: Arc<dyn BlobStore>) -> Self {
-        Self(store)
+    pub(crate) fn new(store: Arc<dyn BlobStore>, config: &Config) -> Self {
+        Self { store, retention: config.blob_retention() }
     }
 
     /// Opens blob `id`; `None` when it is not here.
     pub(crate) async fn open(&self, id: BlobId) -> Result<Option<Box<dyn BlobReader>>, StoreError> {
-        self.0.blob(id).await
+        self.store.blob(id).await
+    }
+
+    /// Makes whoever asks an owner of blob `id`, at the cost of their quota, or lets them be one for the whole time
+    /// again. False when it is not here. To know its id is to be allowed.
+    pub(crate) async fn keep(&self, id: BlobId, who: &Allowance, now: Timestamp) -> Result<bool, StoreError> {
+        self.store.keep(id, who.owner, who.quota_bytes, now).await
+    }
+
+    /// Ends that `owner` has blob `id`; it goes with its last owner. False when they had it not.
+    pub(crate) async fn let_go(&self, id: BlobId, owner: OwnerTag, now: Timestamp) -> Result<bool, StoreError> {
+        self.store.disown(id, owner, now).await
+    }
+
+    /// Removes blob `id`, whoever has it. False when it is not here.
+    pub(crate) async fn remove(&self, id: BlobId, now: Timestamp) -> Result<bool, StoreError> {
+        self.store.remove_blob(id, now).await
+    }
+
+    /// Bytes that `owner` holds.
+    pub(crate) async fn held_bytes(&self, owner: OwnerTag) -> Result<u64, StoreError> {
+        self.store.used(owner).await
+    }
+
+    /// Owners who hold anything, in the order of their tags, at most `limit`, those after `after`.
+    pub(crate) async fn owners(
+        &self,
+        after: Option<OwnerTag>,
+        limit: usize,
+    ) -> Result<Vec<(OwnerTag, u64)>, StoreError> {
+        self.store.owners(after, limit).await
+    }
+
+    /// What went after the purge numbered `after`, at most `limit`.
+    pub(crate) async fn purges(&self, after: u64, limit: usize) -> Result<Purges, StoreError> {
+        self.store.purges(after, limit).await
+    }
+
+    /// Ends what owners have had for too long by `now`, and forgets old purges. Gives how many owners lost a blob.
+    pub(crate) async fn sweep(&self, now: Timestamp) -> Result<usize, StoreError> {
+        let until = now.minus(self.retention);
+        let mut ended = 0;
+        for _ in 0..PAGES_MAX {
+            let page = self.store.expire_owners(until, PAGE, now).await?;
+            ended += page;
+            if page < PAGE {
+                break;
+            }
+        }
+        for _ in 0..PAGES_MAX {
+            if self.store.forget_purges(now.minus(PURGE_MEMORY), PAGE).await? < PAGE {
+                break;
+            }
+        }
+        Ok(ended)
     }
 }

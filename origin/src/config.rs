@@ -18,6 +18,9 @@ pub struct Config {
     pub upload_expiry_s: u64,
     /// How long an upload stays whose creator never came back to it, in seconds. Default: 3,600 (one hour).
     pub unacknowledged_expiry_s: u64,
+    /// How long an owner has a blob that was neither uploaded nor kept again, in seconds; it goes with its last owner.
+    /// Longer than messages wait for their devices. Default: 3,888,000 (45 days).
+    pub blob_retention_s: u64,
     /// How long a request may bring no byte before it is ended and its prefix kept, in seconds. Default: 60.
     pub idle_timeout_s: u64,
     /// How often expired uploads are looked for, in seconds. Default: 60.
@@ -34,6 +37,7 @@ impl Default for Config {
             blob_bytes_max: 64 << 30,
             upload_expiry_s: 24 * 60 * 60,
             unacknowledged_expiry_s: 60 * 60,
+            blob_retention_s: 45 * 24 * 60 * 60,
             idle_timeout_s: 60,
             sweep_interval_s: 60,
             reserve_bytes: 512 << 20,
@@ -50,6 +54,11 @@ impl Config {
     /// [`Self::unacknowledged_expiry_s`] as a duration.
     pub const fn unacknowledged_expiry(&self) -> Duration {
         Duration::from_secs(self.unacknowledged_expiry_s)
+    }
+
+    /// [`Self::blob_retention_s`] as a duration.
+    pub const fn blob_retention(&self) -> Duration {
+        Duration::from_secs(self.blob_retention_s)
     }
 
     /// [`Self::idle_timeout_s`] as a duration.

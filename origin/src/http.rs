@@ -4,7 +4,9 @@
 //! |---|---|---|
 //! | `/v1/uploads`, `/v1/uploads/{id}` | clients, `upload` grant | resumable uploads (`uploads.rs`) in the dialect that a request speaks (`dialect.rs`): tus 1.0 (`tus.rs`), the IETF's (`ietf.rs`), Content-Range (`content_range.rs`) |
 //! | `/v1/blobs` | clients, `upload` grant | a blob in one request (`put.rs`) |
+//! | `/v1/blobs/{id}/keep` | clients, `upload` grant | having a blob, and letting it go (`keep.rs`) |
 //! | `/origin/v1/blobs/{id}`, `…/outboard` | edges, `edge` grant | reading (`blobs.rs`) |
+//! | `/origin/v1/purges` | edges, `edge` grant | which blobs went (`purges.rs`) |
 //!
 //! Handlers translate; what a failure means in HTTP stands in `error.rs` alone.
 
@@ -18,7 +20,9 @@ mod grants;
 mod headers;
 mod ietf;
 mod interim;
+mod keep;
 mod linger;
+mod purges;
 mod put;
 mod tus;
 mod uploads;
@@ -76,6 +80,8 @@ pub(crate) fn router(app: App) -> Router {
         .method_not_allowed_fallback(error::method_not_allowed)
         .layer(from_fn(dialect::tell));
     let blobs = Router::new()
+        .route("/v1/blobs/{id}/keep", post(keep::keep).delete(keep::let_go))
+        .route("/origin/v1/purges", get(purges::list))
         .route("/origin/v1/blobs/{id}", get(blobs::get).head(blobs::head))
         .route("/origin/v1/blobs/{id}/outboard", get(blobs::outboard).head(blobs::outboard_head))
         .method_not_allowed_fallback(error::method_not_allowed);

@@ -6,6 +6,7 @@
 
 #![cfg_attr(test, allow(clippy::cast_possible_truncation, reason = "tests make bytes of numbers"))]
 
+mod admin;
 mod blobs;
 mod config;
 mod fault;
@@ -24,6 +25,7 @@ use self::store::BlobStore;
 use self::store::disk::{DiskOpenError, DiskStore, RecordsError};
 use self::uploads::{Uploads, sweeper};
 
+pub use admin::AdminError;
 pub use config::Config;
 pub use fault::UnknownFault;
 pub use http::Interim;
@@ -87,13 +89,14 @@ impl Origin {
     /// The origin over `store`, with its sweeper running.
     fn over(store: Arc<dyn BlobStore>, config: Config, keys: Arc<GrantKeys>) -> Self {
         let uploads = Uploads::new(Arc::clone(&store), &config);
+        let blobs = Blobs::new(store, &config);
         let stop = CancellationToken::new();
-        tokio::spawn(sweeper::run(uploads.clone(), config.sweep_interval(), stop.clone()));
-        Self { uploads, blobs: Blobs::new(store), config: Arc::new(config), keys, stop }
+        tokio::spawn(sweeper::run(uploads.clone(), blobs.clone(), config.sweep_interval(), stop.clone()));
+        Self { uploads, blobs, config: Arc::new(config), keys, stop }
     }
 
-    /// The origin's paths: `/v1/uploads`, `/v1/uploads/{id}`, `/v1/blobs` and, for edges, `/origin/v1/blobs/{id}` and
-    /// `/origin/v1/blobs/{id}/outboard`. Reads the clock and answers every error as a problem (RFC 9457).
+    /// The origin's paths: `/v1/uploads`, `/v1/uploads/{id}`, `/v1/blobs`, `/v1/blobs/{id}/keep` and, for edges,
+    /// `/origin/v1/blobs/{id}`, `/origin/v1/blobs/{id}/outboard` and `/origin/v1/purges`. Reads the clock and answers every error as a problem (RFC 9457).
     pub fn router(&self) -> axum::Router {
         http::router(http::App::new(
             self.uploads.clone(),
@@ -124,6 +127,7 @@ impl From<DiskOpenError> for OpenError {
             DiskOpenError::Records(RecordsError::Database { path, source }) => {
                 Self::Records { path, source: source.into() }
             }
+            DiskOpenError::Records(RecordsError::Damaged { path, source }) => Self::Records { path, source },
         }
     }
 }

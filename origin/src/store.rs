@@ -56,6 +56,43 @@ pub(crate) trait BlobStore: Send + Sync + 'static {
     /// Opens a blob; `None` when there is none. A blob that was opened can be read to its end even when it is removed.
     fn blob(&self, id: BlobId) -> BoxFuture<'_, Result<Option<Box<dyn BlobReader>>, StoreError>>;
 
+    /// Bytes of blob `id` if `owner` is one of its owners.
+    fn owned(&self, id: BlobId, owner: OwnerTag) -> BoxFuture<'_, Result<Option<u64>, StoreError>>;
+
+    /// Makes `owner` an owner of blob `id` from `now` on, or lets them be one from `now` on again. False when there is
+    /// no such blob; fails with `Quota` when they would hold more than `quota_bytes`. Durable on return.
+    fn keep(
+        &self,
+        id: BlobId,
+        owner: OwnerTag,
+        quota_bytes: u64,
+        now: Timestamp,
+    ) -> BoxFuture<'_, Result<bool, StoreError>>;
+
+    /// Ends that `owner` has blob `id`; with its last owner the blob goes, and a purge is logged. False when they were
+    /// no owner. Durable on return.
+    fn disown(&self, id: BlobId, owner: OwnerTag, now: Timestamp) -> BoxFuture<'_, Result<bool, StoreError>>;
+
+    /// Removes blob `id`, whoever has it, and logs a purge. False when there is none. Durable on return.
+    fn remove_blob(&self, id: BlobId, now: Timestamp) -> BoxFuture<'_, Result<bool, StoreError>>;
+
+    /// Ends, as [`Self::disown`] does, for at most `limit` owners what they have had since `until` or longer. Gives how
+    /// many were due.
+    fn expire_owners(&self, until: Timestamp, limit: usize, now: Timestamp)
+    -> BoxFuture<'_, Result<usize, StoreError>>;
+
+    /// What went after the purge numbered `after`, at most `limit`.
+    fn purges(&self, after: u64, limit: usize) -> BoxFuture<'_, Result<Purges, StoreError>>;
+
+    /// Forgets purges before `until`, at most `limit`; the newest stays, since numbers go on from it. Gives how many.
+    fn forget_purges(&self, until: Timestamp, limit: usize) -> BoxFuture<'_, Result<usize, StoreError>>;
+
+    /// Bytes that `owner` holds: the sizes of their blobs, and of what is being uploaded.
+    fn used(&self, owner: OwnerTag) -> BoxFuture<'_, Result<u64, StoreError>>;
+
+    /// Owners who hold anything, in the order of their tags, at most `limit`, those after `after`.
+    fn owners(&self, after: Option<OwnerTag>, limit: usize) -> BoxFuture<'_, Result<Vec<(OwnerTag, u64)>, StoreError>>;
+
     /// Frees bytes that no record names, which a crash left behind, when they were last written before `older_than`.
     /// Gives how many uploads' bytes were freed.
     fn collect(&self, older_than: Timestamp) -> BoxFuture<'_, Result<u64, StoreError>>;
@@ -84,13 +121,14 @@ pub(crate) trait UploadWriter: Send + Sync {
 
     /// Makes everything written durable, then the record together with `outboard`.
     ///
-    /// Promise: on `Ok` both survive kill -9 and a power cut. On `Err` the record is what it was, or, when the failure
+    /// Promise: on `Ok` both survive kill -9 and a power cut. Fails with `Quota` when the record holds more than the one
+    /// before, and its owner then more than its `quota_bytes`. On `Err` the record is what it was, or, when the failure
     /// hid the outcome, the new one; never a mixture.
     fn commit(&mut self, record: UploadRecord, outboard: OutboardPart) -> BoxFuture<'_, Result<(), StoreError>>;
 
     /// As [`Self::commit`], and makes the bytes the blob `blob`, in one step: those written and behind them `tail`. When
     /// the blob is there already, its owner is added to it and the bytes are dropped. Without a `record` the upload
-    /// itself leaves none.
+    /// itself leaves none. An owner's quota counts a blob once, in place of what its upload held.
     ///
     /// Bytes that come with this call need not be written before an engine knows what they will be: a small blob given
     /// whole as `tail` is the cheapest.
@@ -112,6 +150,28 @@ pub(crate) struct OutboardPart {
     pub(crate) cvs: Vec<u8>,
 }
 
+/// A blob that went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Purge {
+    /// Its place among all that went; each is higher than the one before.
+    pub(crate) number: u64,
+    /// Which blob.
+    pub(crate) blob: BlobId,
+    /// When it went.
+    pub(crate) at: Timestamp,
+}
+
+/// A piece of the log of what went.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Purges {
+    /// The lowest number that is still remembered; that of the next purge when none is.
+    pub(crate) oldest: u64,
+    /// The number that the next purge will have.
+    pub(crate) next: u64,
+    /// The purges, by number.
+    pub(crate) entries: Vec<Purge>,
+}
+
 /// What an upload became.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct NewBlob {
@@ -121,6 +181,8 @@ pub(crate) struct NewBlob {
     pub(crate) blob_bytes: u64,
     /// Who uploaded it.
     pub(crate) owner: OwnerTag,
+    /// Bytes that this owner may hold.
+    pub(crate) quota_bytes: u64,
     /// When.
     pub(crate) stored_at: Timestamp,
 }

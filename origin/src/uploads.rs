@@ -33,7 +33,7 @@ use tokio_util::task::TaskTracker;
 use waxwing_protocol::blob::HasherState;
 use waxwing_protocol::{BlobId, OwnerTag, Timestamp, UploadId};
 
-use self::appender::Appender;
+use self::appender::{Appender, COMMIT_BYTES};
 pub(crate) use self::concat::{NewFinal, PARTS_MAX};
 pub(crate) use self::content::at_most;
 pub(crate) use self::digest::{ContentDigest, Digest, DigestAlgorithm, DigestToCome};
@@ -41,11 +41,11 @@ pub(crate) use self::error::UploadError;
 use self::intake::{BUFFER_BYTES_MAX, BUFFER_UNIT_BYTES, Intake, Pause};
 pub(crate) use self::intake::{Content, ContentError};
 use self::request::RequestClock;
-pub(crate) use self::request::{Append, At, NewContent, NewUpload, Progress};
+pub(crate) use self::request::{Allowance, Append, At, NewContent, NewUpload, Progress};
 use self::turns::{Turn, Turns};
 use crate::config::Config;
 pub(crate) use crate::store::Concat;
-use crate::store::{BlobStore, Claim, UploadRecord, UploadState};
+use crate::store::{BlobStore, Claim, NewBlob, OutboardPart, UploadRecord, UploadState, UploadWriter};
 
 /// Bytes of a request that counts only with its digest at most. They are on the disk without being acknowledged, so a
 /// client could fill it with what it never lets count.
@@ -94,9 +94,9 @@ impl Uploads {
         }))
     }
 
-    /// Bytes of the largest blob whose owner may send `granted`.
-    pub(crate) fn blob_bytes_max(&self, granted: u64) -> u64 {
-        self.0.limits.blob_bytes_max.min(granted)
+    /// Bytes of the largest blob that may come.
+    pub(crate) fn blob_bytes_max(&self, allowance: &Allowance) -> u64 {
+        self.0.limits.blob_bytes_max.min(allowance.blob_bytes_max)
     }
 
     /// Creates an upload, with the first of its bytes when there are any.
@@ -182,13 +182,18 @@ impl Uploads {
         content: Option<Content>,
         now: Timestamp,
     ) -> Result<Progress, UploadError> {
-        let limit = self.blob_bytes_max(new.blob_bytes_max);
+        let limit = self.blob_bytes_max(&new.allowance);
         if new.length.is_some_and(|length| length > limit) {
             return Err(UploadError::TooLarge { limit });
         }
+        let owned = if content.is_none() { self.owned_already(&new).await? } else { None };
+        if owned.is_none() {
+            self.refuse_early(&new.allowance, new.length.unwrap_or(0)).await?;
+        }
         let id = new_upload_id()?;
         let record = UploadRecord {
-            owner: new.owner,
+            owner: new.allowance.owner,
+            quota_bytes: new.allowance.quota_bytes,
             length: new.length,
             offset: 0,
             epoch: 0,
@@ -202,7 +207,10 @@ impl Uploads {
             state: UploadState::Receiving { hash: HasherState::default() },
         };
         let turn = self.0.turns.take(id).await;
-        let writer = self.0.store.begin(id).await?;
+        let mut writer = self.0.store.begin(id).await?;
+        if let Some(blob_bytes) = owned {
+            return known(id, &mut *writer, record, blob_bytes, now.plus(self.0.limits.upload_expiry)).await;
+        }
         let clock = RequestClock::start(now);
         let expiry = self.0.limits.unacknowledged_expiry;
         let mut appender = Appender::begin(id, Claim { writer, record }, clock, expiry).checked_by(new.content_digest);
@@ -227,7 +235,7 @@ impl Uploads {
     }
 
     async fn append_now(&self, append: Append, content: Content, now: Timestamp) -> Result<Progress, UploadError> {
-        let Append { id, owner, at, .. } = append;
+        let Append { id, allowance: Allowance { owner, .. }, at, .. } = append;
         if self.final_record(owner, id).await?.is_some() {
             return Err(UploadError::MadeOfParts);
         }
@@ -255,7 +263,7 @@ impl Uploads {
         }
         let content_bytes = append.content_bytes.map(|bytes| bytes.saturating_sub(known));
         let content = if known > 0 { content::after(content, known) } else { content };
-        let limit = self.blob_bytes_max(append.blob_bytes_max);
+        let limit = self.blob_bytes_max(&append.allowance);
         declare(&mut record.length, append.length, |stored| UploadError::LengthConflict { stored })?;
         declare(&mut record.expected, append.expected, |stored| UploadError::ExpectedConflict { stored })?;
         match record.length {
@@ -274,19 +282,21 @@ impl Uploads {
             return Err(UploadError::LengthConflict { stored: length });
         }
         record.acknowledged = true;
+        record.quota_bytes = append.allowance.quota_bytes;
         let clock = RequestClock::start(now);
         let appender = Appender::resume(id, claim, clock, self.0.limits.upload_expiry).await?;
         self.receive(appender.checked_by(append.content_digest), content, append.ends, &turn, limit).await
     }
 
     async fn put_now(&self, new: NewContent, content: Content, now: Timestamp) -> Result<BlobId, UploadError> {
-        let limit = self.blob_bytes_max(new.blob_bytes_max);
+        let limit = self.blob_bytes_max(&new.allowance);
         if new.content_bytes.is_some_and(|bytes| bytes > limit) {
             return Err(UploadError::TooLarge { limit });
         }
+        self.refuse_early(&new.allowance, new.content_bytes.unwrap_or(0)).await?;
         let id = new_upload_id()?;
         let writer = self.0.store.begin(id).await?;
-        let mut appender = Appender::whole(id, writer, new.owner, new.expected, RequestClock::start(now))
+        let mut appender = Appender::whole(id, writer, &new.allowance, new.expected, RequestClock::start(now))
             .checked_by(new.content_digest);
         let received = async {
             let stop = self.0.closing.clone();
@@ -308,6 +318,25 @@ impl Uploads {
             self.discard(id).await;
         }
         received
+    }
+
+    /// Refuses `bytes` that the owner's quota has no room for before they are sent. What is checked for good is the
+    /// commit; for less than one it comes as soon.
+    async fn refuse_early(&self, allowance: &Allowance, bytes: u64) -> Result<(), UploadError> {
+        if bytes > COMMIT_BYTES
+            && self.0.store.used(allowance.owner).await?.saturating_add(bytes) > allowance.quota_bytes
+        {
+            return Err(UploadError::QuotaExceeded);
+        }
+        Ok(())
+    }
+
+    /// The size of the blob that `new` declares itself to be, when its owner has that blob. Whether anybody else has it
+    /// is not told.
+    async fn owned_already(&self, new: &NewUpload) -> Result<Option<u64>, UploadError> {
+        let (Some(expected), false, None) = (new.expected, new.partial, &new.digest) else { return Ok(None) };
+        let blob_bytes = self.0.store.owned(expected, new.allowance.owner).await?;
+        Ok(blob_bytes.filter(|bytes| new.length.is_none_or(|length| length == *bytes)))
     }
 
     /// Takes in `content` and commits what came, whichever way it ended. With `ends` the end of the content is that of
@@ -397,6 +426,23 @@ impl Uploads {
         let claim = self.0.store.claim(id).await?.ok_or(UploadError::NotFound)?;
         Ok((turn, claim))
     }
+}
+
+/// Completes an upload that brings nothing new: its owner has the blob it is declared to be, of `blob_bytes`.
+async fn known(
+    id: UploadId,
+    writer: &mut dyn UploadWriter,
+    record: UploadRecord,
+    blob_bytes: u64,
+    expires: Timestamp,
+) -> Result<Progress, UploadError> {
+    let blob = record.expected.ok_or(UploadError::Aborted)?;
+    let UploadRecord { owner, quota_bytes, created, .. } = record;
+    let state = UploadState::Complete { blob };
+    let record = UploadRecord { length: Some(blob_bytes), offset: blob_bytes, expires, state, ..record };
+    let blob = NewBlob { id: blob, blob_bytes, owner, quota_bytes, stored_at: created };
+    writer.complete(blob, Some(record.clone()), Vec::new(), OutboardPart::default()).await?;
+    Ok(Progress::of(id, record))
 }
 
 /// Enters what a client declares late, once: the same again is fine, anything else a conflict.

@@ -17,5 +17,7 @@ mod harness;
 mod hostile;
 #[path = "origin/ietf.rs"]
 mod ietf;
+#[path = "origin/keep.rs"]
+mod keep;
 #[path = "origin/tus.rs"]
 mod tus;

@@ -158,3 +158,28 @@ pub struct GrantResponse {
     /// When it ends, in milliseconds since 1970.
     pub expires_at: Timestamp,
 }
+
+/// Answer of `GET /origin/v1/purges?after=N`: blobs that went from an origin, for the edges that may have them.
+///
+/// An edge asks with the number of the last purge it knows. When `oldest` is greater than that number plus one, some
+/// have been forgotten since: whatever it has cached may be gone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PurgeLog {
+    /// The lowest number that is still remembered; that of the next purge when none is.
+    pub oldest: u64,
+    /// The number that the next purge will have. More are waiting when it is not the last one's of these plus one.
+    pub next: u64,
+    /// Purges after the one asked for, by number.
+    pub purges: Vec<Purge>,
+}
+
+/// A blob that went.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Purge {
+    /// Its place among all that went from this origin, counted from 1.
+    pub number: u64,
+    /// Which blob.
+    pub blob: BlobId,
+    /// When it went.
+    pub at: Timestamp,
+}

@@ -112,10 +112,9 @@ pub(super) async fn create(app: &App, grant: &UploadGrant, request: Request) -> 
         Style::Xml => None,
     };
     let new = NewUpload {
-        owner: grant.owner,
+        allowance: grant.allowance,
         length: headers::integer(&parts.headers, CONTENT_LENGTH_TO_COME)?,
         ends: false,
-        blob_bytes_max: grant.blob_bytes_max,
         expected: headers::blob_id(&parts.headers, WAXWING_BLOB)?,
         metadata: name.map(|name| format!("name {}", BASE64.encode(name.as_bytes()))),
         partial: false,
@@ -163,11 +162,10 @@ pub(super) async fn send(
     };
     let append = Append {
         id,
-        owner: grant.owner,
+        allowance: grant.allowance,
         at: At::Byte(0),
         ends: false,
         length: None,
-        blob_bytes_max: grant.blob_bytes_max,
         expected: headers::blob_id(&parts.headers, WAXWING_BLOB)?,
         content_bytes,
         content_digest: None,
@@ -197,7 +195,7 @@ pub(super) async fn send(
 /// Tells how far an upload is. A total that was not known and is just what is stored finishes it: a client that streams
 /// learns only at its end that there was nothing more.
 async fn ask(app: &App, append: Append, length: Option<u64>) -> Result<Progress, UploadError> {
-    let progress = app.uploads.status(append.owner, append.id, now()).await?;
+    let progress = app.uploads.status(append.allowance.owner, append.id, now()).await?;
     let finishes = progress.blob.is_none() && progress.length.is_none() && length == Some(progress.offset);
     if !finishes {
         return Ok(progress);
@@ -241,6 +239,9 @@ fn refusal(error: UploadError) -> HttpError {
             }
         }
         UploadError::TakenOver => again("taken-over"),
+        UploadError::QuotaExceeded => {
+            HttpError::new(StatusCode::TOO_MANY_REQUESTS, "quota-exceeded", error.to_string()).retry()
+        }
         UploadError::Store(store) if store.kind() == StoreErrorKind::Full => again("store-full"),
         _ => error.into(),
     }

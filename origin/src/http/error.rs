@@ -139,6 +139,7 @@ impl From<UploadError> for HttpError {
             UploadError::TooLarge { limit } => {
                 new(StatusCode::PAYLOAD_TOO_LARGE, "too-large").with("bytes_max", *limit)
             }
+            UploadError::QuotaExceeded => new(StatusCode::PAYLOAD_TOO_LARGE, "quota-exceeded"),
             UploadError::BlobMismatch { expected, actual } => new(StatusCode::UNPROCESSABLE_ENTITY, "blob-mismatch")
                 .with("expected", expected.to_string())
                 .with("actual", actual.to_string()),
@@ -177,6 +178,7 @@ impl From<&StoreError> for HttpError {
                 tracing::warn!(error = %chain(error), "the store is full");
                 Self::new(StatusCode::INSUFFICIENT_STORAGE, "store-full", "no room; what was received is kept").retry()
             }
+            StoreErrorKind::Quota => UploadError::QuotaExceeded.into(),
             // Logged where it happened, by the store: each request would say it again.
             StoreErrorKind::ReadOnly => Self::new(
                 StatusCode::SERVICE_UNAVAILABLE,

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use axum::extract::FromRequestParts;
 use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
+use waxwing_protocol::Timestamp;
 use waxwing_protocol::grant::{Audience, CLOCK_SKEW, Grant, GrantError, GrantKeys, VerifiedGrant, bearer};
-use waxwing_protocol::{OwnerTag, Timestamp};
 
 use super::error::HttpError;
 use super::{App, headers, now};
+use crate::uploads::Allowance;
 
 /// Verified grants remembered at most: some megabytes.
 const REMEMBERED_MAX: u64 = 10_000;
@@ -51,10 +52,8 @@ impl GrantMemory {
 
 /// A request that may upload.
 pub(super) struct UploadGrant {
-    /// Who will own what is uploaded.
-    pub(super) owner: OwnerTag,
-    /// Bytes of one blob at most.
-    pub(super) blob_bytes_max: u64,
+    /// What it may.
+    pub(super) allowance: Allowance,
 }
 
 impl FromRequestParts<App> for UploadGrant {
@@ -62,7 +61,9 @@ impl FromRequestParts<App> for UploadGrant {
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, HttpError> {
         match app.grants.of_request(parts, Audience::Upload)?.grant {
-            Grant::Upload { owner, blob_bytes_max, .. } => Ok(Self { owner, blob_bytes_max }),
+            Grant::Upload { owner, blob_bytes_max, quota_bytes } => {
+                Ok(Self { allowance: Allowance { owner, blob_bytes_max, quota_bytes } })
+            }
             ref other => Err(GrantError::Audience { actual: other.audience() }.into()),
         }
     }

@@ -71,17 +71,16 @@ pub(super) async fn create(app: &App, grant: &UploadGrant, request: Request) -> 
         length = Some(bytes);
     }
     let new = NewUpload {
-        owner: grant.owner,
+        allowance: grant.allowance,
         length,
         ends,
-        blob_bytes_max: grant.blob_bytes_max,
         expected: headers::blob_id(&parts.headers, WAXWING_BLOB)?,
         metadata: None,
         partial: false,
         content_digest: digests::content_digest(&parts.headers),
         digest: digests::whole_digest(&parts.headers),
     };
-    let limit = length.unwrap_or_else(|| app.uploads.blob_bytes_max(grant.blob_bytes_max));
+    let limit = length.unwrap_or_else(|| app.uploads.blob_bytes_max(&grant.allowance));
     if content_bytes.is_some_and(|bytes| bytes > limit) {
         return Err(refused_for_good(app, grant, UploadError::TooLarge { limit }));
     }
@@ -94,27 +93,31 @@ pub(super) async fn create(app: &App, grant: &UploadGrant, request: Request) -> 
         }
         Some((interim, version)) => {
             // What a 104 names has to be there, so the upload is made first and its content appended.
-            let (owner, expected, content_digest) = (new.owner, new.expected, new.content_digest.clone());
+            let (expected, content_digest) = (new.expected, new.content_digest.clone());
             let begun = NewUpload { ends: false, content_digest: None, ..new };
             let progress =
                 app.uploads.create(begun, None, now()).await.map_err(|error| refused_for_good(app, grant, error))?;
-            let mut told = HeaderMap::new();
-            told.insert(LOCATION, location(progress.id));
-            told.insert(UPLOAD_LIMIT, limits(app, grant, &progress, now()));
-            told.insert(DRAFT_VERSION, version.into());
-            interim.send(resumption_supported(), "Upload Resumption Supported", &told);
-            let append = Append {
-                id: progress.id,
-                owner,
-                at: At::Offset(0),
-                ends,
-                length: None,
-                blob_bytes_max: grant.blob_bytes_max,
-                expected,
-                content_bytes,
-                content_digest,
-            };
-            app.uploads.append(append, content(body), now()).await.map_err(refusal)?
+            if progress.blob.is_some() {
+                // Nothing of the content is needed.
+                progress
+            } else {
+                let mut told = HeaderMap::new();
+                told.insert(LOCATION, location(progress.id));
+                told.insert(UPLOAD_LIMIT, limits(app, grant, &progress, now()));
+                told.insert(DRAFT_VERSION, version.into());
+                interim.send(resumption_supported(), "Upload Resumption Supported", &told);
+                let append = Append {
+                    id: progress.id,
+                    allowance: grant.allowance,
+                    at: At::Offset(0),
+                    ends,
+                    length: None,
+                    expected,
+                    content_bytes,
+                    content_digest,
+                };
+                app.uploads.append(append, content(body), now()).await.map_err(refusal)?
+            }
         }
     };
     let mut response = answer(app, grant, StatusCode::CREATED, ends, &progress);
@@ -148,11 +151,10 @@ pub(super) async fn append(
     let ends = completes(&parts.headers)?;
     let append = Append {
         id,
-        owner: grant.owner,
+        allowance: grant.allowance,
         at: At::Offset(offset),
         ends,
         length: integer(&parts.headers, &UPLOAD_LENGTH),
-        blob_bytes_max: grant.blob_bytes_max,
         expected: headers::blob_id(&parts.headers, WAXWING_BLOB)?,
         content_bytes: if body.is_end_stream() { Some(0) } else { headers::content_length(&parts.headers)? },
         content_digest: digests::content_digest(&parts.headers),
@@ -161,9 +163,9 @@ pub(super) async fn append(
         Ok(progress) => Ok(answer(app, grant, StatusCode::OK, ends, &progress)),
         Err(error @ UploadError::TooLarge { limit }) => {
             // More than the length announced: the draft wants such an upload to be invalid from then on.
-            let announced = app.uploads.status(grant.owner, id, now()).await?.length;
+            let announced = app.uploads.status(grant.allowance.owner, id, now()).await?.length;
             if announced == Some(limit) {
-                app.uploads.terminate(grant.owner, id, now()).await?;
+                app.uploads.terminate(grant.allowance.owner, id, now()).await?;
             }
             Err(refused_for_good(app, grant, error))
         }
@@ -190,7 +192,7 @@ pub(super) fn standing(app: &App, grant: &UploadGrant, progress: &Progress, now:
 /// `Upload-Limit` of an upload.
 fn limits(app: &App, grant: &UploadGrant, progress: &Progress, now: Timestamp) -> HeaderValue {
     let seconds = progress.expires.since(now).as_secs();
-    let size = app.uploads.blob_bytes_max(grant.blob_bytes_max);
+    let size = app.uploads.blob_bytes_max(&grant.allowance);
     headers::plain(&format!("max-size={}, max-age={seconds}", structured(size)))
 }
 
@@ -285,7 +287,7 @@ fn inconsistent(error: &UploadError) -> HttpError {
 
 /// A refusal after which there is nothing to resume.
 fn refused_for_good(app: &App, grant: &UploadGrant, error: UploadError) -> HttpError {
-    let size = structured(app.uploads.blob_bytes_max(grant.blob_bytes_max));
+    let size = structured(app.uploads.blob_bytes_max(&grant.allowance));
     let too_large = matches!(error, UploadError::TooLarge { .. });
     let refused = refusal(error).header(UPLOAD_COMPLETE, "?1".into());
     if too_large { refused.header(UPLOAD_LIMIT, format!("max-size={size}")) } else { refused }

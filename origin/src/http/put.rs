@@ -27,8 +27,7 @@ struct Stored {
 pub(super) async fn put(app: &App, grant: &UploadGrant, request: Request) -> Result<Response, HttpError> {
     let (parts, body) = request.into_parts();
     let new = NewContent {
-        owner: grant.owner,
-        blob_bytes_max: grant.blob_bytes_max,
+        allowance: grant.allowance,
         expected: headers::blob_id(&parts.headers, WAXWING_BLOB)?,
         content_bytes: headers::content_length(&parts.headers)?,
         content_digest: digests::content_digest(&parts.headers),

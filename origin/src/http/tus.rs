@@ -77,10 +77,9 @@ pub(super) async fn create(app: &App, grant: &UploadGrant, request: Request) -> 
     let concat = headers::single(headers, UPLOAD_CONCAT.as_str())?;
     if let Some(list) = concat.and_then(|concat| concat.strip_prefix("final;")) {
         let new = NewFinal {
-            owner: grant.owner,
+            allowance: grant.allowance,
             parts: parts_named(list)?,
             named: list.to_owned(),
-            blob_bytes_max: grant.blob_bytes_max,
             metadata: headers::metadata(headers)?,
         };
         if headers.contains_key(UPLOAD_LENGTH) || headers.contains_key(UPLOAD_DEFER_LENGTH) || !body.is_end_stream() {
@@ -94,11 +93,10 @@ pub(super) async fn create(app: &App, grant: &UploadGrant, request: Request) -> 
         return Err(bad_concat("is neither partial nor final;URL URL…"));
     }
     let new = NewUpload {
-        owner: grant.owner,
+        allowance: grant.allowance,
         partial: concat.is_some(),
         length: declared_length(headers)?,
         ends: false,
-        blob_bytes_max: grant.blob_bytes_max,
         expected: headers::blob_id(headers, WAXWING_BLOB)?,
         metadata: headers::metadata(headers)?,
         content_digest: None,
@@ -108,7 +106,7 @@ pub(super) async fn create(app: &App, grant: &UploadGrant, request: Request) -> 
     if has_content && !headers::is_media_type(headers, OFFSET_STREAM)? {
         return Err(HttpError::media_type(OFFSET_STREAM));
     }
-    let limit = new.length.unwrap_or_else(|| app.uploads.blob_bytes_max(grant.blob_bytes_max));
+    let limit = new.length.unwrap_or_else(|| app.uploads.blob_bytes_max(&grant.allowance));
     if headers::content_length(headers)?.is_some_and(|bytes| bytes > limit) {
         return Err(UploadError::TooLarge { limit }.into());
     }
@@ -160,11 +158,10 @@ pub(super) async fn append(
     let (content, content_digest) = digests::checked(headers, body)?;
     let append = Append {
         id,
-        owner: grant.owner,
+        allowance: grant.allowance,
         at: At::Offset(offset),
         ends: false,
         length: headers::integer(headers, UPLOAD_LENGTH.as_str())?,
-        blob_bytes_max: grant.blob_bytes_max,
         expected: headers::blob_id(headers, WAXWING_BLOB)?,
         content_bytes: headers::content_length(headers)?,
         content_digest,

@@ -40,7 +40,7 @@ pub(super) async fn status(
     UploadPath(id): UploadPath,
 ) -> Result<Response, HttpError> {
     let now = now();
-    let progress = app.uploads.status(grant.owner, id, now).await?;
+    let progress = app.uploads.status(grant.allowance.owner, id, now).await?;
     if dialect == Dialect::Ietf {
         return Ok((StatusCode::NO_CONTENT, ietf::standing(&app, &grant, &progress, now)).into_response());
     }
@@ -101,7 +101,7 @@ pub(super) async fn terminate(
     grant: UploadGrant,
     UploadPath(id): UploadPath,
 ) -> Result<Response, HttpError> {
-    app.uploads.terminate(grant.owner, id, now()).await?;
+    app.uploads.terminate(grant.allowance.owner, id, now()).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 

@@ -10,10 +10,12 @@
 //!
 //! What a write order promises, from the bottom up: bytes are synced, then the file's name, then the record.
 
+mod changes;
 mod committer;
 mod files;
 mod health;
 mod packs;
+mod pending;
 mod reader;
 mod records;
 mod slots;
@@ -26,17 +28,19 @@ use std::time::Duration;
 use fjall::PersistMode;
 use futures_util::future::BoxFuture;
 use tokio::task::spawn_blocking;
-use waxwing_protocol::{BlobId, Timestamp, UploadId};
+use waxwing_protocol::{BlobId, OwnerTag, Timestamp, UploadId};
 
-use self::committer::{Change, DataFate};
+use self::changes::{Change, Outcome};
 use self::files::{Files, sync_directory};
 use self::health::Health;
 use self::packs::Packs;
 use self::reader::DiskReader;
-use self::records::{Location, Records};
+use self::records::{BlobPointer, Location, Records};
 use self::slots::{SlotGuard, Slots};
 use self::writer::DiskWriter;
-use super::{BlobReader, BlobStore, Claim, StoreError, StoreErrorKind, UploadRecord, UploadState, UploadWriter};
+use super::{
+    BlobReader, BlobStore, Claim, Purges, StoreError, StoreErrorKind, UploadRecord, UploadState, UploadWriter,
+};
 use crate::fault::{Fault, Faults};
 
 pub(crate) use self::records::RecordsError;
@@ -115,23 +119,69 @@ impl Disk {
 
     fn remove(&self, id: UploadId, slot: &mut SlotGuard) -> Result<(), StoreError> {
         slot.bump(0);
-        match self.records.submit(Change::Remove { id })? {
-            DataFate::Drop => self.files.remove(id),
-            DataFate::Keep => Ok(()),
+        self.submit(Change::Remove { id }).map(drop)
+    }
+
+    /// Makes `change` durable, and frees the files that no record names after it. False when there was nothing to change.
+    fn submit(&self, change: Change) -> Result<bool, StoreError> {
+        let Outcome::Made(unneeded) = self.records.submit(change)? else { return Ok(false) };
+        for upload in unneeded {
+            // A failure only leaves a file for the next collection.
+            if let Err(error) = self.files.remove(upload) {
+                tracing::warn!(upload.id = %upload, error = %error, "bytes that nothing names any more were not removed");
+            }
         }
+        Ok(true)
     }
 
     /// Opens blob `id`; `None` when there is none.
     fn open_blob(&self, id: BlobId) -> Result<Option<DiskReader>, StoreError> {
         let Some(pointer) = self.records.blob(id)? else { return Ok(None) };
-        DiskReader::open(self, id, pointer).map(Some)
+        self.open_at(id, pointer)
+    }
+
+    /// Opens blob `id`, which was at `pointer` a moment ago; `None` when it is there no more.
+    fn open_at(&self, id: BlobId, mut pointer: BlobPointer) -> Result<Option<DiskReader>, StoreError> {
+        loop {
+            let error = match DiskReader::open(self, id, pointer) {
+                Err(error) if error.kind() == StoreErrorKind::Corrupt => error,
+                opened => return opened.map(Some),
+            };
+            // What looks like damage may be a blob that went, or was moved, since its pointer was read.
+            match self.records.blob(id)? {
+                None => return Ok(None),
+                Some(now) if now == pointer => return Err(error),
+                Some(now) => pointer = now,
+            }
+        }
+    }
+
+    fn expire_owners(&self, until: Timestamp, limit: usize, now: Timestamp) -> Result<usize, StoreError> {
+        let due = self.records.kept_until(until, limit)?;
+        let found = due.len();
+        if found > 0 {
+            self.submit(Change::Expire { due, until, now })?;
+        }
+        Ok(found)
+    }
+
+    fn forget_purges(&self, until: Timestamp, limit: usize) -> Result<usize, StoreError> {
+        let purges = self.records.purges(0, limit)?;
+        let old = purges.entries.iter().take_while(|purge| purge.at < until && purge.number + 1 < purges.next);
+        let numbers: Vec<u64> = old.map(|purge| purge.number).collect();
+        let forgotten = numbers.len();
+        if forgotten > 0 {
+            self.submit(Change::ForgetPurges { numbers })?;
+        }
+        Ok(forgotten)
     }
 
     /// Whether blob `id` is here, and all there: if not, good bytes that come are not thrown away.
     fn known(&self, id: BlobId) -> Result<Known, StoreError> {
         let Some(pointer) = self.records.blob(id)? else { return Ok(Known::Not) };
-        match DiskReader::open(self, id, pointer) {
-            Ok(_) => Ok(Known::Whole),
+        match self.open_at(id, pointer) {
+            Ok(Some(_)) => Ok(Known::Whole),
+            Ok(None) => Ok(Known::Not),
             Err(error) if error.kind() == StoreErrorKind::Corrupt => {
                 tracing::error!(blob.id = %id, error = %error, "a stored blob is damaged, and replaced by a new upload of it");
                 Ok(Known::Damaged(pointer.data))
@@ -202,6 +252,65 @@ impl BlobStore for DiskStore {
     fn blob(&self, id: BlobId) -> BoxFuture<'_, Result<Option<Box<dyn BlobReader>>, StoreError>> {
         let disk = Arc::clone(&self.0);
         Box::pin(blocking(move || Ok(disk.open_blob(id)?.map(|reader| Box::new(reader) as Box<dyn BlobReader>))))
+    }
+
+    fn owned(&self, id: BlobId, owner: OwnerTag) -> BoxFuture<'_, Result<Option<u64>, StoreError>> {
+        let records = Arc::clone(&self.0.records);
+        Box::pin(blocking(move || {
+            let owned = records.kept_since(id, owner)?.is_some();
+            Ok(records.blob(id)?.filter(|_| owned).map(|pointer| pointer.blob_bytes))
+        }))
+    }
+
+    fn keep(
+        &self,
+        blob: BlobId,
+        owner: OwnerTag,
+        quota_bytes: u64,
+        now: Timestamp,
+    ) -> BoxFuture<'_, Result<bool, StoreError>> {
+        let disk = Arc::clone(&self.0);
+        Box::pin(blocking(move || disk.submit(Change::Keep { blob, owner, quota_bytes, now })))
+    }
+
+    fn disown(&self, blob: BlobId, owner: OwnerTag, now: Timestamp) -> BoxFuture<'_, Result<bool, StoreError>> {
+        let disk = Arc::clone(&self.0);
+        Box::pin(blocking(move || disk.submit(Change::Disown { blob, owner, now })))
+    }
+
+    fn remove_blob(&self, blob: BlobId, now: Timestamp) -> BoxFuture<'_, Result<bool, StoreError>> {
+        let disk = Arc::clone(&self.0);
+        Box::pin(blocking(move || disk.submit(Change::RemoveBlob { blob, now })))
+    }
+
+    fn expire_owners(
+        &self,
+        until: Timestamp,
+        limit: usize,
+        now: Timestamp,
+    ) -> BoxFuture<'_, Result<usize, StoreError>> {
+        let disk = Arc::clone(&self.0);
+        Box::pin(blocking(move || disk.expire_owners(until, limit, now)))
+    }
+
+    fn purges(&self, after: u64, limit: usize) -> BoxFuture<'_, Result<Purges, StoreError>> {
+        let records = Arc::clone(&self.0.records);
+        Box::pin(blocking(move || records.purges(after, limit)))
+    }
+
+    fn forget_purges(&self, until: Timestamp, limit: usize) -> BoxFuture<'_, Result<usize, StoreError>> {
+        let disk = Arc::clone(&self.0);
+        Box::pin(blocking(move || disk.forget_purges(until, limit)))
+    }
+
+    fn used(&self, owner: OwnerTag) -> BoxFuture<'_, Result<u64, StoreError>> {
+        let records = Arc::clone(&self.0.records);
+        Box::pin(blocking(move || records.used(owner)))
+    }
+
+    fn owners(&self, after: Option<OwnerTag>, limit: usize) -> BoxFuture<'_, Result<Vec<(OwnerTag, u64)>, StoreError>> {
+        let records = Arc::clone(&self.0.records);
+        Box::pin(blocking(move || records.owners(after, limit)))
     }
 
     fn collect(&self, older_than: Timestamp) -> BoxFuture<'_, Result<u64, StoreError>> {

@@ -8,6 +8,8 @@ use std::io;
 pub(crate) enum StoreErrorKind {
     /// No room. Works again once there is.
     Full,
+    /// The owner holds as much as they may. Works again once they hold less.
+    Quota,
     /// The store has stopped writing for good: it cannot tell what is durable. Reads go on; a restart decides.
     ReadOnly,
     /// A newer claim was made.
@@ -24,6 +26,7 @@ impl fmt::Display for StoreErrorKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Full => "the store is full",
+            Self::Quota => "the owner's quota is used up",
             Self::ReadOnly => "the store is read-only after a failed write",
             Self::Stale => "a newer claim was made",
             Self::Busy => "another write has not ended",

@@ -18,6 +18,9 @@ const VERSION: u8 = 1;
 pub(crate) struct UploadRecord {
     /// Whose it is. For anyone else it does not exist.
     pub(crate) owner: OwnerTag,
+    /// Bytes that this owner may hold, by the grant that was shown last.
+    #[serde(default = "unlimited")]
+    pub(crate) quota_bytes: u64,
     /// Bytes it will have; unknown as long as the client defers it.
     pub(crate) length: Option<u64>,
     /// Bytes that are durable. Never decreases.
@@ -115,6 +118,16 @@ pub(crate) enum UploadState {
 }
 
 impl UploadRecord {
+    /// Bytes that it takes from its owner's quota: all it will have once that is known, so that an upload that was begun
+    /// can be ended. A finished one takes none, since its blob does.
+    pub(crate) const fn held_bytes(&self) -> u64 {
+        match (&self.state, self.length) {
+            (UploadState::Complete { .. }, _) => 0,
+            (UploadState::Receiving { .. }, Some(length)) => length,
+            (UploadState::Receiving { .. }, None) => self.offset,
+        }
+    }
+
     /// The record as bytes to store.
     pub(crate) fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = vec![VERSION];
@@ -136,6 +149,11 @@ impl UploadRecord {
         }
         Ok(record)
     }
+}
+
+/// What a record means that was written before there were quotas.
+const fn unlimited() -> u64 {
+    u64::MAX
 }
 
 /// A hasher's state as base64 text.
@@ -163,6 +181,7 @@ mod tests {
         hasher.update(&vec![7; 3 * GROUP_BYTES as usize + 9], |_| ());
         UploadRecord {
             owner: OwnerTag::from_bytes([1; 16]),
+            quota_bytes: 1 << 30,
             length: Some(1 << 20),
             offset: hasher.offset(),
             epoch: 4,

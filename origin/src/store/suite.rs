@@ -9,7 +9,8 @@ use waxwing_protocol::range::ByteRange;
 use waxwing_protocol::{BlobId, OwnerTag, Timestamp, UploadId};
 
 use super::{
-    BlobReader, BlobStore, Claim, NewBlob, OutboardPart, StoreErrorKind, UploadRecord, UploadState, UploadWriter,
+    BlobReader, BlobStore, Claim, NewBlob, OutboardPart, StoreError, StoreErrorKind, UploadRecord, UploadState,
+    UploadWriter,
 };
 
 /// An engine under test.
@@ -42,6 +43,12 @@ macro_rules! engine_suite {
             uploads_are_listed_in_pages,
             collecting_spares_what_a_record_names,
             commits_of_many_uploads_run_side_by_side,
+            a_blob_goes_with_its_last_owner,
+            a_blob_is_removed_whoever_has_it,
+            what_is_not_kept_goes_in_time,
+            a_quota_holds_what_is_under_way_and_what_is_there,
+            purges_are_told_in_order_and_forgotten_in_time,
+            what_owners_hold_is_counted_right,
         );
     };
     ($harness:ty: $($test:ident,)+) => {
@@ -72,6 +79,7 @@ pub(crate) fn receiving(bytes: &[u8]) -> (UploadRecord, OutboardPart) {
     hasher.update(bytes, |cv| outboard.cvs.extend_from_slice(cv));
     let record = UploadRecord {
         owner: ALICE,
+        quota_bytes: u64::MAX,
         length: None,
         offset: bytes.len() as u64,
         epoch: 0,
@@ -96,7 +104,7 @@ pub(crate) fn blob_of(bytes: &[u8], owner: OwnerTag) -> (NewBlob, OutboardPart) 
     if bytes.len() as u64 <= GROUP_BYTES {
         outboard.cvs.clear();
     }
-    (NewBlob { id, blob_bytes: bytes.len() as u64, owner, stored_at: NOW }, outboard)
+    (NewBlob { id, blob_bytes: bytes.len() as u64, owner, quota_bytes: u64::MAX, stored_at: NOW }, outboard)
 }
 
 /// Makes `bytes` a blob of `owner`'s through upload `upload`.
@@ -393,5 +401,220 @@ pub(crate) async fn commits_of_many_uploads_run_side_by_side(engine: impl Harnes
         assert_eq!(writer.read(0, 1000).await.unwrap(), data);
         let UploadState::Receiving { hash } = record.state else { panic!("not complete yet") };
         assert_eq!(hash, HasherState::default());
+    }
+}
+
+pub(crate) async fn a_blob_goes_with_its_last_owner(engine: impl Harness) {
+    for (n, data) in [bytes(3 * GROUP_BYTES), bytes(2 << 20), Bytes::new()].into_iter().enumerate() {
+        let n = 10 * n as u8;
+        let store = engine.store();
+        let blob = put(store, id(n), &data, ALICE).await;
+        put(store, id(n + 1), &data, BOB).await;
+        assert_eq!(store.owned(blob, BOB).await.unwrap(), Some(data.len() as u64));
+        assert!(store.disown(blob, BOB, NOW).await.unwrap());
+        assert!(!store.disown(blob, BOB, NOW).await.unwrap());
+        assert_eq!(store.owned(blob, BOB).await.unwrap(), None);
+        assert_eq!(store.owned(blob, ALICE).await.unwrap(), Some(data.len() as u64));
+        let reader = store.blob(blob).await.unwrap().expect("Alice has it still");
+        assert!(store.disown(blob, ALICE, NOW).await.unwrap());
+        assert!(store.blob(blob).await.unwrap().is_none());
+        assert!(!store.keep(blob, ALICE, u64::MAX, NOW).await.unwrap());
+        // Whoever is reading reads on.
+        assert_eq!(read(&*reader, 0, data.len() as u64).await, data);
+        let last = store.purges(0, 100).await.unwrap().entries.pop().unwrap();
+        assert_eq!((last.blob, last.at), (blob, NOW));
+        // The same bytes again are the same blob again.
+        assert_eq!(put(store, id(n + 2), &data, BOB).await, blob);
+        let reader = store.blob(blob).await.unwrap().unwrap();
+        assert_eq!(read(&*reader, 0, data.len() as u64).await, data);
+    }
+    // What went leaves nothing behind that a collection would have to find.
+    let engine = engine.reopen();
+    assert_eq!(engine.store().collect(Timestamp::MAX).await.unwrap(), 0);
+    assert_eq!(engine.store().purges(0, 100).await.unwrap().entries.len(), 3);
+}
+
+pub(crate) async fn a_blob_is_removed_whoever_has_it(engine: impl Harness) {
+    let data = bytes(2 << 20);
+    let blob = put(engine.store(), id(1), &data, ALICE).await;
+    put(engine.store(), id(2), &data, BOB).await;
+    assert!(engine.store().remove_blob(blob, NOW).await.unwrap());
+    assert!(!engine.store().remove_blob(blob, NOW).await.unwrap());
+    let engine = engine.reopen();
+    assert!(engine.store().blob(blob).await.unwrap().is_none());
+    assert_eq!(engine.store().owners(None, 10).await.unwrap(), []);
+    assert_eq!(engine.store().owned(blob, ALICE).await.unwrap(), None);
+    assert_eq!(engine.store().purges(0, 10).await.unwrap().entries.len(), 1);
+    // What it was uploaded with still tells what became of it.
+    let record = engine.store().upload(id(1)).await.unwrap().unwrap();
+    assert_eq!(record.state, UploadState::Complete { blob });
+}
+
+pub(crate) async fn what_is_not_kept_goes_in_time(engine: impl Harness) {
+    let store = engine.store();
+    let later = |seconds| NOW.plus(std::time::Duration::from_secs(seconds));
+    let kept = put(store, id(1), &bytes(100), ALICE).await;
+    let left = put(store, id(2), &bytes(200), ALICE).await;
+    assert!(store.keep(kept, BOB, u64::MAX, later(5)).await.unwrap());
+    assert!(store.keep(kept, ALICE, u64::MAX, later(10)).await.unwrap());
+    // A clock that went back shortens nothing.
+    assert!(store.keep(kept, ALICE, u64::MAX, NOW).await.unwrap());
+    assert_eq!(store.expire_owners(NOW.minus(std::time::Duration::from_millis(1)), 10, NOW).await.unwrap(), 0);
+    assert_eq!(store.expire_owners(later(4), 10, later(4)).await.unwrap(), 1);
+    assert!(store.blob(left).await.unwrap().is_none());
+    assert_eq!(engine.owners(kept), [ALICE, BOB]);
+    assert_eq!(store.expire_owners(later(5), 10, later(5)).await.unwrap(), 1);
+    assert_eq!(engine.owners(kept), [ALICE]);
+    let engine = engine.reopen();
+    assert_eq!(engine.store().expire_owners(later(10), 10, later(10)).await.unwrap(), 1);
+    assert!(engine.store().blob(kept).await.unwrap().is_none());
+    assert_eq!(engine.store().owners(None, 10).await.unwrap(), []);
+}
+
+pub(crate) async fn a_quota_holds_what_is_under_way_and_what_is_there(engine: impl Harness) {
+    let store = engine.store();
+    let record = |length, quota_bytes| {
+        let (record, outboard) = receiving(&[]);
+        (UploadRecord { length: Some(length), quota_bytes, ..record }, outboard)
+    };
+    let refused = |error: StoreError| assert_eq!(error.kind(), StoreErrorKind::Quota);
+    // 60 of 100 are reserved, so 50 more are too many, and 40 are not.
+    let mut first = store.begin(id(1)).await.unwrap();
+    let (reserved, outboard) = record(60, 100);
+    first.commit(reserved.clone(), outboard.clone()).await.unwrap();
+    let mut second = store.begin(id(2)).await.unwrap();
+    refused(second.commit(record(50, 100).0, outboard.clone()).await.unwrap_err());
+    assert!(store.upload(id(2)).await.unwrap().is_none());
+    second.commit(record(40, 100).0, outboard.clone()).await.unwrap();
+    assert_eq!(store.used(ALICE).await.unwrap(), 100);
+    // What was reserved can be used although the quota is smaller by now.
+    let data = bytes(60);
+    first.write(0, vec![data.clone()]).await.unwrap();
+    let (blob, part) = blob_of(&data, ALICE);
+    let done = UploadRecord { offset: 60, state: UploadState::Complete { blob: blob.id }, ..reserved };
+    let blob = NewBlob { quota_bytes: 1, ..blob };
+    first.complete(blob, Some(done), Vec::new(), part).await.unwrap();
+    assert_eq!(store.used(ALICE).await.unwrap(), 100);
+    // The same again costs nothing, and gives back what was reserved for it.
+    store.remove(id(2)).await.unwrap();
+    assert_eq!(store.used(ALICE).await.unwrap(), 60);
+    put(store, id(3), &data, ALICE).await;
+    assert_eq!(store.used(ALICE).await.unwrap(), 60);
+    // A blob in one request and one that is kept are counted as any.
+    let (other, part) = blob_of(&bytes(50), ALICE);
+    let other = NewBlob { quota_bytes: 100, ..other };
+    let mut whole = store.begin(id(4)).await.unwrap();
+    refused(whole.complete(other, None, vec![bytes(50)], part).await.unwrap_err());
+    assert!(store.blob(other.id).await.unwrap().is_none());
+    let bobs = put(store, id(5), &bytes(70), BOB).await;
+    refused(store.keep(bobs, ALICE, 100, NOW).await.unwrap_err());
+    assert_eq!(engine.owners(bobs), [BOB]);
+    assert!(store.keep(bobs, ALICE, 130, NOW).await.unwrap());
+    assert!(store.keep(bobs, ALICE, 1, NOW).await.unwrap(), "she has it already");
+    drop((first, second, whole));
+    // Less is always allowed.
+    assert!(store.disown(blob.id, ALICE, NOW).await.unwrap());
+    let engine = engine.reopen();
+    assert_eq!(engine.store().used(ALICE).await.unwrap(), 70);
+    assert_eq!(engine.store().owners(None, 10).await.unwrap(), [(ALICE, 70), (BOB, 70)]);
+    assert_eq!(engine.store().owners(Some(ALICE), 10).await.unwrap(), [(BOB, 70)]);
+    assert_eq!(engine.store().owners(None, 1).await.unwrap(), [(ALICE, 70)]);
+}
+
+pub(crate) async fn purges_are_told_in_order_and_forgotten_in_time(engine: impl Harness) {
+    let store = engine.store();
+    let at = |n: u8| NOW.plus(std::time::Duration::from_secs(n.into()));
+    let log = store.purges(0, 10).await.unwrap();
+    assert_eq!((log.oldest, log.next, log.entries.len()), (1, 1, 0));
+    let mut blobs = Vec::new();
+    for n in 0..5 {
+        let blob = put(store, id(n), &bytes(1 + u64::from(n)), ALICE).await;
+        assert!(store.disown(blob, ALICE, at(n)).await.unwrap());
+        blobs.push(blob);
+    }
+    let log = store.purges(2, 2).await.unwrap();
+    let told: Vec<_> = log.entries.iter().map(|purge| (purge.number, purge.blob, purge.at)).collect();
+    assert_eq!(told, [(3, blobs[2], at(2)), (4, blobs[3], at(3))]);
+    assert_eq!((log.oldest, log.next), (1, 6));
+    assert_eq!(store.forget_purges(at(2), 10).await.unwrap(), 2);
+    assert_eq!(store.purges(0, 10).await.unwrap().oldest, 3);
+    // The newest stays, however old: without it numbers would begin anew.
+    assert_eq!(store.forget_purges(Timestamp::MAX, 10).await.unwrap(), 2);
+    let engine = engine.reopen();
+    assert_eq!(engine.store().forget_purges(Timestamp::MAX, 10).await.unwrap(), 0);
+    let log = engine.store().purges(0, 10).await.unwrap();
+    assert_eq!((log.oldest, log.next, log.entries.len()), (5, 6, 1));
+    assert!(engine.store().purges(u64::MAX, 10).await.unwrap().entries.is_empty());
+}
+
+/// Whatever is done in whatever order, an owner's count is what a count of everything gives.
+pub(crate) async fn what_owners_hold_is_counted_right(mut engine: impl Harness) {
+    use std::collections::{BTreeMap, BTreeSet};
+    let owner = |n: u64| OwnerTag::from_bytes([n as u8; 16]);
+    let quota = 1000;
+    // What each unfinished upload holds and whose it is, and who has which blob (named by its size).
+    let mut held: BTreeMap<u8, (u64, u64)> = BTreeMap::new();
+    let mut has: BTreeSet<(u64, u64)> = BTreeSet::new();
+    let mut dice = 0x9E37_79B9_7F4A_7C15_u64;
+    let mut roll = |below: u64| {
+        dice ^= dice << 13;
+        dice ^= dice >> 7;
+        dice ^= dice << 17;
+        dice % below
+    };
+    for step in 0..400 {
+        let (upload, who, size) = (roll(8) as u8, roll(3), 1 + 100 * roll(6));
+        let blob = blob_of(&bytes(size), ALICE).0.id;
+        let count = |held: &BTreeMap<u8, (u64, u64)>, has: &BTreeSet<(u64, u64)>, who: u64| {
+            let uploads: u64 = held.values().filter(|(owner, _)| *owner == who).map(|(_, bytes)| bytes).sum();
+            uploads + has.iter().filter(|(owner, _)| *owner == who).map(|(_, bytes)| bytes).sum::<u64>()
+        };
+        let store = engine.store();
+        match roll(7) {
+            0 | 1 => {
+                store.remove(id(upload)).await.unwrap();
+                held.remove(&upload);
+                let (record, outboard) = receiving(&[]);
+                let record = UploadRecord { owner: owner(who), length: Some(size), quota_bytes: quota, ..record };
+                let begun = store.begin(id(upload)).await.unwrap().commit(record, outboard).await;
+                assert_eq!(begun.is_ok(), count(&held, &has, who) + size <= quota, "step {step}");
+                if begun.is_ok() {
+                    held.insert(upload, (who, size));
+                }
+            }
+            2 | 3 => {
+                let Some((who, size)) = held.remove(&upload) else { continue };
+                let (mut writer, record) = claimed(store, id(upload)).await;
+                let (new, outboard) = blob_of(&bytes(size), owner(who));
+                let record = UploadRecord { offset: size, state: UploadState::Complete { blob: new.id }, ..record };
+                let new = NewBlob { quota_bytes: quota, ..new };
+                writer.complete(new, Some(record), vec![bytes(size)], outboard).await.unwrap();
+                has.insert((who, size));
+            }
+            4 => {
+                let was = store.disown(blob, owner(who), NOW).await.unwrap();
+                assert_eq!(was, has.remove(&(who, size)), "step {step}");
+            }
+            5 => {
+                let is_there = has.iter().any(|(_, known)| *known == size);
+                let room = has.contains(&(who, size)) || count(&held, &has, who) + size <= quota;
+                match store.keep(blob, owner(who), quota, NOW).await {
+                    Ok(kept) => assert_eq!(kept, is_there, "step {step}"),
+                    Err(error) => assert!(error.kind() == StoreErrorKind::Quota && !room, "step {step}: {error}"),
+                }
+                if is_there && room {
+                    has.insert((who, size));
+                }
+            }
+            _ if roll(4) == 0 => {
+                let was = store.remove_blob(blob, NOW).await.unwrap();
+                assert_eq!(was, has.iter().any(|(_, known)| *known == size), "step {step}");
+                has.retain(|(_, known)| *known != size);
+            }
+            _ => engine = engine.reopen(),
+        }
+        for who in 0..3 {
+            assert_eq!(engine.store().used(owner(who)).await.unwrap(), count(&held, &has, who), "step {step}");
+        }
     }
 }

@@ -8,18 +8,18 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 use waxwing_protocol::blob::{BlobHasher, CV_BYTES, GROUP_BYTES, HasherState};
-use waxwing_protocol::{BlobId, OwnerTag, UploadId};
+use waxwing_protocol::{BlobId, UploadId};
 
 use super::digest::{Checker, Verdict};
 use super::intake::{Batch, Intake, Pause};
 use super::whole::WholeDigest;
-use super::{Concat, ContentDigest, Progress, RequestClock, UploadError};
+use super::{Allowance, Concat, ContentDigest, Progress, RequestClock, UploadError};
 use crate::store::{
     Claim, DigestProgress, NewBlob, OutboardPart, StoreError, StoreErrorKind, UploadRecord, UploadState, UploadWriter,
 };
 
 /// Bytes after which a request commits on its way: what a crash costs at most.
-const COMMIT_BYTES: u64 = 8 << 20;
+pub(super) const COMMIT_BYTES: u64 = 8 << 20;
 
 /// Time after which a slow request commits on its way.
 const COMMIT_AGE_MAX: Duration = Duration::from_secs(5);
@@ -76,12 +76,13 @@ impl Appender {
     pub(super) fn whole(
         id: UploadId,
         writer: Box<dyn UploadWriter>,
-        owner: OwnerTag,
+        allowance: &Allowance,
         expected: Option<BlobId>,
         clock: RequestClock,
     ) -> Self {
         let record = UploadRecord {
-            owner,
+            owner: allowance.owner,
+            quota_bytes: allowance.quota_bytes,
             length: None,
             offset: 0,
             epoch: 0,
@@ -275,7 +276,8 @@ impl Appender {
         record.digest = digest;
         record.expires = now.plus(self.expiry);
         record.state = UploadState::Complete { blob: id };
-        let blob = NewBlob { id, blob_bytes: self.written, owner: record.owner, stored_at: now };
+        let UploadRecord { owner, quota_bytes, .. } = record;
+        let blob = NewBlob { id, blob_bytes: self.written, owner, quota_bytes, stored_at: now };
         // The batch is kept meanwhile, since its memory counts.
         let last = self.last.take();
         let tail = last.as_ref().map_or_else(Vec::new, |last| last.chunks.clone());

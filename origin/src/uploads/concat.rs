@@ -11,11 +11,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::stream::{self, StreamExt as _};
 use waxwing_protocol::blob::HasherState;
-use waxwing_protocol::{OwnerTag, Timestamp, UploadId};
+use waxwing_protocol::{Timestamp, UploadId};
 
 use super::appender::Appender;
 use super::request::RequestClock;
-use super::{Content, ContentError, Progress, UploadError, Uploads};
+use super::{Allowance, Content, ContentError, Progress, UploadError, Uploads};
 use crate::store::{BlobStore, Claim, Concat, UploadRecord, UploadState, UploadWriter};
 
 /// Parts of a final upload at most.
@@ -30,14 +30,12 @@ const USED_PART_EXPIRY: std::time::Duration = std::time::Duration::from_secs(60 
 /// A final upload to be made.
 #[derive(Clone, Debug)]
 pub(crate) struct NewFinal {
-    /// Whose it will be, and whose the parts are.
-    pub(crate) owner: OwnerTag,
+    /// Who asks, and what they may.
+    pub(crate) allowance: Allowance,
     /// The parts in order; one may stand there more than once.
     pub(crate) parts: Vec<UploadId>,
     /// How they were named.
     pub(crate) named: String,
-    /// Bytes its owner may send.
-    pub(crate) blob_bytes_max: u64,
     /// What its creator sent along.
     pub(crate) metadata: Option<String>,
 }
@@ -47,7 +45,7 @@ impl NewFinal {
     fn id(&self) -> UploadId {
         let mut hasher =
             blake3::Hasher::new_derive_key("waxwing origin: id of a final upload, from its owner and parts");
-        hasher.update(self.owner.as_bytes());
+        hasher.update(self.allowance.owner.as_bytes());
         for part in &self.parts {
             hasher.update(part.as_bytes());
         }
@@ -73,7 +71,7 @@ impl Uploads {
         }
         let parts = self.parts(&new, now).await?;
         let length = parts.iter().map(|(_, bytes)| bytes).sum();
-        let limit = self.blob_bytes_max(new.blob_bytes_max);
+        let limit = self.blob_bytes_max(&new.allowance);
         if length > limit {
             return Err(UploadError::TooLarge { limit });
         }
@@ -83,7 +81,8 @@ impl Uploads {
             Some(claim) => Appender::resume(id, claim, clock, expiry).await?,
             None => {
                 let record = UploadRecord {
-                    owner: new.owner,
+                    owner: new.allowance.owner,
+                    quota_bytes: new.allowance.quota_bytes,
                     length: Some(length),
                     offset: 0,
                     epoch: 0,
@@ -126,7 +125,7 @@ impl Uploads {
         for &part in &new.parts {
             let record = self.0.store.upload(part).await?;
             let record = record.filter(|record| {
-                record.owner == new.owner && record.expires > now && record.concat == Some(Concat::Partial)
+                record.owner == new.allowance.owner && record.expires > now && record.concat == Some(Concat::Partial)
             });
             let record = record.ok_or(UploadError::PartNotFound { part })?;
             if record.length != Some(record.offset) {

@@ -28,6 +28,9 @@ pub(crate) enum UploadError {
     /// More bytes than the upload, the grant or this origin allows.
     #[error("more than the {limit} bytes allowed")]
     TooLarge { limit: u64 },
+    /// The owner holds as much as they may.
+    #[error("the owner's quota is used up; delete something, or let uploads under way end")]
+    QuotaExceeded,
     /// The bytes are not those announced. The upload is gone.
     #[error("the bytes received are blob {actual}, not {expected}; begin a new upload")]
     BlobMismatch { expected: BlobId, actual: BlobId },
@@ -80,6 +83,7 @@ impl From<StoreError> for UploadError {
         match error.kind() {
             StoreErrorKind::Stale => Self::TakenOver,
             StoreErrorKind::Busy => Self::Busy,
+            StoreErrorKind::Quota => Self::QuotaExceeded,
             _ => Self::Store(error),
         }
     }

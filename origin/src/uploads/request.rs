@@ -7,17 +7,26 @@ use waxwing_protocol::{BlobId, OwnerTag, Timestamp, UploadId};
 use super::{Concat, ContentDigest};
 use crate::store::{StoredDigest, UploadRecord, UploadState};
 
+/// What the bearer of a grant may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Allowance {
+    /// Who will own what comes.
+    pub(crate) owner: OwnerTag,
+    /// Bytes of one blob at most.
+    pub(crate) blob_bytes_max: u64,
+    /// Bytes that this owner may have stored and under way at once.
+    pub(crate) quota_bytes: u64,
+}
+
 /// An upload to be created.
 #[derive(Clone, Debug)]
 pub(crate) struct NewUpload {
-    /// Whose it will be.
-    pub(crate) owner: OwnerTag,
+    /// Who asks, and what they may.
+    pub(crate) allowance: Allowance,
     /// Bytes it will have; `None` to say later.
     pub(crate) length: Option<u64>,
     /// Whether the content that comes along is all there will be.
     pub(crate) ends: bool,
-    /// Bytes its owner may send.
-    pub(crate) blob_bytes_max: u64,
     /// The id its creator expects.
     pub(crate) expected: Option<BlobId>,
     /// Kept and given back; means nothing here.
@@ -54,16 +63,14 @@ impl At {
 pub(crate) struct Append {
     /// Which.
     pub(crate) id: UploadId,
-    /// Who asks.
-    pub(crate) owner: OwnerTag,
+    /// Who asks, and what they may.
+    pub(crate) allowance: Allowance,
     /// Where its bytes begin.
     pub(crate) at: At,
     /// Whether its content is the last there will be.
     pub(crate) ends: bool,
     /// The upload's length, when it was deferred.
     pub(crate) length: Option<u64>,
-    /// Bytes its owner may send.
-    pub(crate) blob_bytes_max: u64,
     /// The id the client expects.
     pub(crate) expected: Option<BlobId>,
     /// How many bytes are announced, when they are.
@@ -75,10 +82,8 @@ pub(crate) struct Append {
 /// A blob brought in one request.
 #[derive(Clone, Debug)]
 pub(crate) struct NewContent {
-    /// Whose it will be.
-    pub(crate) owner: OwnerTag,
-    /// Bytes its owner may send.
-    pub(crate) blob_bytes_max: u64,
+    /// Who asks, and what they may.
+    pub(crate) allowance: Allowance,
     /// The id the client expects.
     pub(crate) expected: Option<BlobId>,
     /// How many bytes are announced, when they are.

@@ -1,4 +1,5 @@
-//! Forgetting: uploads that nobody finished, answers that nobody will ask for again, bytes that a crash left behind.
+//! Forgetting: uploads that nobody finished, answers that nobody will ask for again, blobs whose time is over, bytes that
+//! a crash left behind.
 //!
 //! Without it every upload that a phone gave up would take disk for ever.
 //!
@@ -10,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use waxwing_protocol::Timestamp;
 
 use super::{UploadError, Uploads};
+use crate::blobs::Blobs;
 use crate::store::UploadState;
 
 /// Records looked at in one go.
@@ -59,14 +61,12 @@ impl Uploads {
 
     /// Frees bytes that a crash left without a record, as of `now`.
     pub(crate) async fn collect(&self, now: Timestamp) -> Result<u64, UploadError> {
-        let age = u64::try_from(COLLECT_AGE.as_millis()).expect("an hour fits");
-        let older_than = Timestamp::from_millis(now.as_millis().saturating_sub(age));
-        Ok(self.0.store.collect(older_than).await?)
+        Ok(self.0.store.collect(now.minus(COLLECT_AGE)).await?)
     }
 }
 
 /// Sweeps every `interval` until `stop`. Reads the clock: the only part of the engine that does.
-pub(crate) async fn run(uploads: Uploads, interval: Duration, stop: CancellationToken) {
+pub(crate) async fn run(uploads: Uploads, blobs: Blobs, interval: Duration, stop: CancellationToken) {
     let mut clocks = Clocks::read();
     collect(&uploads, clocks.wall).await;
     let mut collected = clocks.monotonic;
@@ -84,6 +84,11 @@ pub(crate) async fn run(uploads: Uploads, interval: Duration, stop: Cancellation
                 Ok(swept) if swept == Swept::default() => {}
                 Ok(swept) => tracing::info!(swept.unfinished, swept.finished, "forgot expired uploads"),
                 Err(error) => tracing::warn!(error = %error, "a sweep failed"),
+            }
+            match blobs.sweep(now.wall).await {
+                Ok(0) => {}
+                Ok(ended) => tracing::info!(ended, "ended {ended} times that somebody had a blob"),
+                Err(error) => tracing::warn!(error = %error, "a sweep of blobs failed"),
             }
         }
         clocks = now;

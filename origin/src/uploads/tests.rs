@@ -51,10 +51,9 @@ impl Engine {
 
     fn new_upload(length: Option<u64>) -> NewUpload {
         NewUpload {
-            owner: ALICE,
+            allowance: alice(),
             length,
             ends: false,
-            blob_bytes_max: u64::MAX,
             expected: None,
             metadata: None,
             partial: false,
@@ -101,14 +100,18 @@ impl Sending {
     }
 }
 
+/// Everything that Alice wants.
+const fn alice() -> Allowance {
+    Allowance { owner: ALICE, blob_bytes_max: u64::MAX, quota_bytes: u64::MAX }
+}
+
 fn to(id: UploadId, offset: u64) -> Append {
     Append {
         id,
-        owner: ALICE,
+        allowance: alice(),
         at: At::Offset(offset),
         ends: false,
         length: None,
-        blob_bytes_max: u64::MAX,
         expected: None,
         content_bytes: None,
         content_digest: None,
@@ -241,7 +244,7 @@ async fn a_stranger_cannot_stop_an_upload() {
     sending.piece(data.slice(..500)).await;
     assert!(matches!(engine.uploads.status(BOB, id, NOW).await, Err(UploadError::NotFound)));
     assert!(matches!(engine.uploads.terminate(BOB, id, NOW).await, Err(UploadError::NotFound)));
-    let append = Append { owner: BOB, ..to(id, 0) };
+    let append = Append { allowance: Allowance { owner: BOB, ..alice() }, ..to(id, 0) };
     assert!(matches!(engine.uploads.append(append, whole(bytes(1)), NOW).await, Err(UploadError::NotFound)));
     sending.piece(data.slice(500..)).await;
     drop(sending.pieces);
@@ -292,7 +295,7 @@ async fn more_than_announced_is_refused_and_never_kept() {
     sending.piece(bytes(1)).await;
     assert!(matches!(sending.request.await.unwrap(), Err(UploadError::TooLarge { limit: 100 })));
     assert_eq!(engine.offset(id).await, 0);
-    let small = NewUpload { blob_bytes_max: 99, ..Engine::new_upload(Some(100)) };
+    let small = NewUpload { allowance: Allowance { blob_bytes_max: 99, ..alice() }, ..Engine::new_upload(Some(100)) };
     assert!(matches!(engine.uploads.create(small, None, NOW).await, Err(UploadError::TooLarge { limit: 99 })));
 }
 
@@ -435,17 +438,12 @@ async fn a_blob_in_one_request_is_whole_or_not_at_all() {
     let engine = Engine::start();
     // Large enough for a file of its own.
     let size = 2 * MIB;
-    let new = NewContent {
-        owner: ALICE,
-        blob_bytes_max: u64::MAX,
-        expected: None,
-        content_bytes: Some(size),
-        content_digest: None,
-    };
+    let new = NewContent { allowance: alice(), expected: None, content_bytes: Some(size), content_digest: None };
     let put = |new, content| engine.uploads.put(new, content, NOW);
     assert!(matches!(put(new.clone(), cut(bytes(size - 1))).await, Err(UploadError::Cut)));
     assert!(matches!(put(new.clone(), whole(bytes(size - 1))).await, Err(UploadError::Cut)));
-    let small = NewContent { blob_bytes_max: size - 1, content_bytes: None, ..new.clone() };
+    let small =
+        NewContent { allowance: Allowance { blob_bytes_max: size - 1, ..alice() }, content_bytes: None, ..new.clone() };
     assert!(matches!(put(small, whole(bytes(size))).await, Err(UploadError::TooLarge { limit }) if limit == size - 1));
     let other = NewContent { expected: Some(blob_of(b"x", ALICE).0.id), ..new.clone() };
     assert!(matches!(put(other, whole(bytes(size))).await, Err(UploadError::BlobMismatch { .. })));
@@ -454,6 +452,68 @@ async fn a_blob_in_one_request_is_whole_or_not_at_all() {
     assert_eq!(put(new.clone(), whole(bytes(size))).await.unwrap(), blob);
     assert_eq!(engine.blob_bytes(blob).await, bytes(size));
     assert_eq!(engine.files(), 1);
+}
+
+/// A declared id ends an upload before it began, for its owner alone: to anybody else it must not tell what is there.
+#[tokio::test]
+async fn an_upload_of_what_its_owner_has_is_complete_at_once() {
+    let engine = Engine::start();
+    let data = bytes(3 * MIB);
+    let id = engine.create(3 * MIB).await;
+    let blob = engine.append(id, 0, data.clone()).await.unwrap().blob.unwrap();
+    let declared = |length, owner| NewUpload {
+        expected: Some(blob),
+        allowance: Allowance { owner, ..alice() },
+        ..Engine::new_upload(length)
+    };
+    for length in [Some(3 * MIB), None] {
+        let done = engine.uploads.create(declared(length, ALICE), None, NOW).await.unwrap();
+        assert_eq!((done.offset, done.length, done.blob), (3 * MIB, Some(3 * MIB), Some(blob)));
+        assert_eq!(engine.uploads.status(ALICE, done.id, NOW).await.unwrap().blob, Some(blob));
+    }
+    let other_size = engine.uploads.create(declared(Some(3 * MIB - 1), ALICE), None, NOW).await.unwrap();
+    let others = engine.uploads.create(declared(Some(3 * MIB), BOB), None, NOW).await.unwrap();
+    for begun in [other_size, others] {
+        assert_eq!((begun.offset, begun.blob), (0, None));
+    }
+    assert!(engine.store.disown(blob, ALICE, NOW).await.unwrap());
+    let gone = engine.uploads.create(declared(Some(3 * MIB), ALICE), None, NOW).await.unwrap();
+    assert_eq!((gone.offset, gone.blob), (0, None));
+}
+
+#[tokio::test]
+async fn a_quota_is_kept_from_the_first_byte_to_the_last() {
+    let engine = Engine::start();
+    let allowance = Allowance { quota_bytes: 20 * MIB, ..alice() };
+    let new = |length| NewUpload { allowance, ..Engine::new_upload(length) };
+    let refused = |outcome| assert!(matches!(outcome, Err(UploadError::QuotaExceeded)), "{outcome:?}");
+    let reserved = engine.uploads.create(new(Some(15 * MIB)), None, NOW).await.unwrap().id;
+    refused(engine.uploads.create(new(Some(6 * MIB)), None, NOW).await);
+    refused(engine.uploads.create(new(Some(21 * MIB)), None, NOW).await);
+    // Announced too large, it is refused before its content is asked for.
+    let content = stream::once(async { panic!("nobody should ask for this") }).boxed();
+    refused(engine.uploads.create(new(Some(21 * MIB)), Some(content), NOW).await);
+
+    // Without a length an upload counts what came; the commit that is too much is refused, the others stand.
+    let growing = engine.uploads.create(new(None), None, NOW).await.unwrap().id;
+    let append = |offset| Append { allowance, ..to(growing, offset) };
+    engine.uploads.append(append(0), whole(bytes(3 * MIB)), NOW).await.unwrap();
+    refused(engine.uploads.append(append(3 * MIB), whole(bytes(3 * MIB)), NOW).await);
+    assert_eq!(engine.offset(growing).await, 3 * MIB);
+    assert_eq!(engine.store.used(ALICE).await.unwrap(), 18 * MIB);
+
+    // What ends gives its room back.
+    engine.uploads.terminate(ALICE, reserved, NOW).await.unwrap();
+    engine.uploads.append(append(3 * MIB), whole(bytes(3 * MIB)), NOW).await.unwrap();
+    assert_eq!(engine.uploads.sweep(NOW.plus(HOUR * 25)).await.unwrap().unfinished, 1);
+    assert_eq!(engine.store.used(ALICE).await.unwrap(), 0);
+    let put = |size| NewContent { allowance, expected: None, content_bytes: Some(size), content_digest: None };
+    let blob = engine.uploads.put(put(19 * MIB), whole(bytes(19 * MIB)), NOW).await.unwrap();
+    refused(engine.uploads.put(put(2 * MIB), whole(bytes(2 * MIB)), NOW).await.map(|_| unreachable!()));
+    assert_eq!(engine.files(), 1);
+    assert!(engine.store.disown(blob, ALICE, NOW).await.unwrap());
+    assert_eq!(engine.files(), 0);
+    engine.uploads.put(put(2 * MIB), whole(bytes(2 * MIB)), NOW).await.unwrap();
 }
 
 proptest! {

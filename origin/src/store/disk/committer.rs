@@ -1,57 +1,26 @@
 //! Group commit: one thread that makes durable, with one sync, whatever waits.
 //!
 //! A sync costs the same for one record as for a hundred. While one is under way further changes queue up; the next
-//! takes them all. Since this thread alone changes records, it can also decide, without locks, which of two uploads of
-//! the same bytes becomes the blob and which adds an owner to it.
+//! takes them all. Since this thread alone changes records, what a change decides by what it reads (`changes.rs`) needs no
+//! locks.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
-use fjall::{OwnedWriteBatch, PersistMode};
-use waxwing_protocol::{BlobId, UploadId};
+use fjall::PersistMode;
 
+use super::changes::{Change, Outcome};
 use super::health::Health;
-use super::records::{
-    BlobPointer, Location, Table, blob_key, data_key, outboard_key, outboard_prefix, owner_key, pack_key, reading,
-    upload_key,
-};
-use crate::store::{NewBlob, OutboardPart, StoreError, StoreErrorKind, UploadRecord};
+use super::pending::Pending;
+use super::records::Table;
+use crate::store::StoreError;
 
 /// Changes committed together at most; bounds what one sync has to carry.
 const GROUP_MAX: usize = 1024;
 
 /// Changes that wait at most; a submitter beyond blocks, which slows it down to the disk's pace.
 const QUEUE_MAX: usize = 1024;
-
-/// A change of records.
-#[derive(Debug)]
-pub(super) enum Change {
-    /// An upload's record is this from now on, and its outboard has these values more.
-    Put { id: UploadId, record: UploadRecord, outboard: OutboardPart },
-    /// An upload's bytes, which are at `data`, are a blob from now on. When the blob is there already they are not
-    /// needed, unless what is there are the bytes at `damaged`. Whoever saw that it is there gives no `data`.
-    Complete {
-        id: UploadId,
-        record: Option<UploadRecord>,
-        blob: NewBlob,
-        data: Option<Location>,
-        outboard: OutboardPart,
-        damaged: Option<Location>,
-    },
-    /// An upload is no more.
-    Remove { id: UploadId },
-}
-
-/// What becomes of the upload's own file after a change.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum DataFate {
-    /// It is needed.
-    Keep,
-    /// No record speaks of it any more.
-    Drop,
-}
 
 /// The thread, and the way to it. Ends with its last change when it is dropped.
 pub(super) struct Committer {
@@ -62,13 +31,19 @@ pub(super) struct Committer {
 
 struct Waiting {
     change: Change,
-    answer: SyncSender<Result<DataFate, StoreError>>,
+    answer: SyncSender<Result<Outcome, StoreError>>,
 }
 
 impl Committer {
-    pub(super) fn start(table: Table, durability: PersistMode, health: Arc<Health>) -> std::io::Result<Self> {
+    /// Starts it over `table`; its commits become as durable as `durability` says. The next purge is `next_purge`.
+    pub(super) fn start(
+        table: Table,
+        durability: PersistMode,
+        health: Arc<Health>,
+        next_purge: u64,
+    ) -> std::io::Result<Self> {
         let (queue, waiting) = sync_channel(QUEUE_MAX);
-        let group = Group { table, durability, health: Arc::clone(&health) };
+        let mut group = Group { table, durability, health: Arc::clone(&health), next_purge };
         let thread = std::thread::Builder::new().name("origin-records".into()).spawn(move || {
             while let Some(changes) = next_group(&waiting) {
                 group.commit(changes);
@@ -78,7 +53,7 @@ impl Committer {
     }
 
     /// Queues `change` and waits until it is durable. Blocks.
-    pub(super) fn submit(&self, change: Change) -> Result<DataFate, StoreError> {
+    pub(super) fn submit(&self, change: Change) -> Result<Outcome, StoreError> {
         let gone = || self.health.fail("committing records", "their thread has ended");
         let (answer, outcome) = sync_channel(1);
         self.queue.as_ref().ok_or_else(gone)?.send(Waiting { change, answer }).map_err(|_| gone())?;
@@ -107,121 +82,32 @@ struct Group {
     table: Table,
     durability: PersistMode,
     health: Arc<Health>,
+    /// The number that the next purge gets.
+    next_purge: u64,
 }
 
 impl Group {
-    fn commit(&self, waiting: Vec<Waiting>) {
-        let mut batch = self.table.database.batch().durability(Some(self.durability));
-        let mut new_blobs = HashMap::new();
-        let mut pending = Vec::with_capacity(waiting.len());
+    fn commit(&mut self, waiting: Vec<Waiting>) {
+        let mut pending = Pending::new(&self.table);
+        let mut entered = Vec::with_capacity(waiting.len());
         for Waiting { change, answer } in waiting {
-            let entered = self.health.writable().and_then(|()| self.enter(&mut batch, &mut new_blobs, change));
-            match entered {
-                Ok(fate) => pending.push((answer, fate)),
+            let outcome = self.health.writable().and_then(|()| change.enter(&mut pending, &mut self.next_purge));
+            match outcome {
+                Ok(outcome) => entered.push((answer, outcome)),
                 // Its submitter may have gone: then nobody misses the answer, here and below.
                 Err(error) => drop(answer.send(Err(error))),
             }
         }
-        match batch.commit() {
-            Ok(()) => pending.into_iter().for_each(|(answer, fate)| drop(answer.send(Ok(fate)))),
+        match pending.commit(self.durability) {
+            Ok(()) => entered.into_iter().for_each(|(answer, outcome)| drop(answer.send(Ok(outcome)))),
             Err(error) => {
                 let error = Arc::new(error);
-                for (answer, _) in pending {
+                for (answer, _) in entered {
                     let failed = self.health.fail("committing records", Arc::clone(&error));
                     drop(answer.send(Err(failed)));
                 }
             }
         }
-    }
-
-    /// Enters `change` into the batch. Reads before it writes, so that a failure enters nothing.
-    fn enter(
-        &self,
-        batch: &mut OwnedWriteBatch,
-        new_blobs: &mut HashMap<BlobId, Location>,
-        change: Change,
-    ) -> Result<DataFate, StoreError> {
-        match change {
-            Change::Put { id, record, outboard } => {
-                self.put(batch, id, &record, outboard);
-                Ok(DataFate::Keep)
-            }
-            Change::Complete { id, record, blob, data, outboard, damaged } => {
-                let stored = match new_blobs.get(&blob.id) {
-                    Some(stored) => Some(*stored),
-                    None => self.table.blob(blob.id)?.map(|pointer| pointer.data),
-                };
-                let whole = stored.filter(|stored| damaged != Some(*stored));
-                let Some(kept) = whole.or(data) else {
-                    return Err(StoreError::new(StoreErrorKind::Busy, "completing an upload of a blob that just went"));
-                };
-                let fate = if kept == Location::File(id) { DataFate::Keep } else { DataFate::Drop };
-                if fate == DataFate::Drop {
-                    self.drop_outboard(batch, id)?;
-                }
-                if let Some(old) = stored.filter(|old| *old != kept) {
-                    self.drop_location(batch, old)?;
-                }
-                if stored != Some(kept) {
-                    new_blobs.insert(blob.id, kept);
-                    let pointer = BlobPointer { data: kept, blob_bytes: blob.blob_bytes, stored_at: blob.stored_at };
-                    batch.insert(&self.table.keyspace, blob_key(blob.id), pointer.to_bytes());
-                    match kept {
-                        Location::File(upload) => {
-                            batch.insert(&self.table.keyspace, data_key(upload), *blob.id.as_bytes());
-                            self.put_outboard(batch, upload, outboard);
-                        }
-                        Location::Pack(at) => batch.insert(&self.table.keyspace, pack_key(at), *blob.id.as_bytes()),
-                    }
-                }
-                let stored_at = blob.stored_at.as_millis().to_le_bytes();
-                batch.insert(&self.table.keyspace, owner_key(blob.id, blob.owner), stored_at);
-                if let Some(record) = record {
-                    batch.insert(&self.table.keyspace, upload_key(id), record.to_bytes());
-                }
-                Ok(fate)
-            }
-            Change::Remove { id } => {
-                let is_blob = self.table.get(&data_key(id))?.is_some();
-                if !is_blob {
-                    self.drop_outboard(batch, id)?;
-                }
-                batch.remove(&self.table.keyspace, upload_key(id));
-                Ok(if is_blob { DataFate::Keep } else { DataFate::Drop })
-            }
-        }
-    }
-
-    fn put(&self, batch: &mut OwnedWriteBatch, id: UploadId, record: &UploadRecord, outboard: OutboardPart) {
-        batch.insert(&self.table.keyspace, upload_key(id), record.to_bytes());
-        self.put_outboard(batch, id, outboard);
-    }
-
-    /// Enters that no blob's bytes are at `location` any more. A file there is named by nothing from now on, and collected.
-    fn drop_location(&self, batch: &mut OwnedWriteBatch, location: Location) -> Result<(), StoreError> {
-        match location {
-            Location::File(upload) => {
-                self.drop_outboard(batch, upload)?;
-                batch.remove(&self.table.keyspace, data_key(upload));
-            }
-            Location::Pack(at) => batch.remove(&self.table.keyspace, pack_key(at)),
-        }
-        Ok(())
-    }
-
-    fn put_outboard(&self, batch: &mut OwnedWriteBatch, id: UploadId, outboard: OutboardPart) {
-        if !outboard.cvs.is_empty() {
-            batch.insert(&self.table.keyspace, outboard_key(id, outboard.first_group), outboard.cvs);
-        }
-    }
-
-    fn drop_outboard(&self, batch: &mut OwnedWriteBatch, id: UploadId) -> Result<(), StoreError> {
-        let keys: Result<Vec<_>, _> =
-            self.table.keyspace.prefix(outboard_prefix(id)).map(|entry| entry.key().map_err(reading)).collect();
-        for key in keys? {
-            batch.remove(&self.table.keyspace, key);
-        }
-        Ok(())
     }
 }
 
@@ -230,17 +116,19 @@ mod tests {
     use waxwing_protocol::OwnerTag;
 
     use super::*;
+    use crate::store::StoreErrorKind;
+    use crate::store::disk::records::Location;
     use crate::store::suite::{ALICE, BOB, blob_of, id};
 
     /// Two uploads of the same bytes may end in the very same commit, when the first is not yet in the records.
     #[test]
     fn the_same_bytes_twice_in_one_group_are_one_blob() {
-        let (group, _directory) = group();
-        let ((first, first_fate), (second, second_fate)) =
+        let (mut group, _directory) = group();
+        let ((first, first_outcome), (second, second_outcome)) =
             (complete(1, ALICE, Some(Location::File(id(1)))), complete(2, BOB, Some(Location::File(id(2)))));
         group.commit(vec![first, second]);
-        assert_eq!(first_fate.recv().unwrap().unwrap(), DataFate::Keep);
-        assert_eq!(second_fate.recv().unwrap().unwrap(), DataFate::Drop);
+        assert_eq!(first_outcome.recv().unwrap().unwrap(), Outcome::Made(Vec::new()));
+        assert_eq!(second_outcome.recv().unwrap().unwrap(), Outcome::Made(vec![id(2)]));
         let pointer = group.table.blob(blob_of(b"the same", ALICE).0.id).unwrap().unwrap();
         assert_eq!(pointer.data, Location::File(id(1)));
     }
@@ -248,13 +136,34 @@ mod tests {
     /// Whoever saw the blob wrote nothing: when it is gone by now, a pointer to nowhere must not come of it.
     #[test]
     fn an_upload_without_bytes_of_its_own_adds_an_owner_or_fails() {
-        let (group, _directory) = group();
-        let (early, early_fate) = complete(1, ALICE, None);
-        let (stored, _fate) = complete(2, ALICE, Some(Location::File(id(2))));
-        let (late, late_fate) = complete(3, BOB, None);
+        let (mut group, _directory) = group();
+        let (early, early_outcome) = complete(1, ALICE, None);
+        let (stored, _outcome) = complete(2, ALICE, Some(Location::File(id(2))));
+        let (late, late_outcome) = complete(3, BOB, None);
         group.commit(vec![early, stored, late]);
-        assert_eq!(early_fate.recv().unwrap().unwrap_err().kind(), StoreErrorKind::Busy);
-        assert_eq!(late_fate.recv().unwrap().unwrap(), DataFate::Drop);
+        assert_eq!(early_outcome.recv().unwrap().unwrap_err().kind(), StoreErrorKind::Busy);
+        assert_eq!(late_outcome.recv().unwrap().unwrap(), Outcome::Made(vec![id(3)]));
+    }
+
+    /// The last two owners may let go at the same moment: one of them is the last, and only one.
+    #[test]
+    fn a_blob_that_comes_and_goes_in_one_group_leaves_one_purge() {
+        let (mut group, _directory) = group();
+        let blob = blob_of(b"the same", ALICE).0.id;
+        let now = crate::store::suite::NOW;
+        let (first, _) = complete(1, ALICE, Some(Location::File(id(1))));
+        let (second, _) = complete(2, BOB, None);
+        let (one, one_outcome) = waiting(Change::Disown { blob, owner: ALICE, now });
+        let (other, other_outcome) = waiting(Change::Disown { blob, owner: BOB, now });
+        let (again, again_outcome) = waiting(Change::Disown { blob, owner: BOB, now });
+        group.commit(vec![first, second, one, other, again]);
+        assert_eq!(one_outcome.recv().unwrap().unwrap(), Outcome::Made(Vec::new()));
+        assert_eq!(other_outcome.recv().unwrap().unwrap(), Outcome::Made(vec![id(1)]));
+        assert_eq!(again_outcome.recv().unwrap().unwrap(), Outcome::Absent);
+        assert!(group.table.blob(blob).unwrap().is_none());
+        assert_eq!(group.next_purge, 2);
+        let left: Vec<_> = group.table.keyspace.iter().map(|entry| entry.key().unwrap()[0]).collect();
+        assert_eq!(left, [b'g'], "nothing but the purge is left");
     }
 
     fn group() -> (Group, tempfile::TempDir) {
@@ -262,13 +171,16 @@ mod tests {
         let database = fjall::Database::builder(directory.path()).open().unwrap();
         let keyspace = database.keyspace("records", fjall::KeyspaceCreateOptions::default).unwrap();
         let table = Table { database, keyspace };
-        (Group { table, durability: PersistMode::Buffer, health: Arc::default() }, directory)
+        (Group { table, durability: PersistMode::Buffer, health: Arc::default(), next_purge: 1 }, directory)
     }
 
-    fn complete(n: u8, owner: OwnerTag, data: Option<Location>) -> (Waiting, Receiver<Result<DataFate, StoreError>>) {
+    fn complete(n: u8, owner: OwnerTag, data: Option<Location>) -> (Waiting, Receiver<Result<Outcome, StoreError>>) {
         let (blob, outboard) = blob_of(b"the same", owner);
+        waiting(Change::Complete { id: id(n), record: None, blob, data, outboard, damaged: None })
+    }
+
+    fn waiting(change: Change) -> (Waiting, Receiver<Result<Outcome, StoreError>>) {
         let (answer, outcome) = sync_channel(1);
-        let change = Change::Complete { id: id(n), record: None, blob, data, outboard, damaged: None };
         (Waiting { change, answer }, outcome)
     }
 }

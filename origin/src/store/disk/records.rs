@@ -9,10 +9,15 @@
 //! | `b` blob                           | [`BlobPointer`]: where its bytes are, and their count          |
 //! | `d` upload                         | the blob these bytes became: keeps them when the upload goes   |
 //! | `p` pack, byte (both be64)         | the blob whose bytes lie there                                 |
-//! | `w` blob, owner                    | when that owner stored it                                      |
+//! | `w` blob, owner                    | since when that owner has it                                   |
+//! | `x` time (be64), blob, owner       | nothing: the same the other way round, to find who had it longest |
+//! | `q` owner                          | bytes that this owner's blobs and unfinished uploads hold      |
+//! | `g` number (be64)                  | a purge: which blob went, and when                             |
+//! | `v`                                | the version of this table                                      |
 //!
 //! A blob's owners are keys of their own, so that the millionth owner of a popular blob costs no more than the first.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -20,10 +25,11 @@ use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 use waxwing_protocol::blob::CV_BYTES;
 use waxwing_protocol::{BlobId, OwnerTag, Timestamp, UploadId};
 
-use super::committer::{Change, Committer, DataFate};
+use super::changes::{Change, Outcome};
+use super::committer::Committer;
 use super::health::Health;
 use super::packs::PackLocation;
-use crate::store::{StoreError, StoreErrorKind, UploadRecord};
+use crate::store::{Purge, Purges, StoreError, StoreErrorKind, UploadRecord};
 
 /// Bytes of records held in memory before they are written to tables; bounds memory and the time a restart takes.
 const MEMTABLE_BYTES: u64 = 16 << 20;
@@ -33,6 +39,10 @@ const CACHE_BYTES: u64 = 32 << 20;
 
 /// Bytes of journals before fjall makes room.
 const JOURNAL_BYTES: u64 = 128 << 20;
+
+/// The key of the table's version, and the version: the first had no counts of owners and no order by time.
+const VERSION_KEY: &[u8] = b"v";
+const VERSION: u8 = 2;
 
 /// The version of the pointers' form written now.
 const POINTER_VERSION: u8 = 2;
@@ -60,6 +70,8 @@ pub(crate) enum RecordsError {
     Locked { path: PathBuf },
     #[error("cannot open the records in {path}")]
     Database { path: PathBuf, source: fjall::Error },
+    #[error("the records in {path} are damaged")]
+    Damaged { path: PathBuf, source: Box<StoreError> },
 }
 
 /// Where bytes are.
@@ -95,13 +107,16 @@ impl Records {
         let options = || KeyspaceCreateOptions::default().max_memtable_size(MEMTABLE_BYTES);
         let keyspace = database.keyspace("records", options).map_err(failed)?;
         let table = Table { database, keyspace };
-        let committer = Committer::start(table.clone(), durability, health)
+        let unreadable = |error: StoreError| RecordsError::Damaged { path: path.to_owned(), source: Box::new(error) };
+        table.upgrade(durability).map_err(unreadable)?;
+        let next_purge = table.purges(0, 0).map_err(unreadable)?.next;
+        let committer = Committer::start(table.clone(), durability, health, next_purge)
             .map_err(|error| RecordsError::Database { path: path.to_owned(), source: error.into() })?;
         Ok(Self { table, committer })
     }
 
     /// Makes `change` durable, together with whatever else waits. Blocks.
-    pub(super) fn submit(&self, change: Change) -> Result<DataFate, StoreError> {
+    pub(super) fn submit(&self, change: Change) -> Result<Outcome, StoreError> {
         self.committer.submit(change)
     }
 
@@ -179,15 +194,58 @@ impl Records {
         self.table.keyspace.insert(upload_key(id), &whole[..whole.len() / 2]).unwrap();
     }
 
-    /// The owners of blob `id`.
-    #[cfg(test)]
-    pub(super) fn owners(&self, id: BlobId) -> Result<Vec<OwnerTag>, StoreError> {
-        let prefix = [&b"w"[..], id.as_bytes()].concat();
-        let owners = self.table.keyspace.prefix(&prefix).map(|entry| {
+    /// Since when `owner` has blob `id`, if they do.
+    pub(super) fn kept_since(&self, id: BlobId, owner: OwnerTag) -> Result<Option<Timestamp>, StoreError> {
+        self.table.get(&owner_key(id, owner))?.map(|bytes| time_of(&bytes)).transpose()
+    }
+
+    /// Who has had which blob since `until` or longer, at most `limit`, the longest first.
+    pub(super) fn kept_until(&self, until: Timestamp, limit: usize) -> Result<Vec<(BlobId, OwnerTag)>, StoreError> {
+        let end = kept_prefix(until.as_millis().saturating_add(1));
+        let keys = self.table.keyspace.range(kept_prefix(0)..end).take(limit).map(|entry| {
             let key = entry.key().map_err(reading)?;
-            key[prefix.len()..].try_into().map(OwnerTag::from_bytes).map_err(|_| corrupt("an owner's key"))
+            let parse = || {
+                let (blob, owner) = key.get(9..)?.split_first_chunk::<32>()?;
+                Some((BlobId::from_bytes(*blob), OwnerTag::from_bytes(owner.try_into().ok()?)))
+            };
+            parse().ok_or_else(|| corrupt("the key of who had a blob longest"))
+        });
+        keys.collect()
+    }
+
+    /// Bytes that `owner` holds.
+    pub(super) fn used(&self, owner: OwnerTag) -> Result<u64, StoreError> {
+        self.table.get(&used_key(owner))?.map_or(Ok(0), |bytes| used_of(&bytes))
+    }
+
+    /// Owners after `after` who hold anything, at most `limit`, and how much.
+    pub(super) fn owners(&self, after: Option<OwnerTag>, limit: usize) -> Result<Vec<(OwnerTag, u64)>, StoreError> {
+        let from = after.map_or_else(|| vec![b'q'], |owner| [&used_key(owner)[..], &[0]].concat());
+        let owners = self.table.keyspace.range(from..vec![b'q' + 1]).take(limit).map(|entry| {
+            let (key, value) = entry.into_inner().map_err(reading)?;
+            Ok((owner_of(&key)?, used_of(&value)?))
         });
         owners.collect()
+    }
+
+    /// Purges after number `after`, at most `limit`.
+    pub(super) fn purges(&self, after: u64, limit: usize) -> Result<Purges, StoreError> {
+        self.table.purges(after, limit)
+    }
+
+    /// The owners of blob `id`.
+    #[cfg(test)]
+    pub(super) fn blob_owners(&self, id: BlobId) -> Result<Vec<OwnerTag>, StoreError> {
+        let keys = self.table.keyspace.prefix(blob_owners(id));
+        keys.map(|entry| owner_of(&entry.key().map_err(reading)?)).collect()
+    }
+
+    /// Takes away what the first version did not write.
+    #[cfg(test)]
+    pub(super) fn as_the_first_version_left_them(&self) {
+        let keys = [&b"q"[..], b"x", VERSION_KEY].into_iter().flat_map(|prefix| self.table.keyspace.prefix(prefix));
+        let keys: Vec<_> = keys.map(|entry| entry.key().unwrap()).collect();
+        keys.into_iter().for_each(|key| self.table.keyspace.remove(key).unwrap());
     }
 }
 
@@ -198,6 +256,73 @@ impl Table {
 
     pub(super) fn blob(&self, id: BlobId) -> Result<Option<BlobPointer>, StoreError> {
         self.get(&blob_key(id))?.map(|bytes| BlobPointer::from_bytes(&bytes)).transpose()
+    }
+
+    /// Purges after number `after`, at most `limit`.
+    fn purges(&self, after: u64, limit: usize) -> Result<Purges, StoreError> {
+        let number = |entry: fjall::Guard| number_of(&entry.key().map_err(reading)?);
+        let oldest = self.keyspace.prefix(b"g").next().map(number).transpose()?;
+        let newest = self.keyspace.prefix(b"g").next_back().map(number).transpose()?;
+        let next = newest.map_or(1, |newest| newest + 1);
+        let mut entries = Vec::new();
+        for entry in self.keyspace.range(purge_key(after.saturating_add(1))..vec![b'g' + 1]).take(limit) {
+            let (key, value) = entry.into_inner().map_err(reading)?;
+            let (blob, at) = value.split_first_chunk::<32>().ok_or_else(|| corrupt("a purge"))?;
+            entries.push(Purge { number: number_of(&key)?, blob: BlobId::from_bytes(*blob), at: time_of(at)? });
+        }
+        Ok(Purges { oldest: oldest.unwrap_or(next), next, entries })
+    }
+
+    /// Brings records that an earlier version wrote to this one's form: counts what owners hold, and orders by time who
+    /// has had what. One pass over everything, once.
+    fn upgrade(&self, durability: PersistMode) -> Result<(), StoreError> {
+        if let Some(version) = self.get(VERSION_KEY)? {
+            return if *version == [VERSION] { Ok(()) } else { Err(corrupt("records of a later version")) };
+        }
+        let failed = |error| StoreError::new(StoreErrorKind::Other, "upgrading the records").because(error);
+        let mut batch = self.database.batch().durability(Some(durability));
+        for entry in self.keyspace.prefix(b"w") {
+            let (key, since) = entry.into_inner().map_err(reading)?;
+            let blob = key.get(1..).and_then(|key| key.first_chunk()).ok_or_else(|| corrupt("an owner's key"))?;
+            let key = kept_key(time_of(&since)?, BlobId::from_bytes(*blob), owner_of(&key)?);
+            batch.insert(&self.keyspace, key, []);
+        }
+        for (owner, bytes) in self.count()? {
+            batch.insert(&self.keyspace, used_key(owner), used_bytes(bytes));
+        }
+        batch.insert(&self.keyspace, VERSION_KEY, [VERSION]);
+        batch.commit().map_err(failed)
+    }
+
+    /// What every owner holds, counted by blobs and uploads.
+    fn count(&self) -> Result<BTreeMap<OwnerTag, u64>, StoreError> {
+        let mut used = BTreeMap::new();
+        let mut add = |owner, bytes| {
+            if bytes > 0 {
+                *used.entry(owner).or_insert(0) += bytes;
+            }
+        };
+        // A blob's owners stand side by side, so each pointer is read once.
+        let mut last = None;
+        for entry in self.keyspace.prefix(b"w") {
+            let key = entry.key().map_err(reading)?;
+            let blob = key.get(1..).and_then(|key| key.first_chunk()).ok_or_else(|| corrupt("an owner's key"))?;
+            let blob = BlobId::from_bytes(*blob);
+            let bytes = match last {
+                Some((known, bytes)) if known == blob => bytes,
+                _ => self.blob(blob)?.map_or(0, |pointer| pointer.blob_bytes),
+            };
+            last = Some((blob, bytes));
+            add(owner_of(&key)?, bytes);
+        }
+        for entry in self.keyspace.prefix(b"u") {
+            let value = entry.value().map_err(reading)?;
+            // A damaged record holds nothing that could be known.
+            if let Ok(record) = UploadRecord::from_bytes(&value) {
+                add(record.owner, record.held_bytes());
+            }
+        }
+        Ok(used)
     }
 }
 
@@ -220,7 +345,7 @@ impl BlobPointer {
         bytes
     }
 
-    fn from_bytes(bytes: &[u8]) -> Result<Self, StoreError> {
+    pub(super) fn from_bytes(bytes: &[u8]) -> Result<Self, StoreError> {
         let parse = || {
             let (kind, rest) = match bytes.split_first()? {
                 (&POINTER_VERSION, rest) => rest.split_first()?,
@@ -273,8 +398,62 @@ pub(super) fn blob_key(id: BlobId) -> Vec<u8> {
     [&b"b"[..], id.as_bytes()].concat()
 }
 
+/// How the keys of a blob's owners begin.
+pub(super) fn blob_owners(id: BlobId) -> Vec<u8> {
+    [&b"w"[..], id.as_bytes()].concat()
+}
+
 pub(super) fn owner_key(id: BlobId, owner: OwnerTag) -> Vec<u8> {
     [&b"w"[..], id.as_bytes(), owner.as_bytes()].concat()
+}
+
+pub(super) fn kept_key(since: Timestamp, id: BlobId, owner: OwnerTag) -> Vec<u8> {
+    [&kept_prefix(since.as_millis())[..], id.as_bytes(), owner.as_bytes()].concat()
+}
+
+fn kept_prefix(millis: u64) -> Vec<u8> {
+    [&b"x"[..], &millis.to_be_bytes()].concat()
+}
+
+pub(super) fn used_key(owner: OwnerTag) -> [u8; 17] {
+    let mut key = [b'q'; 17];
+    key[1..].copy_from_slice(owner.as_bytes());
+    key
+}
+
+pub(super) fn purge_key(number: u64) -> Vec<u8> {
+    [&b"g"[..], &number.to_be_bytes()].concat()
+}
+
+pub(super) fn purge_bytes(blob: BlobId, at: Timestamp) -> Vec<u8> {
+    [&blob.as_bytes()[..], &time_bytes(at)].concat()
+}
+
+pub(super) const fn time_bytes(time: Timestamp) -> [u8; 8] {
+    time.as_millis().to_le_bytes()
+}
+
+pub(super) fn time_of(bytes: &[u8]) -> Result<Timestamp, StoreError> {
+    let bytes = bytes.try_into().map_err(|_| corrupt("a time"))?;
+    Ok(Timestamp::from_millis(u64::from_le_bytes(bytes)))
+}
+
+pub(super) const fn used_bytes(bytes: u64) -> [u8; 8] {
+    bytes.to_le_bytes()
+}
+
+pub(super) fn used_of(bytes: &[u8]) -> Result<u64, StoreError> {
+    Ok(u64::from_le_bytes(bytes.try_into().map_err(|_| corrupt("what an owner holds"))?))
+}
+
+/// The owner whose tag ends `key`.
+pub(super) fn owner_of(key: &[u8]) -> Result<OwnerTag, StoreError> {
+    key.last_chunk().map(|tag| OwnerTag::from_bytes(*tag)).ok_or_else(|| corrupt("an owner's key"))
+}
+
+fn number_of(key: &[u8]) -> Result<u64, StoreError> {
+    let number = key.get(1..).and_then(|number| number.try_into().ok());
+    number.map(u64::from_be_bytes).ok_or_else(|| corrupt("a purge's key"))
 }
 
 fn key_of(kind: u8, id: UploadId) -> [u8; 17] {
@@ -287,7 +466,7 @@ pub(super) fn reading(error: fjall::Error) -> StoreError {
     StoreError::new(StoreErrorKind::Other, "reading a record").because(error)
 }
 
-fn corrupt(what: &'static str) -> StoreError {
+pub(super) fn corrupt(what: &'static str) -> StoreError {
     StoreError::new(StoreErrorKind::Corrupt, what)
 }
 

@@ -8,7 +8,7 @@ use waxwing_protocol::OwnerTag;
 
 use super::*;
 use crate::store::OutboardPart;
-use crate::store::suite::{ALICE, BOB, Harness, blob_of, bytes, engine_suite, id, put, read, receiving};
+use crate::store::suite::{ALICE, BOB, Harness, NOW, blob_of, bytes, engine_suite, id, put, read, receiving};
 
 const RESERVE: u64 = 1 << 20;
 
@@ -38,7 +38,7 @@ impl Harness for Disks {
     }
 
     fn owners(&self, blob: BlobId) -> Vec<OwnerTag> {
-        self.store.0.records.owners(blob).unwrap()
+        self.store.0.records.blob_owners(blob).unwrap()
     }
 }
 
@@ -332,4 +332,26 @@ async fn small_blobs_a_second() {
     futures_util::future::try_join_all(tasks).await.unwrap();
     let seconds = began.elapsed().as_secs_f64();
     println!("{BLOBS} blobs of 100 KiB in {seconds:.2} s: {:.0} durable blobs/s", BLOBS as f64 / seconds);
+}
+
+/// A store that was filled before owners' bytes were counted knows them after its first start.
+#[tokio::test]
+async fn records_of_the_first_version_are_counted_when_they_are_opened() {
+    let disks = Disks::start();
+    let large = put(disks.store(), id(1), &bytes(3 << 20), ALICE).await;
+    put(disks.store(), id(2), &bytes(3 << 20), BOB).await;
+    put(disks.store(), id(3), &bytes(5), BOB).await;
+    let (record, outboard) = receiving(&bytes(77));
+    let mut writer = disks.store().begin(id(4)).await.unwrap();
+    writer.write(0, vec![bytes(77)]).await.unwrap();
+    writer.commit(record, outboard).await.unwrap();
+    drop(writer);
+    disks.store.0.records.as_the_first_version_left_them();
+    assert_eq!(disks.store().used(BOB).await.unwrap(), 0);
+
+    let disks = disks.reopen();
+    assert_eq!(disks.store().used(ALICE).await.unwrap(), (3 << 20) + 77);
+    assert_eq!(disks.store().used(BOB).await.unwrap(), (3 << 20) + 5);
+    assert_eq!(disks.store().expire_owners(NOW, 10, NOW).await.unwrap(), 3);
+    assert!(disks.store().blob(large).await.unwrap().is_none());
 }

@@ -9,7 +9,7 @@ use futures_util::future::BoxFuture;
 use waxwing_protocol::UploadId;
 use waxwing_protocol::blob::{CV_BYTES, outboard_bytes};
 
-use super::committer::{Change, DataFate};
+use super::changes::Change;
 use super::packs::{Entry, PACK_BLOB_BYTES_MAX};
 use super::reader::read_at;
 use super::records::Location;
@@ -89,7 +89,7 @@ impl UploadWriter for DiskWriter {
                         disk.files.sync_name(id)?;
                     }
                 }
-                disk.records.submit(Change::Put { id, record, outboard })
+                disk.submit(Change::Put { id, record, outboard }).map(drop)
             })
             .await?;
             self.unnamed &= !self.unsynced;
@@ -124,16 +124,7 @@ impl UploadWriter for DiskWriter {
                     _ if blob.blob_bytes <= PACK_BLOB_BYTES_MAX => Some(own.pack(&blob, tail, &outboard)?),
                     _ => Some(own.finish(&blob, &tail)?),
                 };
-                let had_file = own.file.is_some();
-                let change = Change::Complete { id, record, blob, data, outboard, damaged };
-                // A failure only leaves a file for the next collection.
-                if disk.records.submit(change)? == DataFate::Drop
-                    && had_file
-                    && let Err(error) = disk.files.remove(id)
-                {
-                    tracing::warn!(upload.id = %id, error = %error, "bytes that are stored elsewhere were not removed");
-                }
-                Ok(())
+                disk.submit(Change::Complete { id, record, blob, data, outboard, damaged }).map(drop)
             })
             .await
         })
