@@ -136,7 +136,8 @@ impl Stage {
     fn strike_service(&mut self) {
         self.kills += 1;
         if let Some(disk) = &self.disk {
-            // Without power nobody acknowledges anything; a service that outlived its disk by a moment could.
+            // Without power nobody acknowledges anything. A service that outlives its disk by a moment does: ext4 may
+            // tell it, amid the shutdown, that bytes are durable which are lost (infra/faults/ext4-shutdown.py).
             if let Some(service) = &self.service {
                 service.freeze();
             }
