@@ -57,12 +57,13 @@ impl fmt::Display for Report {
     }
 }
 
-/// The stage of a run: a directory, a recorder, a service that can die, dice.
+/// The stage of a run: a service that can die, a recorder, a directory, dice. Taken down in this order: a disk that
+/// somebody uses is not unmounted, and a directory with a disk in it not removed.
 struct Stage {
-    dir: tempfile::TempDir,
+    service: Option<Service>,
     recorder: Recorder,
     disk: Option<Disk>,
-    service: Option<Service>,
+    dir: tempfile::TempDir,
     listen: String,
     chaos: Chaos,
     dice: Dice,
@@ -82,10 +83,10 @@ impl Stage {
         let disk = chaos.power_cuts.then(|| Disk::mount(dir.path()));
         let dice = Dice::new(seed);
         let mut stage = Self {
-            dir,
+            service: None,
             recorder,
             disk,
-            service: None,
+            dir,
             listen: "127.0.0.1:0".into(),
             chaos: Chaos { fault: None, ..chaos },
             dice,

@@ -11,6 +11,10 @@ use std::process::Command;
 /// takes no space. A full disk would look like uploads that cannot be completed.
 const DISK_BYTES: u64 = 16 << 30;
 
+/// Bytes that must stay free on the disk that holds the image: where its blocks find no room, ext4's recovery loses what
+/// was durable.
+const ROOM_BENEATH: u64 = 1 << 30;
+
 /// The ioctl by way of perl, which Debian always has: no `unsafe` in this workspace, and no helper to compile.
 const SHUTDOWN: &str = r#"open(my $dir, "<", $ARGV[0]) or die "open: $!"; my $flags = pack("L", 2); ioctl($dir, 0x8004587d, $flags) or die "ioctl: $!""#;
 
@@ -60,6 +64,17 @@ impl Disk {
     pub fn restore(&self) {
         run("umount", &[&self.mount]).expect("nobody uses the dead disk");
         self.attach().expect("ext4 recovers its journal");
+        let beneath = rustix::fs::statvfs(&self.image).expect("the image is there");
+        assert!(
+            beneath.f_bavail * beneath.f_frsize > ROOM_BENEATH,
+            "the disk that holds the test's disk is full: what was lost would be its doing"
+        );
+    }
+
+    /// A mount that failed left nothing to unmount.
+    fn is_mounted(&self) -> bool {
+        let mounts = std::fs::read_to_string("/proc/mounts").unwrap_or_default();
+        mounts.lines().any(|line| line.split(' ').nth(1).is_some_and(|place| Path::new(place) == self.mount))
     }
 
     fn attach(&self) -> Result<(), String> {
@@ -69,8 +84,11 @@ impl Disk {
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        // A failed mount has nothing to unmount.
-        let _ = run("umount", &[&self.mount]);
+        if let Err(error) = run("umount", &[&self.mount])
+            && self.is_mounted()
+        {
+            eprintln!("a test's disk stays mounted: {error}");
+        }
     }
 }
 
