@@ -103,7 +103,10 @@ fn complete(
     let mut unneeded = Vec::new();
     let mut gone = Vec::new();
     if kept != Location::File(id) {
-        gone.extend(pending.keys(&outboard_prefix(id), usize::MAX)?);
+        // An upload that was never committed before has no values in the records, as most small ones have not.
+        if outboard.first_group > 0 {
+            gone.extend(pending.keys(&outboard_prefix(id), usize::MAX)?);
+        }
         unneeded.push(id);
     }
     if let Some(old) = stored.filter(|old| *old != kept) {
