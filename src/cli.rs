@@ -3,12 +3,15 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use waxwing_client::TransferId;
-use waxwing_protocol::{BlobId, Handle};
+use waxwing_protocol::{BlobId, Handle, OwnerTag};
 
 /// The address `waxwing dev` listens on and clients talk to unless told otherwise.
 pub(crate) const DEV_ADDRESS: &str = "127.0.0.1:8460";
+
+/// The admin address of `waxwing dev`, the port beside; operators' commands ask there unless told otherwise.
+pub(crate) const DEV_ADMIN_ADDRESS: &str = "127.0.0.1:8461";
 
 /// Moves sealed photos, videos and files between people: end-to-end encrypted, resumable, cached at the edge.
 #[derive(Debug, Parser)]
@@ -23,7 +26,8 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Serve every role on one address, with open registration: for trying things out.
+    /// Serve every role on one address, with open registration: for trying things out. Metrics and `waxwing admin` are
+    /// on loopback, at the next port.
     Dev(DevArgs),
     /// Serve the roles that a configuration file names.
     Serve(ServeArgs),
@@ -197,6 +201,70 @@ pub(crate) enum AdminCommand {
     /// Print a grant for another part of the service.
     #[command(subcommand)]
     Grant(AdminGrant),
+    /// List the uploads that a running node remembers.
+    Uploads {
+        /// Only those in this state.
+        #[arg(long)]
+        state: Option<UploadState>,
+        #[command(flatten)]
+        node: AdminNode,
+    },
+    /// Forget expired uploads and free what a crash left, now rather than at the next sweep.
+    Gc {
+        /// Only say what would be freed.
+        #[arg(long)]
+        dry_run: bool,
+        #[command(flatten)]
+        node: AdminNode,
+    },
+    /// Say how much owners hold: their blobs and what they are uploading.
+    Quota {
+        /// Only this owner.
+        owner: Option<OwnerTag>,
+        #[command(flatten)]
+        node: AdminNode,
+    },
+    /// Do something to a blob.
+    #[command(subcommand)]
+    Blob(AdminBlob),
+}
+
+/// Which node a command of an operator asks.
+#[derive(Debug, Args)]
+pub(crate) struct AdminNode {
+    /// The node's admin address (`admin_listen` in its configuration).
+    #[arg(long, env = "WAXWING_ADMIN", default_value_t = format!("http://{DEV_ADMIN_ADDRESS}"), value_name = "URL")]
+    pub admin: String,
+}
+
+/// How far an upload is.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum UploadState {
+    /// It takes bytes.
+    Receiving,
+    /// It became a blob.
+    Complete,
+}
+
+impl UploadState {
+    /// Its name on the wire.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Receiving => "receiving",
+            Self::Complete => "complete",
+        }
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum AdminBlob {
+    /// Remove a blob, whoever has it; edges learn of it from the origin.
+    Rm {
+        /// The blob.
+        id: BlobId,
+        #[command(flatten)]
+        node: AdminNode,
+    },
 }
 
 #[derive(Debug, Subcommand)]

@@ -27,7 +27,7 @@ pub(crate) async fn run(command: Command, output: &Output) -> anyhow::Result<()>
         Command::Resume(args) => transfers::resume(args, output).await,
         Command::Grant(args) => profile::grant(args, output).await,
         Command::Config(command) => config::run(command, output),
-        Command::Admin(command) => admin::run(command, output),
+        Command::Admin(command) => admin::run(command, output).await,
         Command::Bench(command) => bench::run(command, output).await,
         Command::Demo(args) => demo::run(args, output).await,
     }

@@ -22,7 +22,8 @@ pub(crate) struct Config {
     pub roles: Vec<Role>,
     /// The address to listen on. Default: 127.0.0.1:8460.
     pub listen: SocketAddr,
-    /// The address of `/healthz` and `/readyz`; keep it on loopback. Default: none.
+    /// The address of `/healthz`, `/readyz` and `/metrics`, and, on loopback alone, of what `waxwing admin` asks.
+    /// Default: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub admin_listen: Option<SocketAddr>,
     /// The directory that holds all state. Default: waxwing-data.

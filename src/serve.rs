@@ -3,8 +3,10 @@
 //! The roles are built here and nowhere else, from one configuration, and meet only on the wire: even in one process
 //! the edge asks the origin over HTTP, so that what works here works when they stand on different machines.
 
+mod admin;
 mod interim;
 mod listener;
+mod metrics;
 mod node;
 
 use std::net::SocketAddr;
@@ -17,6 +19,7 @@ use tracing::info;
 
 use crate::config::Config;
 pub(crate) use listener::Limits;
+use metrics::Recorder;
 use node::Node;
 
 /// A node that listens, but does not serve yet.
@@ -24,6 +27,7 @@ pub(crate) struct Serving {
     node: Node,
     listener: TcpListener,
     admin: Option<TcpListener>,
+    recorder: Recorder,
     limits: Limits,
     drain: Duration,
 }
@@ -32,20 +36,29 @@ impl Serving {
     /// Takes the address and the data directory, and brings every role up.
     pub(crate) async fn start(config: Config) -> anyhow::Result<Self> {
         raise_open_files();
+        let recorder = Recorder::install()?;
         let listener = bind(config.listen).await?;
         let admin = match config.admin_listen {
-            Some(address) => Some(bind(address).await?),
+            Some(address) => {
+                let bound = TcpListener::bind(address).await;
+                Some(bound.with_context(|| format!("cannot listen on the admin address {address}"))?)
+            }
             None => None,
         };
         let limits = Limits { connections_max: config.connections_max, ..Limits::default() };
         let drain = Duration::from_secs(config.drain_s);
         let node = Node::open(config, listener.local_addr()?).await?;
-        Ok(Self { node, listener, admin, limits, drain })
+        Ok(Self { node, listener, admin, recorder, limits, drain })
     }
 
     /// The address listened on.
     pub(crate) fn address(&self) -> std::io::Result<SocketAddr> {
         self.listener.local_addr()
+    }
+
+    /// The admin address, if there is one.
+    pub(crate) fn admin_address(&self) -> std::io::Result<Option<SocketAddr>> {
+        self.admin.as_ref().map(TcpListener::local_addr).transpose()
     }
 
     /// Serves until SIGTERM or SIGINT, then lets running requests end.
@@ -59,7 +72,8 @@ impl Serving {
             }
         };
         if let Some(admin) = self.admin {
-            tokio::spawn(listener::serve(admin, self.node.admin_router(), self.limits.clone(), std::future::pending()));
+            let router = admin::router(&self.node, self.recorder, admin.local_addr()?);
+            tokio::spawn(listener::serve(admin, router, self.limits.clone(), std::future::pending()));
         }
         let node = self.node.clone();
         let stopping = async move {

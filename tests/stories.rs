@@ -13,6 +13,7 @@ mod stories {
     mod http;
     mod interim;
     mod interruptions;
+    mod operating;
     mod roles;
     mod structure;
 }

@@ -39,7 +39,13 @@ impl Service {
 
     /// A node of a configuration file.
     pub fn serve(config: &Path) -> Self {
-        let started = Self::spawn(Command::new(WAXWING).arg("serve").arg("--config").arg(config));
+        Self::serve_with(config, &[])
+    }
+
+    /// The same with environment variables.
+    pub fn serve_with(config: &Path, env: &[(&str, &str)]) -> Self {
+        let mut command = Command::new(WAXWING);
+        let started = Self::spawn(command.arg("serve").arg("--config").arg(config).envs(env.iter().copied()));
         started.unwrap_or_else(|said| panic!("the node does not start: {said}"))
     }
 

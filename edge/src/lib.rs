@@ -19,6 +19,7 @@ mod config;
 mod fill;
 mod grants;
 mod http;
+pub mod metrics;
 mod reader;
 mod slice;
 mod upstream;

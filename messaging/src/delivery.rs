@@ -16,6 +16,7 @@ use waxwing_protocol::{AccountId, DeviceId, MsgId, Timestamp};
 
 use crate::config::Config;
 use crate::fabric::Fabric;
+use crate::metrics::handles;
 use crate::store::{Append, AppendError, Appended, Body, DeviceAddress, MailboxStore, Quota};
 
 /// How long a message is kept that is for connected devices only. It goes through the mailbox like any other, so that
@@ -52,7 +53,9 @@ impl Delivery {
         send: &Send,
         now: Timestamp,
     ) -> Result<BoxFuture<'static, Result<Appended, AppendError>>, SendError> {
-        Ok(self.store.append(self.checked(from, send, now)?))
+        let append = self.checked(from, send, now)?;
+        handles().sends.increment(1);
+        Ok(self.store.append(append))
     }
 
     fn checked(&self, from: DeviceAddress, send: &Send, now: Timestamp) -> Result<Append, SendError> {

@@ -18,6 +18,7 @@ use tokio::sync::Notify;
 use waxwing_protocol::{AccountId, DeviceId};
 
 pub(crate) use self::outbox::{Outbox, Stop};
+use crate::metrics::handles;
 use crate::store::{CommitSink, Committed, DeviceAddress};
 
 /// The routes of this process.
@@ -55,6 +56,7 @@ impl Drop for Route {
         let mut routes = self.fabric.lock();
         if routes.by_device.get(&self.device).is_some_and(|entrance| entrance.generation == self.generation) {
             routes.by_device.remove(&self.device);
+            handles().connections.decrement(1);
             self.fabric.left.notify_waiters();
         }
     }
@@ -74,6 +76,7 @@ impl Fabric {
             }
             Entry::Vacant(vacant) => {
                 vacant.insert(Entrance { generation, outbox });
+                handles().connections.increment(1);
             }
         }
         Route { fabric: self.clone(), device, generation }
@@ -127,6 +130,7 @@ impl Fabric {
 
 impl CommitSink for Fabric {
     fn committed(&self, row: Committed) {
+        handles().stored.increment(1);
         if let Some(outbox) = self.outbox(row.to) {
             outbox.push(row);
         }

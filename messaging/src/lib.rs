@@ -24,6 +24,7 @@ mod grants;
 mod http;
 mod keys;
 mod limits;
+pub mod metrics;
 mod node;
 mod secrets;
 mod store;

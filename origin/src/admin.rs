@@ -2,17 +2,112 @@
 
 use std::time::SystemTime;
 
-use waxwing_protocol::{BlobId, OwnerTag};
+use serde::{Deserialize, Serialize};
+use waxwing_protocol::{BlobId, OwnerTag, Timestamp, UploadId};
 
 use super::Origin;
-use crate::store::StoreError;
+use crate::store::{StoreError, UploadState};
+use crate::uploads::UploadError;
 
 /// Why an operator's request failed. The message says what; there is nothing for a program to tell apart.
 #[derive(Debug, thiserror::Error)]
 #[error(transparent)]
-pub struct AdminError(#[from] StoreError);
+pub struct AdminError(Box<dyn std::error::Error + Send + Sync>);
+
+impl From<StoreError> for AdminError {
+    fn from(error: StoreError) -> Self {
+        Self(error.into())
+    }
+}
+
+impl From<UploadError> for AdminError {
+    fn from(error: UploadError) -> Self {
+        Self(error.into())
+    }
+}
+
+/// How far an upload is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum UploadStage {
+    /// It takes bytes.
+    Receiving,
+    /// It became a blob, and its answer is still remembered.
+    Complete,
+}
+
+/// An upload as an operator sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct UploadInfo {
+    /// Which.
+    pub id: UploadId,
+    /// How far it is.
+    pub state: UploadStage,
+    /// Whose.
+    pub owner: OwnerTag,
+    /// Bytes that are durable.
+    pub offset: u64,
+    /// Bytes it will have, when known.
+    pub length: Option<u64>,
+    /// When it was begun.
+    pub created: Timestamp,
+    /// When it is forgotten unless something happens.
+    pub expires: Timestamp,
+    /// What it became.
+    pub blob: Option<BlobId>,
+}
+
+/// What a collection freed, or would free.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Collected {
+    /// Uploads that expired before they were finished.
+    pub unfinished: u64,
+    /// Finished uploads whose answer need not be remembered any more.
+    pub finished: u64,
+    /// Uploads of which a crash left bytes without a record.
+    pub leftovers: u64,
+}
 
 impl Origin {
+    /// Uploads in the order of their ids, at most `limit`, those after `after`.
+    ///
+    /// # Errors
+    /// When the records cannot be read.
+    pub async fn uploads(&self, after: Option<UploadId>, limit: usize) -> Result<Vec<UploadInfo>, AdminError> {
+        let page = self.uploads.list(after, limit).await?;
+        let info = page.into_iter().map(|(id, record)| {
+            let (state, blob) = match record.state {
+                UploadState::Receiving { .. } => (UploadStage::Receiving, None),
+                UploadState::Complete { blob } => (UploadStage::Complete, Some(blob)),
+            };
+            let (owner, offset, length) = (record.owner, record.offset, record.length);
+            UploadInfo { id, state, owner, offset, length, created: record.created, expires: record.expires, blob }
+        });
+        Ok(info.collect())
+    }
+
+    /// Forgets expired uploads and frees bytes that a crash left, now rather than at the next sweep.
+    ///
+    /// # Errors
+    /// When the records cannot be read or written.
+    pub async fn collect(&self) -> Result<Collected, AdminError> {
+        let now = SystemTime::now().into();
+        let swept = self.uploads.sweep(now).await?;
+        let leftovers = self.uploads.collect(now).await?;
+        Ok(Collected { unfinished: swept.unfinished, finished: swept.finished, leftovers })
+    }
+
+    /// What [`Self::collect`] would do; changes nothing.
+    ///
+    /// # Errors
+    /// When the records cannot be read.
+    pub async fn collectable(&self) -> Result<Collected, AdminError> {
+        let now = SystemTime::now().into();
+        let due = self.uploads.due(now).await?;
+        let leftovers = self.uploads.leftovers(now).await?;
+        Ok(Collected { unfinished: due.unfinished, finished: due.finished, leftovers })
+    }
+
     /// Owners who hold anything, in the order of their tags, at most `limit`, those after `after`; and how many bytes:
     /// the sizes of their blobs and of their unfinished uploads.
     ///

@@ -13,6 +13,7 @@
 mod blobs;
 mod content_range;
 mod cors;
+mod counted;
 mod dialect;
 mod digests;
 mod error;

@@ -11,6 +11,7 @@ mod blobs;
 mod config;
 mod fault;
 mod http;
+pub mod metrics;
 mod store;
 mod uploads;
 
@@ -25,7 +26,7 @@ use self::store::BlobStore;
 use self::store::disk::{DiskOpenError, DiskStore, RecordsError};
 use self::uploads::{Uploads, sweeper};
 
-pub use admin::AdminError;
+pub use admin::{AdminError, Collected, UploadInfo, UploadStage};
 pub use config::Config;
 pub use fault::UnknownFault;
 pub use http::Interim;

@@ -97,6 +97,9 @@ pub(crate) trait BlobStore: Send + Sync + 'static {
     /// Gives how many uploads' bytes were freed.
     fn collect(&self, older_than: Timestamp) -> BoxFuture<'_, Result<u64, StoreError>>;
 
+    /// Of how many uploads [`Self::collect`] would free the bytes.
+    fn leftovers(&self, older_than: Timestamp) -> BoxFuture<'_, Result<u64, StoreError>>;
+
     /// Whether writing is possible; false for good once the engine cannot tell any more what is durable.
     fn is_writable(&self) -> bool;
 }

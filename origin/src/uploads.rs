@@ -44,6 +44,7 @@ use self::request::RequestClock;
 pub(crate) use self::request::{Allowance, Append, At, NewContent, NewUpload, Progress};
 use self::turns::{Turn, Turns};
 use crate::config::Config;
+use crate::metrics::handles;
 pub(crate) use crate::store::Concat;
 use crate::store::{BlobStore, Claim, NewBlob, OutboardPart, UploadRecord, UploadState, UploadWriter};
 
@@ -326,6 +327,7 @@ impl Uploads {
         if bytes > COMMIT_BYTES
             && self.0.store.used(allowance.owner).await?.saturating_add(bytes) > allowance.quota_bytes
         {
+            handles().quota_refusals.increment(1);
             return Err(UploadError::QuotaExceeded);
         }
         Ok(())

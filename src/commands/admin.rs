@@ -1,20 +1,126 @@
 //! `waxwing admin`: what an operator does on a node's machine.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use serde_json::json;
+use anyhow::{Context as _, bail};
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+use waxwing_protocol::Timestamp;
 
-use crate::cli::{AdminCommand, AdminGrant};
-use crate::output::Output;
+use crate::cli::{AdminBlob, AdminCommand, AdminGrant};
+use crate::output::{Output, bytes};
+
+/// How long a node may take to answer: a collection looks at every record.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// How long a node may take to be reached; it is on this machine.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Runs an operator's command.
-pub(crate) fn run(command: AdminCommand, output: Output) -> anyhow::Result<()> {
+pub(crate) async fn run(command: AdminCommand, output: Output) -> anyhow::Result<()> {
     match command {
         AdminCommand::Grant(AdminGrant::Edge { node, days, data }) => {
             let lifetime = Duration::from_secs(u64::from(days) * 24 * 60 * 60);
             let grant = waxwing_messaging::mint_edge_grant(&data.join("messaging"), &node, lifetime)?;
             output.result(&grant.text, &json!({ "grant": grant.text, "expires_at": grant.expires }));
+            Ok(())
+        }
+        AdminCommand::Uploads { state, node } => {
+            let filter = state.map(|state| format!("&state={}", state.name())).unwrap_or_default();
+            Node::at(&node.admin)?.list("uploads", &filter, |upload| print_upload(output, upload)).await
+        }
+        AdminCommand::Gc { dry_run, node } => {
+            let collected = Node::at(&node.admin)?.ask(Method::POST, &format!("gc?dry_run={dry_run}")).await?;
+            let would = if dry_run { "would free" } else { "freed" };
+            let text = format!(
+                "{would}: {} unfinished uploads that expired, {} finished ones, bytes of {} uploads that a crash left",
+                collected["unfinished"], collected["finished"], collected["leftovers"]
+            );
+            output.result(text, &collected);
+            Ok(())
+        }
+        AdminCommand::Quota { owner: Some(owner), node } => {
+            let held = Node::at(&node.admin)?.ask(Method::GET, &format!("owners/{owner}")).await?;
+            print_owner(output, &held);
+            Ok(())
+        }
+        AdminCommand::Quota { owner: None, node } => {
+            Node::at(&node.admin)?.list("owners", "", |owner| print_owner(output, owner)).await
+        }
+        AdminCommand::Blob(AdminBlob::Rm { id, node }) => {
+            Node::at(&node.admin)?.ask(Method::DELETE, &format!("blobs/{id}")).await?;
+            output.result(format_args!("removed {id}"), &json!({ "removed": id }));
+            Ok(())
         }
     }
-    Ok(())
+}
+
+fn print_upload(output: Output, upload: &Value) {
+    let text = |key: &str| upload[key].as_str().unwrap_or("-").to_owned();
+    let length = upload["length"].as_u64().map_or_else(|| "?".to_owned(), bytes);
+    let left = upload["expires"]
+        .as_u64()
+        .map_or(Duration::ZERO, |expires| Timestamp::from_millis(expires).since(SystemTime::now().into()));
+    let line = format!(
+        "{}  {:<9}  {:>9} of {:>9}  expires in {:>5.1} h  owner {}{}",
+        text("id"),
+        text("state"),
+        bytes(upload["offset"].as_u64().unwrap_or(0)),
+        length,
+        left.as_secs_f64() / 3600.0,
+        text("owner"),
+        upload["blob"].as_str().map(|blob| format!("  blob {blob}")).unwrap_or_default(),
+    );
+    output.result(line, upload);
+}
+
+fn print_owner(output: Output, owner: &Value) {
+    let held = owner["held_bytes"].as_u64().unwrap_or(0);
+    output.result(format_args!("{}  {:>9}", owner["owner"].as_str().unwrap_or("-"), bytes(held)), owner);
+}
+
+/// A running node's admin address.
+struct Node {
+    base: String,
+    client: reqwest::Client,
+}
+
+impl Node {
+    fn at(base: &str) -> anyhow::Result<Self> {
+        // Never by way of a proxy: the node is on this machine.
+        let client =
+            reqwest::Client::builder().no_proxy().connect_timeout(CONNECT_TIMEOUT).timeout(ANSWER_TIMEOUT).build()?;
+        Ok(Self { base: base.trim_end_matches('/').to_owned(), client })
+    }
+
+    async fn ask(&self, method: Method, path: &str) -> anyhow::Result<Value> {
+        let url = format!("{}/admin/v1/{path}", self.base);
+        let answer = self.client.request(method, &url).send().await.with_context(|| {
+            format!(
+                "no node answers at {}; is it running, is `admin_listen` set, and is this its address (--admin)?",
+                self.base
+            )
+        })?;
+        let status = answer.status();
+        if status == StatusCode::NO_CONTENT {
+            return Ok(Value::Null);
+        }
+        let body: Value =
+            answer.json().await.with_context(|| format!("{} is no admin address of waxwing", self.base))?;
+        if !status.is_success() {
+            bail!("the node refused: {}", body["detail"].as_str().unwrap_or(status.as_str()));
+        }
+        Ok(body)
+    }
+
+    /// Hands `each` every entry of list `name`, page by page.
+    async fn list(&self, name: &str, filter: &str, each: impl Fn(&Value)) -> anyhow::Result<()> {
+        let mut after = String::new();
+        loop {
+            let page = self.ask(Method::GET, &format!("{name}?{after}{filter}")).await?;
+            page[name].as_array().into_iter().flatten().for_each(&each);
+            let Some(next) = page["next"].as_str() else { return Ok(()) };
+            after = format!("after={next}");
+        }
+    }
 }

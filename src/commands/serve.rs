@@ -1,6 +1,9 @@
 //! `waxwing dev` and `waxwing serve`.
 
+use std::net::{Ipv4Addr, SocketAddr};
+
 use serde_json::json;
+use tokio::net::TcpListener;
 use tracing_subscriber::EnvFilter;
 use waxwing_protocol::api::Registration;
 
@@ -14,8 +17,12 @@ pub(crate) async fn dev(args: DevArgs, output: Output) -> anyhow::Result<()> {
     log(output, "warn");
     let mut config = Config { listen: args.listen, data: args.data, ..Config::default() };
     config.messaging.registration = Registration::Open;
+    config.admin_listen = beside(args.listen).await;
     let serving = Serving::start(config).await?;
     let address = announce(&serving, output)?;
+    if let Some(admin) = serving.admin_address()? {
+        output.note(format_args!("admin http://{admin}: metrics, and waxwing admin"));
+    }
     let server = if address == format!("http://{}", crate::cli::DEV_ADDRESS) {
         String::new()
     } else {
@@ -32,6 +39,14 @@ pub(crate) async fn dev(args: DevArgs, output: Output) -> anyhow::Result<()> {
     serving.run().await
 }
 
+/// The loopback address with the port after that of `listen`, or a free one after a free one. None when it is taken: who
+/// tries things out can do without.
+async fn beside(listen: SocketAddr) -> Option<SocketAddr> {
+    let port = if listen.port() == 0 { 0 } else { listen.port().checked_add(1)? };
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    TcpListener::bind(address).await.ok().map(|_| address)
+}
+
 /// Serves the roles of a configuration file.
 pub(crate) async fn serve(args: ServeArgs, output: Output) -> anyhow::Result<()> {
     log(output, "info");
@@ -46,7 +61,8 @@ pub(crate) async fn serve(args: ServeArgs, output: Output) -> anyhow::Result<()>
 /// The first line on stdout: tests and scripts wait for it and read the address.
 fn announce(serving: &Serving, output: Output) -> anyhow::Result<String> {
     let address = format!("http://{}", serving.address()?);
-    output.result(format_args!("listening {address}"), &json!({ "listening": address }));
+    let admin = serving.admin_address()?.map(|admin| format!("http://{admin}"));
+    output.result(format_args!("listening {address}"), &json!({ "listening": address, "admin": admin }));
     Ok(address)
 }
 

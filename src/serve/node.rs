@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use axum::http::header::{CONTENT_TYPE, HOST};
 use axum::http::{HeaderMap, StatusCode};
+use axum::middleware::from_fn;
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
 use axum::{Json, Router};
@@ -22,6 +23,7 @@ use waxwing_protocol::api::{Registration, ServiceInfo};
 use waxwing_protocol::grant::{GrantKeys, Jwks};
 use waxwing_protocol::problem::{PROBLEM_MEDIA_TYPE, Problem};
 
+use super::metrics::measure;
 use crate::config::{Cluster, Config, Role};
 
 /// How long the grant lasts that an edge gets from the messaging role in its own process: longer than a process lives.
@@ -93,24 +95,19 @@ impl Node {
         let trace = TraceLayer::new_for_http().make_span_with(|request: &axum::http::Request<axum::body::Body>| {
             info_span!("request", method = %request.method(), path = request.uri().path())
         });
-        router.fallback(not_found).layer(CatchPanicLayer::custom(panicked)).layer(trace)
+        router.fallback(not_found).layer(CatchPanicLayer::custom(panicked)).layer(from_fn(measure)).layer(trace)
     }
 
-    /// What the admin address answers: `/healthz` says that the process runs, `/readyz` that it should get requests.
-    pub(crate) fn admin_router(&self) -> Router {
-        let node = self.clone();
-        let ready = move || {
-            let ready = node.origin.as_ref().is_none_or(Origin::is_ready)
-                && node.messaging.as_ref().is_none_or(Messaging::is_ready);
-            async move {
-                if ready {
-                    (StatusCode::OK, "ready\n")
-                } else {
-                    (StatusCode::SERVICE_UNAVAILABLE, "a store is read-only\n")
-                }
-            }
-        };
-        Router::new().route("/healthz", get(async || "alive\n")).route("/readyz", get(ready))
+    /// Which roles this node plays that can fail, and whether each should get requests.
+    pub(super) fn readiness(&self) -> Vec<(&'static str, bool)> {
+        let origin = self.origin.as_ref().map(|origin| ("origin", origin.is_ready()));
+        let messaging = self.messaging.as_ref().map(|messaging| ("messaging", messaging.is_ready()));
+        origin.into_iter().chain(messaging).collect()
+    }
+
+    /// The origin, when this node plays it.
+    pub(super) const fn origin(&self) -> Option<&Origin> {
+        self.origin.as_ref()
     }
 
     /// Tells every role to come to an end: sockets drain, running appends commit what they have.
@@ -223,7 +220,7 @@ fn service_info(cluster: &Cluster, own: &str, info: InfoBase) -> ServiceInfo {
     }
 }
 
-async fn not_found() -> Response {
+pub(super) async fn not_found() -> Response {
     problem(&Problem::new(404, "not-found", "nothing is here; GET /v1/info tells where things are"))
 }
 
@@ -231,7 +228,7 @@ fn panicked(_: Box<dyn std::any::Any + Send>) -> Response {
     problem(&Problem::new(500, "internal", "the server failed at this request"))
 }
 
-fn problem(problem: &Problem) -> Response {
+pub(super) fn problem(problem: &Problem) -> Response {
     let status = StatusCode::from_u16(problem.status).expect("our own problems have valid statuses");
     (status, [(CONTENT_TYPE, PROBLEM_MEDIA_TYPE)], problem.to_json()).into_response()
 }

@@ -13,6 +13,7 @@ use super::error::{FillError, Lie};
 use super::opening::CardSource;
 use super::{End, Progress, RETRY_PAUSES, Shared, log_failure};
 use crate::cache::{Card, Head, Whole, is_whole};
+use crate::metrics::handles;
 use crate::slice::{SLICE_BYTES, SLICE_GROUPS, Slice, slice_count, slice_range};
 use crate::upstream::AnswerBody;
 
@@ -70,6 +71,7 @@ impl Run {
     async fn attempt(&mut self) -> Result<(), FillError> {
         let (Some(first), Some(last)) = (self.slices.front(), self.slices.back()) else { return Ok(()) };
         let asked = ByteRange { start: first.offset(), end: (last.index + 1) * SLICE_BYTES };
+        handles().fills.increment(1);
         let (answer, card) = tokio::try_join!(self.shared.upstream.range(self.id, asked), self.source.card())?;
         if answer.blob_bytes != card.blob_bytes() {
             self.doubt_size_of(&card);
@@ -106,6 +108,7 @@ impl Run {
             if is_last {
                 card.size_is_proven();
             }
+            handles().fill_bytes.increment(bytes);
             slice.progress.send_modify(|progress| progress.groups.push(checked));
         }
         Ok(())

@@ -16,6 +16,7 @@ use super::body::BlobBody;
 use super::pass::Pass;
 use super::{BLOB_POLICY, CACHE_STATUS, SERVER_TIMING};
 use crate::blobs::{Found, How, Reading};
+use crate::metrics::handles;
 
 /// How long a client may use its copy without asking, at most: a purge reaches every copy within a day.
 const CLIENT_LIFETIME_MAX: Duration = Duration::from_secs(24 * 60 * 60);
@@ -53,6 +54,9 @@ pub(super) fn unmodified(pass: Pass, took: Duration) -> Response {
 fn head(pass: Pass, found: Option<Found>, took: Duration, origin_status: StatusCode) -> HeaderMap {
     let age = found.and_then(|found| found.stored).map(|stored| pass.now.since(stored));
     let how = found.map_or(How::Hit, |found| found.how);
+    if found.is_some() {
+        count(how);
+    }
     let mut headers = HeaderMap::with_capacity(16);
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
@@ -67,6 +71,16 @@ fn head(pass: Pass, found: Option<Found>, took: Duration, origin_status: StatusC
     let step = if how == How::Hit { "cache" } else { "origin" };
     set(&mut headers, SERVER_TIMING, format!("{step};dur={:.3}", took.as_secs_f64() * 1000.0));
     headers
+}
+
+fn count(how: How) {
+    let handles = handles();
+    let counter = match how {
+        How::Hit => &handles.hits,
+        How::Missed { collapsed: true, .. } => &handles.collapsed,
+        How::Missed { .. } => &handles.misses,
+    };
+    counter.increment(1);
 }
 
 /// A client's cache counts `max-age` from the moment `Age` points back to, RFC 9111 §4.2.3. So that the copy stays fresh

@@ -12,6 +12,7 @@ use axum::http::{HeaderMap, Method};
 use axum::middleware::Next;
 use axum::response::Response;
 
+use super::counted::counted;
 use super::error::HttpError;
 use super::{content_range, ietf, tus};
 
@@ -58,6 +59,8 @@ impl Dialect {
 pub(super) async fn tell(mut request: Request, next: Next) -> Response {
     let dialect = Dialect::of(request.method(), request.headers(), request.uri().query().unwrap_or_default());
     request.extensions_mut().insert(dialect);
+    let whole = request.uri().path() == "/v1/blobs";
+    let request = request.map(|body| counted(body, dialect, whole));
     match dialect {
         Dialect::Tus => tus::protocol_version(request, next).await,
         Dialect::Any => tus::named(next.run(request).await),

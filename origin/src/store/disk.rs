@@ -190,17 +190,22 @@ impl Disk {
         }
     }
 
-    fn collect(&self, older_than: Timestamp) -> Result<u64, StoreError> {
-        let mut freed = 0;
+    /// Gives bytes that no record names and that were last written before `older_than` to `found`; and of how many uploads.
+    fn leftovers(
+        &self,
+        older_than: Timestamp,
+        found: impl Fn(UploadId) -> Result<(), StoreError>,
+    ) -> Result<u64, StoreError> {
+        let mut count = 0;
         self.files.for_each(|id, modified| {
             // A file whose slot is taken belongs to an upload that has not committed yet.
             if modified < older_than && !self.slots.is_taken(id) && !self.records.names_data(id)? {
-                self.files.remove(id)?;
-                freed += 1;
+                found(id)?;
+                count += 1;
             }
             Ok(())
         })?;
-        Ok(freed)
+        Ok(count)
     }
 }
 
@@ -315,7 +320,12 @@ impl BlobStore for DiskStore {
 
     fn collect(&self, older_than: Timestamp) -> BoxFuture<'_, Result<u64, StoreError>> {
         let disk = Arc::clone(&self.0);
-        Box::pin(blocking(move || disk.collect(older_than)))
+        Box::pin(blocking(move || disk.leftovers(older_than, |id| disk.files.remove(id))))
+    }
+
+    fn leftovers(&self, older_than: Timestamp) -> BoxFuture<'_, Result<u64, StoreError>> {
+        let disk = Arc::clone(&self.0);
+        Box::pin(blocking(move || disk.leftovers(older_than, |_| Ok(()))))
     }
 
     fn is_writable(&self) -> bool {

@@ -366,7 +366,9 @@ pub(crate) async fn collecting_spares_what_a_record_names(engine: impl Harness) 
 
     let far = Timestamp::from_millis(u64::MAX);
     assert_eq!(engine.store().collect(Timestamp::default()).await.unwrap(), 0, "nothing is that old");
+    assert_eq!(engine.store().leftovers(far).await.unwrap(), 1);
     assert_eq!(engine.store().collect(far).await.unwrap(), 1);
+    assert_eq!(engine.store().leftovers(far).await.unwrap(), 0);
     let (done, part) = blob_of(&data, BOB);
     in_progress.complete(done, None, Vec::new(), part).await.unwrap();
     drop((unfinished, in_progress));

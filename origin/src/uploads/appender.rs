@@ -14,6 +14,7 @@ use super::digest::{Checker, Verdict};
 use super::intake::{Batch, Intake, Pause};
 use super::whole::WholeDigest;
 use super::{Allowance, Concat, ContentDigest, Progress, RequestClock, UploadError};
+use crate::metrics::handles;
 use crate::store::{
     Claim, DigestProgress, NewBlob, OutboardPart, StoreError, StoreErrorKind, UploadRecord, UploadState, UploadWriter,
 };
@@ -282,6 +283,7 @@ impl Appender {
         let last = self.last.take();
         let tail = last.as_ref().map_or_else(Vec::new, |last| last.chunks.clone());
         self.writer.complete(blob, self.resumable.then(|| record.clone()), tail, outboard).await?;
+        handles().completed.increment(1);
         self.record = record;
         Ok(id)
     }

@@ -8,11 +8,12 @@
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio_util::sync::CancellationToken;
-use waxwing_protocol::Timestamp;
+use waxwing_protocol::{Timestamp, UploadId};
 
 use super::{UploadError, Uploads};
 use crate::blobs::Blobs;
-use crate::store::UploadState;
+use crate::metrics::handles;
+use crate::store::{UploadRecord, UploadState};
 
 /// Records looked at in one go.
 const PAGE: usize = 256;
@@ -33,17 +34,22 @@ pub(crate) struct Swept {
 }
 
 impl Uploads {
-    /// Removes the uploads that have expired by `now`.
+    /// Removes the uploads that have expired by `now`, and enters into the metrics how many are left.
     pub(crate) async fn sweep(&self, now: Timestamp) -> Result<Swept, UploadError> {
         let mut swept = Swept::default();
+        let (mut receiving, mut complete) = (0_u32, 0_u32);
         let mut after = None;
         loop {
             let page = self.0.store.uploads(after, PAGE).await?;
-            let Some((last, _)) = page.last() else { return Ok(swept) };
+            let Some((last, _)) = page.last() else { break };
             after = Some(*last);
             for (id, record) in page {
                 // What a request is busy with has not expired, whatever its record said before.
                 if record.expires > now || self.0.turns.is_taken(id) {
+                    match record.state {
+                        UploadState::Receiving { .. } => receiving = receiving.saturating_add(1),
+                        UploadState::Complete { .. } => complete = complete.saturating_add(1),
+                    }
                     continue;
                 }
                 // Its turn is taken and its record asked for again: a request that came between may have moved it on.
@@ -57,11 +63,48 @@ impl Uploads {
                 }
             }
         }
+        let handles = handles();
+        handles.receiving.set(receiving);
+        handles.complete.set(complete);
+        handles.expired_receiving.increment(swept.unfinished);
+        handles.expired_complete.increment(swept.finished);
+        Ok(swept)
+    }
+
+    /// What [`Self::sweep`] would remove as of `now`.
+    pub(crate) async fn due(&self, now: Timestamp) -> Result<Swept, UploadError> {
+        let mut due = Swept::default();
+        let mut after = None;
+        loop {
+            let page = self.0.store.uploads(after, PAGE).await?;
+            let Some((last, _)) = page.last() else { return Ok(due) };
+            after = Some(*last);
+            for (_, record) in page.iter().filter(|(id, record)| record.expires <= now && !self.0.turns.is_taken(*id)) {
+                match record.state {
+                    UploadState::Receiving { .. } => due.unfinished += 1,
+                    UploadState::Complete { .. } => due.finished += 1,
+                }
+            }
+        }
     }
 
     /// Frees bytes that a crash left without a record, as of `now`.
     pub(crate) async fn collect(&self, now: Timestamp) -> Result<u64, UploadError> {
         Ok(self.0.store.collect(now.minus(COLLECT_AGE)).await?)
+    }
+
+    /// Of how many uploads [`Self::collect`] would free bytes.
+    pub(crate) async fn leftovers(&self, now: Timestamp) -> Result<u64, UploadError> {
+        Ok(self.0.store.leftovers(now.minus(COLLECT_AGE)).await?)
+    }
+
+    /// Records of uploads in the order of their ids, at most `limit`, those after `after`.
+    pub(crate) async fn list(
+        &self,
+        after: Option<UploadId>,
+        limit: usize,
+    ) -> Result<Vec<(UploadId, UploadRecord)>, UploadError> {
+        Ok(self.0.store.uploads(after, limit).await?)
     }
 }
 
@@ -87,7 +130,10 @@ pub(crate) async fn run(uploads: Uploads, blobs: Blobs, interval: Duration, stop
             }
             match blobs.sweep(now.wall).await {
                 Ok(0) => {}
-                Ok(ended) => tracing::info!(ended, "ended {ended} times that somebody had a blob"),
+                Ok(ended) => {
+                    handles().owners_expired.increment(ended as u64);
+                    tracing::info!(ended, "ended {ended} times that somebody had a blob");
+                }
                 Err(error) => tracing::warn!(error = %error, "a sweep of blobs failed"),
             }
         }

@@ -389,7 +389,10 @@ async fn uploads_expire_and_free_the_disk() {
     // Expired and not yet swept: told apart from never having been.
     let late = later(25);
     assert!(matches!(engine.uploads.status(ALICE, begun, late).await, Err(UploadError::Expired)));
+    // What an operator is told beforehand is what happens.
+    assert_eq!(engine.uploads.due(late).await.unwrap(), Swept { unfinished: 2, finished: 1 });
     assert_eq!(engine.uploads.sweep(late).await.unwrap(), Swept { unfinished: 2, finished: 1 });
+    assert_eq!(engine.uploads.due(late).await.unwrap(), Swept::default());
     assert!(matches!(engine.uploads.status(ALICE, begun, late).await, Err(UploadError::NotFound)));
     assert_eq!(engine.files(), 1);
     assert_eq!(engine.blob_bytes(blob).await, bytes(2 * MIB));

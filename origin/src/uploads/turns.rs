@@ -14,6 +14,8 @@ use tokio::sync::OwnedMutexGuard;
 use tokio_util::sync::CancellationToken;
 use waxwing_protocol::UploadId;
 
+use crate::metrics::handles;
+
 /// How long a newcomer waits for its predecessor to commit.
 const HANDOVER_WAIT: Duration = Duration::from_secs(2);
 
@@ -63,6 +65,9 @@ impl Turns {
                 number: 0,
                 held: Arc::default(),
             });
+            if newest.number > 0 {
+                handles().takeovers.increment(1);
+            }
             newest.stop.cancel();
             newest.stop = stop.clone();
             newest.number += 1;

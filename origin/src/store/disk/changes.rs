@@ -264,6 +264,7 @@ fn charge(
     }
     let after = used(pending, owner)?.saturating_sub(freed).saturating_add(added);
     if added > freed && after > quota_bytes {
+        crate::metrics::handles().quota_refusals.increment(1);
         return Err(StoreError::new(StoreErrorKind::Quota, "counting an owner's bytes"));
     }
     set_used(pending, owner, after);

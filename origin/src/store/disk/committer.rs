@@ -14,6 +14,7 @@ use super::changes::{Change, Outcome};
 use super::health::Health;
 use super::pending::Pending;
 use super::records::Table;
+use crate::metrics::{handles, timed};
 use crate::store::StoreError;
 
 /// Changes committed together at most; bounds what one sync has to carry.
@@ -98,7 +99,7 @@ impl Group {
                 Err(error) => drop(answer.send(Err(error))),
             }
         }
-        match pending.commit(self.durability) {
+        match timed(&handles().fsync_record, || pending.commit(self.durability)) {
             Ok(()) => entered.into_iter().for_each(|(answer, outcome)| drop(answer.send(Ok(outcome)))),
             Err(error) => {
                 let error = Arc::new(error);

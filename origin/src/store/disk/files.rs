@@ -14,6 +14,7 @@ use waxwing_protocol::{Timestamp, UploadId};
 
 use super::health::Health;
 use crate::fault::{Fault, Faults};
+use crate::metrics::{handles, timed};
 use crate::store::{StoreError, StoreErrorKind};
 
 /// The directory of data files.
@@ -121,6 +122,15 @@ impl Files {
 
     /// Makes what was written to `file` durable.
     pub(super) fn sync(&self, file: &File) -> Result<(), StoreError> {
+        timed(&handles().fsync_data, || self.sync_now(file))
+    }
+
+    /// Makes the end of a pack durable.
+    pub(super) fn sync_pack(&self, file: &File) -> Result<(), StoreError> {
+        timed(&handles().fsync_pack, || self.sync_now(file))
+    }
+
+    fn sync_now(&self, file: &File) -> Result<(), StoreError> {
         let synced = if self.faults.is_on(Fault::SkipSync) {
             Ok(())
         } else if self.faults.is_on(Fault::FailSync) {

@@ -217,7 +217,7 @@ impl Packer {
             at += waiting.entry.bytes();
         }
         write_at(&pack.file, pack.end, &mut pieces).map_err(|error| StoreError::io("writing a pack", error))?;
-        files.sync(&pack.file)?;
+        files.sync_pack(&pack.file)?;
         pack.end = at;
         Ok(locations)
     }

@@ -1,0 +1,94 @@
+//! What an operator can watch of an origin: every metric, named once.
+//!
+//! A name that is typed where it is counted is sooner or later typed in two ways, and a dashboard shows half the truth.
+//! So names, kinds and meanings stand in one table, from which `infra/metrics.md` is checked. Handles are fetched once a
+//! process: on the way of a byte there is an addition and no look-up.
+//!
+//! No label names a user, a blob or an upload: metrics are kept for years and shown to many.
+
+use std::sync::LazyLock;
+use std::time::Instant;
+
+use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
+
+/// Names and meanings. The kind is in the name: `_total` counts, `_seconds` is a histogram, anything else a gauge.
+pub const METRICS: [(&str, &str); 8] = [
+    (UPLOADS, "Uploads with a record, by state (receiving, complete), as of the last sweep."),
+    (UPLOAD_BYTES, "Bytes of content that upload requests brought, by dialect, whatever became of them."),
+    (FSYNC, "Time of a sync, by what is made durable: data of one upload, a pack of blobs, a group of records."),
+    (COMPLETED, "Uploads that became a blob."),
+    (TAKEOVERS, "Requests that had to make way for a newer one on the same upload."),
+    (EXPIRED, "Uploads forgotten by a sweep, by state (receiving, complete)."),
+    (QUOTA_REFUSALS, "Requests refused because the owner's quota was used up."),
+    (PURGED, "Times that an owner's having a blob ended because it was never kept again."),
+];
+
+/// Upper bounds of the buckets of this crate's histograms, in seconds: from an SSD's sync to one that shows a failing disk.
+pub const SECONDS_BUCKETS: [f64; 12] =
+    [0.0001, 0.000_25, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.25, 1.0, 5.0];
+
+const UPLOADS: &str = "waxwing_uploads";
+const UPLOAD_BYTES: &str = "waxwing_upload_bytes_total";
+const FSYNC: &str = "waxwing_upload_fsync_seconds";
+const COMPLETED: &str = "waxwing_uploads_completed_total";
+const TAKEOVERS: &str = "waxwing_upload_takeovers_total";
+const EXPIRED: &str = "waxwing_uploads_expired_total";
+const QUOTA_REFUSALS: &str = "waxwing_quota_refusals_total";
+const PURGED: &str = "waxwing_blob_owners_expired_total";
+
+/// The handles of this process. They count nothing until a recorder is installed, which comes before an origin opens.
+static HANDLES: LazyLock<Handles> = LazyLock::new(Handles::fetch);
+
+/// A handle for each series.
+pub(crate) struct Handles {
+    pub(crate) receiving: Gauge,
+    pub(crate) complete: Gauge,
+    pub(crate) bytes_tus: Counter,
+    pub(crate) bytes_ietf: Counter,
+    pub(crate) bytes_content_range: Counter,
+    pub(crate) bytes_put: Counter,
+    pub(crate) fsync_data: Histogram,
+    pub(crate) fsync_pack: Histogram,
+    pub(crate) fsync_record: Histogram,
+    pub(crate) completed: Counter,
+    pub(crate) takeovers: Counter,
+    pub(crate) expired_receiving: Counter,
+    pub(crate) expired_complete: Counter,
+    pub(crate) quota_refusals: Counter,
+    pub(crate) owners_expired: Counter,
+}
+
+impl Handles {
+    fn fetch() -> Self {
+        Self {
+            receiving: gauge!(UPLOADS, "state" => "receiving"),
+            complete: gauge!(UPLOADS, "state" => "complete"),
+            bytes_tus: counter!(UPLOAD_BYTES, "dialect" => "tus"),
+            bytes_ietf: counter!(UPLOAD_BYTES, "dialect" => "ietf"),
+            bytes_content_range: counter!(UPLOAD_BYTES, "dialect" => "content-range"),
+            bytes_put: counter!(UPLOAD_BYTES, "dialect" => "put"),
+            fsync_data: histogram!(FSYNC, "of" => "data"),
+            fsync_pack: histogram!(FSYNC, "of" => "pack"),
+            fsync_record: histogram!(FSYNC, "of" => "record"),
+            completed: counter!(COMPLETED),
+            takeovers: counter!(TAKEOVERS),
+            expired_receiving: counter!(EXPIRED, "state" => "receiving"),
+            expired_complete: counter!(EXPIRED, "state" => "complete"),
+            quota_refusals: counter!(QUOTA_REFUSALS),
+            owners_expired: counter!(PURGED),
+        }
+    }
+}
+
+/// The handles.
+pub(crate) fn handles() -> &'static Handles {
+    &HANDLES
+}
+
+/// Does `work`, and enters how long it took.
+pub(crate) fn timed<T>(histogram: &Histogram, work: impl FnOnce() -> T) -> T {
+    let began = Instant::now();
+    let done = work();
+    histogram.record(began.elapsed());
+    done
+}

@@ -1,0 +1,265 @@
+//! What an operator sees and does: metrics, readiness, the admin commands.
+
+use std::path::{Path, PathBuf};
+
+use reqwest::StatusCode;
+use reqwest::blocking::Client;
+use serde_json::Value;
+
+use crate::support::{Service, register, sample_bytes, waxwing};
+
+/// A node with every role and an admin address, whose origin sweeps often.
+struct Node {
+    dir: tempfile::TempDir,
+    service: Service,
+    admin: String,
+    client: Client,
+}
+
+impl Node {
+    fn start() -> Self {
+        Self::with("127.0.0.1", &[])
+    }
+
+    /// Its admin address on `host`, with environment variables.
+    fn with(host: &str, env: &[(&str, &str)]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let admin = free_address(host);
+        let config = config(dir.path(), &admin);
+        let service = Service::serve_with(&config, env);
+        register(dir.path(), &service.url, "alice");
+        Self { dir, service, admin: format!("http://{admin}"), client: Client::new() }
+    }
+
+    fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    fn grant(&self, kind: &str) -> String {
+        waxwing(self.dir(), &["grant", kind, "--home", "alice"]).ok().stdout.trim().to_owned()
+    }
+
+    fn put(&self, bytes: &[u8]) -> reqwest::blocking::Response {
+        let url = format!("{}/v1/blobs", self.service.url);
+        self.client.put(url).bearer_auth(self.grant("upload")).body(bytes.to_vec()).send().unwrap()
+    }
+
+    /// An upload of `length` bytes by tus that has none yet.
+    fn begin(&self, length: usize) -> String {
+        let request = self.client.post(format!("{}/v1/uploads", self.service.url)).bearer_auth(self.grant("upload"));
+        let answer = request.header("tus-resumable", "1.0.0").header("upload-length", length).send().unwrap();
+        assert_eq!(answer.status(), StatusCode::CREATED);
+        answer.headers()["location"].to_str().unwrap().to_owned()
+    }
+
+    /// The value of one series.
+    fn metric(&self, series: &str) -> Option<f64> {
+        let page = self.client.get(format!("{}/metrics", self.admin)).send().unwrap().text().unwrap();
+        let line = page.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' ').map(str::to_owned));
+        line.map(|value| value.parse().unwrap())
+    }
+
+    fn admin(&self, args: &[&str]) -> crate::support::Done {
+        let args = [&["--json", "admin"], args, &["--admin", &self.admin]].concat();
+        waxwing(self.dir(), &args)
+    }
+}
+
+fn config(dir: &Path, admin: &str) -> PathBuf {
+    let path = dir.join("waxwing.toml");
+    let text = format!(
+        "listen = \"127.0.0.1:0\"\nadmin_listen = \"{admin}\"\ndata = {:?}\n[messaging]\nregistration = \"open\"\n\
+         [origin]\nsweep_interval_s = 1\n",
+        dir.join("data")
+    );
+    std::fs::write(&path, text).unwrap();
+    path
+}
+
+fn free_address(host: &str) -> String {
+    let listener = std::net::TcpListener::bind((host, 0)).unwrap();
+    listener.local_addr().unwrap().to_string()
+}
+
+#[test]
+fn metrics_tell_what_came_and_what_it_cost() {
+    let node = Node::start();
+    let bytes = sample_bytes(3 << 20);
+    assert!(node.put(&bytes).status().is_success());
+    let upload = node.begin(100);
+    let patch = || node.client.patch(&upload).bearer_auth(node.grant("upload")).header("tus-resumable", "1.0.0");
+    let patch = patch().header("upload-offset", 0).header("content-type", "application/offset+octet-stream");
+    assert_eq!(patch.body(vec![7; 60]).send().unwrap().status(), StatusCode::NO_CONTENT);
+    let blob = node.put(b"small").headers()["waxwing-blob"].to_str().unwrap().to_owned();
+    for _ in 0..2 {
+        let read = node.client.get(format!("{}/v1/blobs/{blob}", node.service.url)).bearer_auth(node.grant("media"));
+        assert_eq!(read.send().unwrap().bytes().unwrap(), "small");
+    }
+
+    let count = |series: &str| node.metric(series).unwrap_or_else(|| panic!("{series} is not there"));
+    assert_eq!(count("waxwing_upload_bytes_total{dialect=\"put\"}"), bytes.len() as f64 + 5.0);
+    assert_eq!(count("waxwing_upload_bytes_total{dialect=\"tus\"}"), 60.0);
+    assert_eq!(count("waxwing_uploads_completed_total"), 2.0);
+    assert!(count("waxwing_upload_fsync_seconds_count{of=\"record\"}") >= 4.0);
+    assert!(count("waxwing_upload_fsync_seconds_count{of=\"data\"}") >= 2.0);
+    assert!(count("waxwing_upload_fsync_seconds_bucket{of=\"pack\",le=\"+Inf\"}") >= 1.0);
+    let requests = |route: &str, method: &str| {
+        count(&format!("waxwing_http_requests_total{{route=\"{route}\",method=\"{method}\",status=\"2xx\"}}"))
+    };
+    assert_eq!(requests("/v1/blobs", "PUT"), 2.0);
+    assert_eq!(requests("/v1/uploads/{id}", "PATCH"), 1.0);
+    assert!(count("waxwing_http_request_seconds_count{route=\"/v1/blobs/{id}\"}") >= 2.0);
+    assert_eq!(count("waxwing_edge_reads_total{cache=\"hit\"}"), 1.0);
+    assert_eq!(count("waxwing_edge_fill_bytes_total"), 5.0);
+    assert_eq!(count("waxwing_ready{role=\"origin\"}"), 1.0);
+    assert!(count("process_resident_memory_bytes") > 1e6 && count("process_open_fds") > 5.0);
+    // Counted at the next sweep.
+    crate::support::wait_for("a sweep", || {
+        (node.metric("waxwing_uploads{state=\"receiving\"}") == Some(1.0)).then_some(())
+    });
+}
+
+#[test]
+fn a_newer_request_is_counted_as_a_takeover() {
+    let node = Node::start();
+    let upload = node.begin(1 << 20);
+    let stuck = std::net::TcpStream::connect(node.service.address()).unwrap();
+    let path = upload.strip_prefix(&node.service.url).unwrap();
+    let head = format!(
+        "PATCH {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\ntus-resumable: 1.0.0\r\nupload-offset: 0\r\n\
+         content-type: application/offset+octet-stream\r\ncontent-length: 1000\r\n\r\nhalf of it",
+        node.grant("upload")
+    );
+    std::io::Write::write_all(&mut &stuck, head.as_bytes()).unwrap();
+    crate::support::wait_for("the stuck request's bytes", || {
+        (node.metric("waxwing_upload_bytes_total{dialect=\"tus\"}") == Some(10.0)).then_some(())
+    });
+    let status = node.client.head(&upload).bearer_auth(node.grant("upload")).send().unwrap();
+    assert_eq!(status.headers()["upload-offset"], "10");
+    assert_eq!(node.metric("waxwing_upload_takeovers_total"), Some(1.0));
+}
+
+#[test]
+fn an_operator_lists_uploads_and_owners_and_removes_a_blob() {
+    let node = Node::start();
+    let unfinished = node.begin(1000);
+    let blob = node.put(&sample_bytes(2000)).headers()["waxwing-blob"].to_str().unwrap().to_owned();
+
+    let listed = node.admin(&["uploads", "--state", "receiving"]).ok().json();
+    assert!(unfinished.ends_with(listed["id"].as_str().unwrap()));
+    assert_eq!((&listed["offset"], &listed["length"]), (&Value::from(0), &Value::from(1000)));
+    assert_eq!(node.admin(&["uploads", "--state", "complete"]).ok().stdout, "");
+    let owner = listed["owner"].as_str().unwrap();
+    let held = node.admin(&["quota"]).ok().json();
+    assert_eq!((held["owner"].as_str(), held["held_bytes"].as_u64()), (Some(owner), Some(3000)));
+
+    let text = waxwing(node.dir(), &["admin", "uploads", "--admin", &node.admin]).ok().stdout;
+    assert!(text.contains("receiving") && text.contains(owner), "{text}");
+
+    node.admin(&["blob", "rm", &blob]).ok();
+    assert_eq!(node.admin(&["quota", owner]).ok().json()["held_bytes"], 1000);
+    node.admin(&["blob", "rm", &blob]).fails_saying(&["there is no such blob"]);
+
+    // What nothing names any more, as a crash leaves it.
+    let leftover = node.dir().join("data/origin/blobs");
+    assert!(leftover.is_dir(), "blobs lie where they are documented");
+    let would = node.admin(&["gc", "--dry-run"]).ok().json();
+    assert_eq!((&would["unfinished"], &would["leftovers"]), (&Value::from(0), &Value::from(0)));
+    let did = node.admin(&["gc"]).ok().json();
+    assert_eq!(would, did, "nothing was due");
+}
+
+/// Pages are asked for until there is none left.
+#[test]
+fn long_lists_come_whole() {
+    let node = Node::start();
+    let begun: std::collections::BTreeSet<String> = (1..=5).map(|length| node.begin(length)).collect();
+    let mut listed = std::collections::BTreeSet::new();
+    let mut after = String::new();
+    loop {
+        let url = format!("{}/admin/v1/uploads?limit=2{after}", node.admin);
+        let page: Value = node.client.get(url).send().unwrap().json().unwrap();
+        let ids = page["uploads"].as_array().unwrap().iter().map(|upload| upload["id"].as_str().unwrap().to_owned());
+        listed.extend(ids.map(|id| format!("{}/v1/uploads/{id}", node.service.url)));
+        let Some(next) = page["next"].as_str() else { break };
+        after = format!("&after={next}");
+    }
+    assert_eq!(listed, begun);
+}
+
+/// A page in the operator's own browser can reach loopback; it must get nothing.
+#[test]
+fn pages_and_foreign_hosts_are_refused_on_the_admin_address() {
+    let node = Node::start();
+    let gc = || node.client.post(format!("{}/admin/v1/gc", node.admin));
+    for refused in [
+        gc().header("host", "evil.example"),
+        gc().header("origin", "https://evil.example"),
+        gc().header("sec-fetch-site", "cross-site"),
+        node.client.get(format!("{}/metrics", node.admin)).header("host", "evil.example"),
+    ] {
+        let answer = refused.send().unwrap();
+        assert_eq!(answer.status(), StatusCode::FORBIDDEN);
+        assert_eq!(answer.json::<Value>().unwrap()["type"], "urn:problem-type:waxwing:host-refused");
+    }
+    assert_eq!(gc().send().unwrap().status(), StatusCode::OK);
+    // The public address knows nothing of it.
+    for path in ["/metrics", "/admin/v1/uploads", "/readyz"] {
+        let answer = node.client.get(format!("{}{path}", node.service.url)).send().unwrap();
+        assert_eq!(answer.status(), StatusCode::NOT_FOUND, "{path}");
+    }
+}
+
+#[test]
+fn an_admin_address_that_others_reach_serves_probes_and_nothing_else() {
+    let node = Node::with("0.0.0.0", &[]);
+    let reached = node.admin.replace("0.0.0.0", "127.0.0.1");
+    let get = |path: &str| node.client.get(format!("{reached}{path}")).header("host", "node-3.example").send().unwrap();
+    for path in ["/healthz", "/readyz", "/metrics"] {
+        assert_eq!(get(path).status(), StatusCode::OK, "{path}");
+    }
+    let answer = get("/admin/v1/uploads");
+    assert_eq!(answer.status(), StatusCode::NOT_FOUND);
+    assert_eq!(answer.json::<Value>().unwrap()["type"], "urn:problem-type:waxwing:not-on-loopback");
+}
+
+#[test]
+fn a_command_that_reaches_no_node_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let nobody = format!("http://{}", free_address("127.0.0.1"));
+    let done = waxwing(dir.path(), &["admin", "uploads", "--admin", &nobody]);
+    done.fails_saying(&["no node answers at", &nobody, "admin_listen"]);
+}
+
+/// A disk that failed a sync cannot be believed: load balancers must learn of it, and the node goes on reading.
+#[cfg(feature = "fault-injection")]
+#[test]
+fn a_store_that_failed_a_sync_is_not_ready() {
+    let node = Node::with("127.0.0.1", &[("WAXWING_FAULT", "fail-sync")]);
+    let ready = || node.client.get(format!("{}/readyz", node.admin)).send().unwrap();
+    assert_eq!(ready().status(), StatusCode::OK);
+    assert!(node.put(&sample_bytes(2 << 20)).status().is_server_error());
+    let answer = ready();
+    assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert!(answer.text().unwrap().contains("origin"));
+    assert_eq!(node.metric("waxwing_ready{role=\"origin\"}"), Some(0.0));
+    assert_eq!(node.metric("waxwing_ready{role=\"messaging\"}"), Some(1.0));
+    let alive = node.client.get(format!("{}/healthz", node.admin)).send().unwrap();
+    assert_eq!(alive.status(), StatusCode::OK);
+}
+
+/// `waxwing dev` has an admin address beside its own, so that the examples of the manual work at once.
+#[test]
+fn dev_has_an_admin_address() {
+    let dir = tempfile::tempdir().unwrap();
+    let args = ["--json", "dev", "--listen", "127.0.0.1:0", "--data", "data"];
+    let mut child = crate::support::start_waxwing(dir.path(), &args);
+    let mut first = String::new();
+    let stdout = child.stdout.take().unwrap();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(stdout), &mut first).unwrap();
+    let told: Value = serde_json::from_str(&first).unwrap();
+    let admin = told["admin"].as_str().unwrap();
+    waxwing(dir.path(), &["admin", "uploads", "--admin", admin]).ok();
+    crate::support::terminate(&child);
+    assert!(child.wait().unwrap().success());
+}
