@@ -21,6 +21,7 @@ pub(crate) mod suite;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
+use tokio_util::sync::CancellationToken;
 use waxwing_protocol::range::ByteRange;
 use waxwing_protocol::{BlobId, OwnerTag, Timestamp, UploadId};
 
@@ -96,6 +97,10 @@ pub(crate) trait BlobStore: Send + Sync + 'static {
     /// Frees bytes that no record names, which a crash left behind, when they were last written before `older_than`.
     /// Gives how many uploads' bytes were freed.
     fn collect(&self, older_than: Timestamp) -> BoxFuture<'_, Result<u64, StoreError>>;
+
+    /// Gives back space that blobs left when they went, as far as it is worth it; ends early at `stop`. To be called now
+    /// and then. Gives how many bytes came back. Reads and uploads go on meanwhile.
+    fn compact(&self, stop: CancellationToken) -> BoxFuture<'_, Result<u64, StoreError>>;
 
     /// Whether writing is possible; false for good once the engine cannot tell any more what is durable.
     fn is_writable(&self) -> bool;

@@ -63,6 +63,11 @@ impl Uploads {
     pub(crate) async fn collect(&self, now: Timestamp) -> Result<u64, UploadError> {
         Ok(self.0.store.collect(now.minus(COLLECT_AGE)).await?)
     }
+
+    /// Gives back the space of blobs that went, until `stop`.
+    pub(crate) async fn compact(&self, stop: CancellationToken) -> Result<u64, UploadError> {
+        Ok(self.0.store.compact(stop).await?)
+    }
 }
 
 /// Sweeps every `interval` until `stop`. Reads the clock: the only part of the engine that does.
@@ -90,6 +95,11 @@ pub(crate) async fn run(uploads: Uploads, blobs: Blobs, interval: Duration, stop
                 Ok(ended) => tracing::info!(ended, "ended {ended} times that somebody had a blob"),
                 Err(error) => tracing::warn!(error = %error, "a sweep of blobs failed"),
             }
+        }
+        match uploads.compact(stop.clone()).await {
+            Ok(0) => {}
+            Ok(freed_bytes) => tracing::info!(freed_bytes, "gave back {freed_bytes} bytes of blobs that went"),
+            Err(error) => tracing::warn!(error = %error, "the space of blobs that went was not given back"),
         }
         clocks = now;
     }
