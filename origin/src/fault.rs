@@ -16,13 +16,17 @@ pub(crate) enum Fault {
     FailSync,
     /// `disk-full`: the disk has no room.
     DiskFull,
+    /// `small-packs`: packs are so small that a test sees many of them.
+    SmallPacks,
+    /// `churn-packs`: packs are compacted without end, whatever lives in them.
+    ChurnPacks,
 }
 
 /// Which switches are on.
 #[derive(Debug, Default)]
 pub(crate) struct Faults {
     #[cfg(any(test, feature = "fault-injection"))]
-    on: [AtomicBool; 3],
+    on: [AtomicBool; 5],
 }
 
 /// A name in `WAXWING_FAULT` that is no fault: a misspelt switch would make a harness pass for nothing.
@@ -40,6 +44,8 @@ impl Faults {
                 "skip-sync" => faults.set(Fault::SkipSync, true),
                 "fail-sync" => faults.set(Fault::FailSync, true),
                 "disk-full" => faults.set(Fault::DiskFull, true),
+                "small-packs" => faults.set(Fault::SmallPacks, true),
+                "churn-packs" => faults.set(Fault::ChurnPacks, true),
                 // Messaging's, named in the same variable.
                 "delete-before-ack" => {}
                 other => return Err(UnknownFault(other.to_owned())),

@@ -21,6 +21,7 @@ pub(crate) mod suite;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
+use tokio_util::sync::CancellationToken;
 use waxwing_protocol::range::ByteRange;
 use waxwing_protocol::{BlobId, OwnerTag, Timestamp, UploadId};
 
@@ -99,6 +100,10 @@ pub(crate) trait BlobStore: Send + Sync + 'static {
 
     /// Of how many uploads [`Self::collect`] would free the bytes.
     fn leftovers(&self, older_than: Timestamp) -> BoxFuture<'_, Result<u64, StoreError>>;
+
+    /// Gives back space that blobs left when they went, as far as it is worth it; ends early at `stop`. To be called now
+    /// and then. Gives how many bytes came back. Reads and uploads go on meanwhile.
+    fn compact(&self, stop: CancellationToken) -> BoxFuture<'_, Result<u64, StoreError>>;
 
     /// Whether writing is possible; false for good once the engine cannot tell any more what is durable.
     fn is_writable(&self) -> bool;

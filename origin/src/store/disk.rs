@@ -28,12 +28,13 @@ use std::time::Duration;
 use fjall::PersistMode;
 use futures_util::future::BoxFuture;
 use tokio::task::spawn_blocking;
+use tokio_util::sync::CancellationToken;
 use waxwing_protocol::{BlobId, OwnerTag, Timestamp, UploadId};
 
 use self::changes::{Change, Outcome};
 use self::files::{Files, sync_directory};
 use self::health::Health;
-use self::packs::Packs;
+use self::packs::{Compactor, Packs};
 use self::reader::DiskReader;
 use self::records::{BlobPointer, Location, Records};
 use self::slots::{SlotGuard, Slots};
@@ -55,6 +56,7 @@ pub(crate) struct DiskStore(Arc<Disk>);
 struct Disk {
     files: Arc<Files>,
     packs: Packs,
+    compactor: Compactor,
     records: Arc<Records>,
     slots: Slots,
     health: Arc<Health>,
@@ -82,8 +84,7 @@ pub(crate) enum DiskOpenError {
 
 impl DiskStore {
     /// Opens the store in `data_dir`, making it when it is not there: data in `blobs/` and `packs/`, records in
-    /// `records/`. Leaves
-    /// `reserve_bytes` of the disk free. Blocks.
+    /// `records/`. Leaves `reserve_bytes` of the disk free. Blocks.
     pub(crate) fn open(data_dir: &Path, reserve_bytes: u64, faults: Arc<Faults>) -> Result<Self, DiskOpenError> {
         let health = Arc::new(Health::default());
         let root = data_dir.join("blobs");
@@ -98,7 +99,12 @@ impl DiskStore {
         // Records and files are no safer than the names of the directories they are in.
         let named = data_dir.canonicalize().and_then(|path| path.ancestors().take(2).try_for_each(sync_directory));
         named.map_err(|source| DiskOpenError::Directory { path: data_dir.to_owned(), source })?;
-        Ok(Self(Arc::new(Disk { files, packs, records, slots: Slots::default(), health })))
+        let (compactor, slots) = (Compactor::default(), Slots::default());
+        let disk = Arc::new(Disk { files, packs, compactor, records, slots, health });
+        if disk.files.has_fault(Fault::ChurnPacks) {
+            churn(Arc::downgrade(&disk));
+        }
+        Ok(Self(disk))
     }
 }
 
@@ -328,9 +334,30 @@ impl BlobStore for DiskStore {
         Box::pin(blocking(move || disk.leftovers(older_than, |_| Ok(()))))
     }
 
+    fn compact(&self, stop: CancellationToken) -> BoxFuture<'_, Result<u64, StoreError>> {
+        let disk = Arc::clone(&self.0);
+        Box::pin(blocking(move || {
+            disk.health.writable()?;
+            disk.compactor.run(&disk.packs, &disk.records, &stop)
+        }))
+    }
+
     fn is_writable(&self) -> bool {
         self.0.health.writable().is_ok()
     }
+}
+
+/// Compacts packs for as long as the store is there, so that whatever else is tested meets it.
+fn churn(disk: std::sync::Weak<Disk>) {
+    std::thread::spawn(move || {
+        loop {
+            std::thread::sleep(Duration::from_millis(10));
+            let Some(disk) = disk.upgrade() else { return };
+            if let Err(error) = disk.compactor.churn(&disk.packs, &disk.records) {
+                tracing::warn!(error = %error, "packs were not compacted");
+            }
+        }
+    });
 }
 
 /// Runs `work` where blocking is allowed. It runs to its end even when nobody waits for it any more.

@@ -106,6 +106,11 @@ impl Uploads {
     ) -> Result<Vec<(UploadId, UploadRecord)>, UploadError> {
         Ok(self.0.store.uploads(after, limit).await?)
     }
+
+    /// Gives back the space of blobs that went, until `stop`.
+    pub(crate) async fn compact(&self, stop: CancellationToken) -> Result<u64, UploadError> {
+        Ok(self.0.store.compact(stop).await?)
+    }
 }
 
 /// Sweeps every `interval` until `stop`. Reads the clock: the only part of the engine that does.
@@ -136,6 +141,11 @@ pub(crate) async fn run(uploads: Uploads, blobs: Blobs, interval: Duration, stop
                 }
                 Err(error) => tracing::warn!(error = %error, "a sweep of blobs failed"),
             }
+        }
+        match uploads.compact(stop.clone()).await {
+            Ok(0) => {}
+            Ok(freed_bytes) => tracing::info!(freed_bytes, "gave back {freed_bytes} bytes of blobs that went"),
+            Err(error) => tracing::warn!(error = %error, "the space of blobs that went was not given back"),
         }
         clocks = now;
     }

@@ -6,11 +6,12 @@
 
 use waxwing_protocol::{BlobId, OwnerTag, Timestamp, UploadId};
 
+use super::packs::PackLocation;
 use super::pending::Pending;
 use super::records::{
     BlobPointer, Location, blob_key, blob_owners, corrupt, data_key, kept_key, outboard_key, outboard_prefix,
-    owner_key, owner_of, pack_key, purge_bytes, purge_key, time_bytes, time_of, upload_key, used_bytes, used_key,
-    used_of,
+    owner_key, owner_of, pack_key, packed_bytes, purge_bytes, purge_key, time_bytes, time_of, upload_key, used_bytes,
+    used_key, used_of,
 };
 use crate::store::{NewBlob, OutboardPart, StoreError, StoreErrorKind, UploadRecord};
 
@@ -41,6 +42,19 @@ pub(super) enum Change {
     RemoveBlob { blob: BlobId, now: Timestamp },
     /// These purges are forgotten.
     ForgetPurges { numbers: Vec<u64> },
+    /// Packed blobs have copies, which are what counts from now on.
+    Move { moves: Vec<Move> },
+}
+
+/// A packed blob that was copied. A blob that is elsewhere by now, or gone, stays so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Move {
+    /// Which blob.
+    pub(super) blob: BlobId,
+    /// Where it was.
+    pub(super) from: PackLocation,
+    /// Where its copy is.
+    pub(super) to: PackLocation,
 }
 
 /// What a change did.
@@ -67,6 +81,10 @@ impl Change {
             Self::RemoveBlob { blob, now } => remove_blob(pending, blob, now, next_purge),
             Self::ForgetPurges { numbers } => {
                 numbers.into_iter().for_each(|number| pending.remove(purge_key(number)));
+                Ok(Outcome::Made(Vec::new()))
+            }
+            Self::Move { moves } => {
+                moves.into_iter().for_each(|moved| move_blob(pending, moved));
                 Ok(Outcome::Made(Vec::new()))
             }
         }
@@ -126,7 +144,7 @@ fn complete(
                 pending.insert(data_key(upload), *blob.id.as_bytes());
                 put_outboard(pending, upload, outboard);
             }
-            Location::Pack(at) => pending.insert(pack_key(at), *blob.id.as_bytes()),
+            Location::Pack(at) => pending.insert(pack_key(at), packed_bytes(blob.id, blob.blob_bytes)),
         }
     }
     own(pending, blob.id, blob.owner, blob.stored_at, since);
@@ -224,6 +242,21 @@ fn remove_blob(
     }
     forget(pending, blob, gone, now, next_purge);
     Ok(Outcome::Made(file_of(pointer.data).into_iter().collect()))
+}
+
+fn move_blob(pending: &mut Pending<'_>, Move { blob, from, to }: Move) {
+    match pointer(pending, blob) {
+        Ok(Some(pointer)) if pointer.data == Location::Pack(from) => {
+            let pointer = BlobPointer { data: Location::Pack(to), ..pointer };
+            pending.insert(blob_key(blob), pointer.to_bytes());
+            pending.insert(pack_key(to), packed_bytes(blob, pointer.blob_bytes));
+            pending.remove(pack_key(from));
+        }
+        // Nothing leads there any more, so what says that something lives there is in nobody's interest.
+        Ok(_) => pending.remove(pack_key(from)),
+        // One that cannot be read keeps no other from moving, and the bytes it may lead to stay.
+        Err(error) => tracing::error!(blob.id = %blob, error = %error, "a packed blob's record cannot be read"),
+    }
 }
 
 /// Enters that blob `blob` is no more, with the keys that led to its bytes.

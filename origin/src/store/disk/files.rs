@@ -99,12 +99,27 @@ impl Files {
         &self.health
     }
 
+    /// Whether `fault` is switched on.
+    pub(super) fn has_fault(&self, fault: Fault) -> bool {
+        self.faults.is_on(fault)
+    }
+
     /// An error unless `wanted` bytes find room on the disk of `file` while the reserve stays free.
     pub(super) fn check_room(&self, file: &File, wanted: u64) -> Result<(), StoreError> {
+        self.check_free(file, self.reserve_bytes.saturating_add(wanted))
+    }
+
+    /// The same for bytes that are moved so that others can go. Half of the reserve is there for it: a full disk that
+    /// could not be compacted would stay full, whatever is deleted.
+    pub(super) fn check_room_to_move(&self, file: &File, wanted: u64) -> Result<(), StoreError> {
+        self.check_free(file, (self.reserve_bytes / 2).saturating_add(wanted))
+    }
+
+    fn check_free(&self, file: &File, wanted: u64) -> Result<(), StoreError> {
         let doing = "looking for room";
         let disk = rustix::fs::fstatvfs(file).map_err(|error| StoreError::io(doing, error.into()))?;
         let free = disk.f_bavail.saturating_mul(disk.f_frsize);
-        if free < self.reserve_bytes.saturating_add(wanted) || self.faults.is_on(Fault::DiskFull) {
+        if free < wanted || self.faults.is_on(Fault::DiskFull) {
             return Err(StoreError::new(StoreErrorKind::Full, doing));
         }
         Ok(())

@@ -8,7 +8,7 @@
 //! | `o` upload, first group (be64)     | consecutive chaining values of its outboard                    |
 //! | `b` blob                           | [`BlobPointer`]: where its bytes are, and their count          |
 //! | `d` upload                         | the blob these bytes became: keeps them when the upload goes   |
-//! | `p` pack, byte (both be64)         | the blob whose bytes lie there                                 |
+//! | `p` pack, byte (both be64)         | the blob whose bytes lie there, and their count                |
 //! | `w` blob, owner                    | since when that owner has it                                   |
 //! | `x` time (be64), blob, owner       | nothing: the same the other way round, to find who had it longest |
 //! | `q` owner                          | bytes that this owner's blobs and unfinished uploads hold      |
@@ -28,7 +28,7 @@ use waxwing_protocol::{BlobId, OwnerTag, Timestamp, UploadId};
 use super::changes::{Change, Outcome};
 use super::committer::Committer;
 use super::health::Health;
-use super::packs::PackLocation;
+use super::packs::{Live, PackLocation, entry_bytes};
 use crate::store::{Purge, Purges, StoreError, StoreErrorKind, UploadRecord};
 
 /// Bytes of records held in memory before they are written to tables; bounds memory and the time a restart takes.
@@ -228,6 +228,27 @@ impl Records {
         owners.collect()
     }
 
+    /// Bytes of every pack that records name. Reads a key for every packed blob.
+    pub(super) fn packed_bytes(&self) -> Result<BTreeMap<u64, u64>, StoreError> {
+        let mut packs = BTreeMap::new();
+        for entry in self.table.keyspace.prefix(b"p") {
+            let live = self.table.live(entry)?;
+            *packs.entry(live.location.pack).or_insert(0) += entry_bytes(live.blob_bytes);
+        }
+        Ok(packs)
+    }
+
+    /// What lives in pack `pack` behind byte `after`, at most `limit`.
+    pub(super) fn packed(&self, pack: u64, after: Option<u64>, limit: usize) -> Result<Vec<Live>, StoreError> {
+        let key = |at| pack_key(PackLocation { pack, at });
+        let from = match after.map(|at| at.checked_add(1)) {
+            None => key(0),
+            Some(Some(at)) => key(at),
+            Some(None) => return Ok(Vec::new()),
+        };
+        self.table.keyspace.range(from..=key(u64::MAX)).take(limit).map(|entry| self.table.live(entry)).collect()
+    }
+
     /// Purges after number `after`, at most `limit`.
     pub(super) fn purges(&self, after: u64, limit: usize) -> Result<Purges, StoreError> {
         self.table.purges(after, limit)
@@ -256,6 +277,22 @@ impl Table {
 
     pub(super) fn blob(&self, id: BlobId) -> Result<Option<BlobPointer>, StoreError> {
         self.get(&blob_key(id))?.map(|bytes| BlobPointer::from_bytes(&bytes)).transpose()
+    }
+
+    /// The packed blob that `entry` leads to.
+    fn live(&self, entry: fjall::Guard) -> Result<Live, StoreError> {
+        let damaged = || corrupt("what lives in a pack");
+        let (key, value) = entry.into_inner().map_err(reading)?;
+        let (pack, at) = key.get(1..).and_then(<[u8]>::split_first_chunk).ok_or_else(damaged)?;
+        let at = u64::from_be_bytes(at.try_into().map_err(|_| damaged())?);
+        let (blob, bytes) = value.split_first_chunk().ok_or_else(damaged)?;
+        let blob = BlobId::from_bytes(*blob);
+        let blob_bytes = match bytes {
+            // As it was written before packs were compacted.
+            [] => self.blob(blob)?.map_or(0, |pointer| pointer.blob_bytes),
+            bytes => u64::from_le_bytes(bytes.try_into().map_err(|_| damaged())?),
+        };
+        Ok(Live { location: PackLocation { pack: u64::from_be_bytes(*pack), at }, blob, blob_bytes })
     }
 
     /// Purges after number `after`, at most `limit`.
@@ -392,6 +429,11 @@ pub(super) fn outboard_key(id: UploadId, group: u64) -> Vec<u8> {
 
 pub(super) fn pack_key(location: PackLocation) -> Vec<u8> {
     [&b"p"[..], &location.pack.to_be_bytes(), &location.at.to_be_bytes()].concat()
+}
+
+/// What [`pack_key`] leads to.
+pub(super) fn packed_bytes(blob: BlobId, blob_bytes: u64) -> Vec<u8> {
+    [&blob.as_bytes()[..], &blob_bytes.to_le_bytes()].concat()
 }
 
 pub(super) fn blob_key(id: BlobId) -> Vec<u8> {

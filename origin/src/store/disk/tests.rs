@@ -355,3 +355,291 @@ async fn records_of_the_first_version_are_counted_when_they_are_opened() {
     assert_eq!(disks.store().expire_owners(NOW, 10, NOW).await.unwrap(), 3);
     assert!(disks.store().blob(large).await.unwrap().is_none());
 }
+
+/// Packs of 2 MiB, so that a test sees many.
+fn small_packs(disks: Disks) -> Disks {
+    disks.faults.set(Fault::SmallPacks, true);
+    disks
+}
+
+impl Disks {
+    /// Stores the blob of these bytes in one go.
+    async fn pack(&self, n: u64, data: &Bytes) -> BlobId {
+        let (blob, outboard) = blob_of(data, ALICE);
+        let mut upload = [0xAA; 16];
+        upload[..8].copy_from_slice(&n.to_le_bytes());
+        let mut writer = self.store.begin(UploadId::from_bytes(upload)).await.unwrap();
+        writer.complete(blob, None, vec![data.clone()], outboard).await.unwrap();
+        blob.id
+    }
+
+    async fn drop_blob(&self, blob: BlobId) {
+        assert!(self.store.remove_blob(blob, NOW).await.unwrap());
+    }
+
+    /// Compacts although it was done a moment ago.
+    async fn compact(&self) -> u64 {
+        self.store.0.compactor.rested();
+        self.store.compact(CancellationToken::new()).await.unwrap()
+    }
+
+    fn packs(&self) -> Vec<String> {
+        let packs = std::fs::read_dir(self.directory.path().join("packs")).unwrap();
+        let mut names: Vec<_> = packs.map(|pack| pack.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    fn pack_bytes(&self) -> u64 {
+        let packs = std::fs::read_dir(self.directory.path().join("packs")).unwrap();
+        packs.map(|pack| pack.unwrap().metadata().unwrap().len()).sum()
+    }
+
+    async fn assert_is(&self, blob: BlobId, data: &[u8]) {
+        let reader = self.store.blob(blob).await.unwrap().expect("the blob is there");
+        assert_eq!(read(&*reader, 0, data.len() as u64).await, data);
+        let outboard: Vec<_> = futures_util::TryStreamExt::try_collect(reader.outboard()).await.unwrap();
+        assert_eq!(outboard.concat(), blob_of(data, ALICE).1.cvs);
+    }
+}
+
+/// Half a MiB that is different for every `n`.
+fn photo(n: u64) -> Bytes {
+    let mut data = vec![0; 500_000];
+    blake3::Hasher::new().update(&n.to_le_bytes()).finalize_xof().fill(&mut data);
+    data.into()
+}
+
+/// Eight blobs, four in each of two packs, and one in the pack being filled.
+async fn nine_photos(disks: &Disks) -> Vec<BlobId> {
+    let mut blobs = Vec::new();
+    for n in 0..9 {
+        blobs.push(disks.pack(n, &photo(n)).await);
+    }
+    assert_eq!(disks.packs(), ["0.pack", "1.pack", "2.pack"]);
+    blobs
+}
+
+/// The space of blobs that went comes back, and those that live live on, also for whoever is reading them.
+#[tokio::test]
+async fn a_pack_that_is_mostly_dead_is_given_back() {
+    let disks = small_packs(Disks::start());
+    let blobs = nine_photos(&disks).await;
+    assert_eq!(disks.compact().await, 0);
+    let half_dead = [0, 1];
+    for n in half_dead {
+        disks.drop_blob(blobs[n]).await;
+    }
+    assert_eq!(disks.compact().await, 0, "half is not more than half");
+    disks.drop_blob(blobs[2]).await;
+    let reader = disks.store.blob(blobs[3]).await.unwrap().unwrap();
+    assert!(disks.compact().await > 3 * 500_000);
+    assert_eq!(disks.packs(), ["1.pack", "2.pack"]);
+    assert_eq!(read(&*reader, 0, 500_000).await, photo(3));
+    drop(reader);
+    let disks = disks.reopen();
+    for n in 3..9 {
+        disks.assert_is(blobs[n as usize], &photo(n)).await;
+    }
+    assert!(disks.store.blob(blobs[0]).await.unwrap().is_none());
+}
+
+/// Identical blobs that come at once are packed more than once; all but one of the copies are dead.
+#[tokio::test]
+async fn copies_of_blobs_that_came_at_once_are_given_back() {
+    let disks = small_packs(Disks::start());
+    let data = photo(0);
+    let puts = (0..16).map(|n| disks.pack(n, &data));
+    let blob = futures_util::future::join_all(puts).await[0];
+    disks.pack(100, &photo(100)).await;
+    disks.pack(101, &photo(101)).await;
+    disks.pack(102, &photo(102)).await;
+    disks.pack(103, &photo(103)).await;
+    disks.compact().await;
+    assert!(disks.pack_bytes() < 2 * 5 * 500_500 + 2 * (2 << 20), "{} bytes", disks.pack_bytes());
+    disks.assert_is(blob, &data).await;
+}
+
+/// Durable and not yet in a record: what is about to be acknowledged looks as dead as what went.
+#[tokio::test]
+async fn an_entry_on_its_way_to_its_record_keeps_its_pack() {
+    let disks = small_packs(Disks::start());
+    let data = photo(77);
+    let (blob, outboard) = blob_of(&data, ALICE);
+    let entry = packs::Entry { id: blob.id, outboard: outboard.cvs.clone(), data: vec![data.clone()] };
+    let packed = disks.store.0.packs.append(entry).unwrap();
+    for n in 0..8 {
+        let blob = disks.pack(n, &photo(n)).await;
+        disks.drop_blob(blob).await;
+    }
+    disks.compact().await;
+    assert_eq!(disks.packs(), ["0.pack", "2.pack"]);
+    let location = Location::Pack(packed.location);
+    let change = Change::Complete { id: id(1), record: None, blob, data: Some(location), outboard, damaged: None };
+    assert!(disks.store.0.submit(change).unwrap());
+    drop(packed);
+    disks.compact().await;
+    disks.assert_is(blob.id, &data).await;
+    assert_eq!(disks.packs(), ["2.pack"]);
+}
+
+/// A copy of bytes that went meanwhile is not the blob again.
+#[tokio::test]
+async fn a_blob_that_goes_while_it_is_moved_stays_gone() {
+    let disks = Disks::start();
+    let data = photo(1);
+    let (blob, outboard) = blob_of(&data, ALICE);
+    disks.pack(1, &data).await;
+    let Location::Pack(from) = disks.store.0.records.blob(blob.id).unwrap().unwrap().data else { panic!("not packed") };
+    let entry = packs::Entry { id: blob.id, outboard: outboard.cvs, data: vec![data.clone()] };
+    let copy = disks.store.0.packs.append(entry).unwrap();
+    let moved = || Change::Move { moves: vec![changes::Move { blob: blob.id, from, to: copy.location }] };
+    disks.drop_blob(blob.id).await;
+    disks.store.0.submit(moved()).unwrap();
+    assert!(disks.store.blob(blob.id).await.unwrap().is_none());
+    // Nor is it where it was not copied from.
+    disks.pack(2, &data).await;
+    let now = disks.store.0.records.blob(blob.id).unwrap().unwrap().data;
+    disks.store.0.submit(moved()).unwrap();
+    assert_eq!(disks.store.0.records.blob(blob.id).unwrap().unwrap().data, now);
+    disks.assert_is(blob.id, &data).await;
+}
+
+/// What cannot be read is kept for whoever repairs it; what lies beside it moves.
+#[tokio::test]
+async fn a_damaged_entry_keeps_its_pack() {
+    let disks = small_packs(Disks::start());
+    let blobs = nine_photos(&disks).await;
+    let pack = std::fs::File::options().write(true).open(disks.directory.path().join("packs/0.pack")).unwrap();
+    pack.write_all_at(b"????", 1000).unwrap();
+    for blob in &blobs[1..4] {
+        disks.drop_blob(*blob).await;
+    }
+    for blob in &blobs[4..8] {
+        disks.drop_blob(*blob).await;
+    }
+    assert!(disks.compact().await > 4 * 500_000);
+    assert_eq!(disks.packs(), ["0.pack", "2.pack"]);
+    assert!(disks.store.blob(blobs[0]).await.unwrap().is_some());
+    disks.drop_blob(blobs[0]).await;
+    disks.compact().await;
+    assert_eq!(disks.packs(), ["2.pack"]);
+}
+
+/// Killed after the last blob of a pack was moved and before the pack went, or between a copy and its record: the next
+/// round finds both.
+#[tokio::test]
+async fn what_a_crash_left_of_compaction_is_given_back() {
+    let disks = small_packs(Disks::start());
+    let blobs = nine_photos(&disks).await;
+    let before = std::fs::read(disks.directory.path().join("packs/0.pack")).unwrap();
+    for blob in &blobs[..3] {
+        disks.drop_blob(*blob).await;
+    }
+    disks.compact().await;
+    std::fs::write(disks.directory.path().join("packs/0.pack"), &before).unwrap();
+    let disks = small_packs(disks.reopen());
+    assert_eq!(disks.compact().await, before.len() as u64);
+    assert_eq!(disks.packs(), ["1.pack", "2.pack"]);
+    disks.assert_is(blobs[3], &photo(3)).await;
+}
+
+/// A disk so full that it takes no uploads still compacts: how else would it ever be less full.
+#[tokio::test]
+async fn compaction_may_use_half_of_the_reserve() {
+    let directory = tempfile::tempdir().unwrap();
+    let disks = small_packs(Disks::open(directory));
+    let blobs = nine_photos(&disks).await;
+    for blob in &blobs[..3] {
+        disks.drop_blob(*blob).await;
+    }
+    let Disks { store, directory, .. } = disks;
+    drop(store);
+    let stat = rustix::fs::statvfs(directory.path()).unwrap();
+    // Less than the reserve is free, and more than half of it.
+    let reserve = stat.f_bavail * stat.f_frsize / 4 * 5;
+    let faults = Arc::new(Faults::default());
+    let store = DiskStore::open(directory.path(), reserve, Arc::clone(&faults)).unwrap();
+    let disks = small_packs(Disks { store, faults, directory });
+    let (blob, outboard) = blob_of(&photo(50), ALICE);
+    let mut writer = disks.store.begin(id(1)).await.unwrap();
+    let refused = writer.complete(blob, None, vec![photo(50)], outboard).await;
+    assert_eq!(refused.unwrap_err().kind(), StoreErrorKind::Full);
+    assert!(disks.compact().await > 0);
+    disks.assert_is(blobs[3], &photo(3)).await;
+}
+
+/// Readers, uploads and removals beside compaction that never rests.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn blobs_are_whole_while_packs_churn() {
+    let disks = small_packs(Disks::start());
+    churn(Arc::downgrade(&disks.store.0));
+    let tasks = (0..4).map(|task: u64| {
+        let store = disks.store.clone();
+        tokio::spawn(async move {
+            let mut held = std::collections::VecDeque::new();
+            for n in 0..60 {
+                let data = photo(1000 * task + n);
+                let (blob, outboard) = blob_of(&data, ALICE);
+                let upload = UploadId::from_bytes([[task as u8; 8], n.to_le_bytes()].concat().try_into().unwrap());
+                let mut writer = store.begin(upload).await.unwrap();
+                writer.complete(blob, None, vec![data.clone()], outboard).await.unwrap();
+                held.push_back((blob.id, data));
+                for (blob, data) in &held {
+                    let reader = store.blob(*blob).await.unwrap().expect("it was stored");
+                    assert_eq!(read(&*reader, 0, data.len() as u64).await, *data);
+                }
+                if held.len() > 6 {
+                    let (blob, _) = held.pop_front().unwrap();
+                    assert!(store.remove_blob(blob, NOW).await.unwrap());
+                    assert!(store.blob(blob).await.unwrap().is_none());
+                }
+            }
+            held
+        })
+    });
+    let held: Vec<_> = futures_util::future::try_join_all(tasks).await.unwrap().into_iter().flatten().collect();
+    assert!(!disks.packs().contains(&"0.pack".to_owned()), "nothing was compacted: {:?}", disks.packs());
+    for (blob, data) in held {
+        disks.assert_is(blob, &data).await;
+    }
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::test_runner::Config::with_cases(24))]
+    /// Whatever comes and goes in whatever order: every blob that should be there is whole, and dead bytes never outweigh
+    /// those that live by more than two packs.
+    #[test]
+    fn packs_give_their_space_back(
+        steps in proptest::collection::vec((0_u8..10, 0_u64..40, 1_u64..(1 << 20)), 1..80),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let mut disks = small_packs(Disks::start());
+            let mut model = std::collections::BTreeMap::new();
+            for (n, (step, which, len)) in steps.into_iter().enumerate() {
+                match step {
+                    0..=4 => {
+                        let data = Bytes::from([&which.to_le_bytes()[..], &bytes(len)].concat());
+                        model.insert(disks.pack(n as u64, &data).await, data);
+                    }
+                    5..=7 => {
+                        if let Some(blob) = model.keys().nth(which as usize).copied() {
+                            disks.drop_blob(blob).await;
+                            model.remove(&blob);
+                        }
+                    }
+                    8 => drop(disks.compact().await),
+                    _ => disks = small_packs(disks.reopen()),
+                }
+            }
+            disks.compact().await;
+            let live: u64 = model.values().map(|data| packs::entry_bytes(data.len() as u64)).sum();
+            assert!(disks.pack_bytes() <= 2 * live + 2 * (2 << 20), "{} bytes for {live}", disks.pack_bytes());
+            let disks = disks.reopen();
+            for (blob, data) in model {
+                disks.assert_is(blob, &data).await;
+            }
+        });
+    }
+}

@@ -10,7 +10,7 @@ use waxwing_protocol::UploadId;
 use waxwing_protocol::blob::{CV_BYTES, outboard_bytes};
 
 use super::changes::Change;
-use super::packs::{Entry, PACK_BLOB_BYTES_MAX};
+use super::packs::{Entry, PACK_BLOB_BYTES_MAX, Packed};
 use super::reader::read_at;
 use super::records::Location;
 use super::slots::Slot;
@@ -118,10 +118,15 @@ impl UploadWriter for DiskWriter {
                 let known = disk.known(blob.id)?;
                 let damaged = if let Known::Damaged(location) = known { Some(location) } else { None };
                 let mut own = OwnFile { disk: &disk, id, file, unsynced, unnamed };
+                // Held until the record is committed.
+                let mut packed = None;
                 let data = match known {
                     Known::Whole => None,
                     _ if blob.blob_bytes == 0 => Some(Location::File(id)),
-                    _ if blob.blob_bytes <= PACK_BLOB_BYTES_MAX => Some(own.pack(&blob, tail, &outboard)?),
+                    _ if blob.blob_bytes <= PACK_BLOB_BYTES_MAX => {
+                        let packed = packed.insert(own.pack(&blob, tail, &outboard)?);
+                        Some(Location::Pack(packed.location))
+                    }
                     _ => Some(own.finish(&blob, &tail)?),
                 };
                 disk.submit(Change::Complete { id, record, blob, data, outboard, damaged }).map(drop)
@@ -142,7 +147,7 @@ struct OwnFile<'a> {
 
 impl OwnFile<'_> {
     /// Appends the upload to a pack: what the file has, then `tail`.
-    fn pack(&self, blob: &NewBlob, tail: Vec<Bytes>, outboard: &OutboardPart) -> Result<Location, StoreError> {
+    fn pack(&self, blob: &NewBlob, tail: Vec<Bytes>, outboard: &OutboardPart) -> Result<Packed, StoreError> {
         let doing = "packing an upload";
         let mut data = Vec::with_capacity(tail.len() + 1);
         let written = bytes_before(blob, &tail)?;
@@ -160,7 +165,7 @@ impl OwnFile<'_> {
         if values.len() as u64 != outboard_bytes(blob.blob_bytes) {
             return Err(StoreError::new(StoreErrorKind::Corrupt, doing).because("its outboard has a gap"));
         }
-        self.disk.packs.append(Entry { id: blob.id, outboard: values, data }).map(Location::Pack)
+        self.disk.packs.append(Entry { id: blob.id, outboard: values, data })
     }
 
     /// Writes `tail` behind what the file has, and makes both and their name durable.
