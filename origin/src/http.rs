@@ -121,3 +121,6 @@ impl<S: Send + Sync> FromRequestParts<S> for BlobPath {
         Ok(Self(id))
     }
 }
+
+#[cfg(test)]
+mod tests;
