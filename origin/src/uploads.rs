@@ -379,6 +379,9 @@ impl Uploads {
             if (ended || length == Some(appender.written())) && !appender.is_partial() {
                 return self.complete(appender).await;
             }
+            if ended {
+                appender.ends_here();
+            }
             appender.commit().await?;
         }
         match pause {

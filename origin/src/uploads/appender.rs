@@ -168,6 +168,11 @@ impl Appender {
         self.record.length
     }
 
+    /// A part whose length was deferred has all its bytes.
+    pub(super) fn ends_here(&mut self) {
+        self.record.length = Some(self.written);
+    }
+
     /// Whether it is a part, which never becomes a blob.
     pub(super) fn is_partial(&self) -> bool {
         self.record.concat == Some(Concat::Partial)
