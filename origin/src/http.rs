@@ -122,3 +122,6 @@ impl<S: Send + Sync> FromRequestParts<S> for BlobPath {
         Ok(Self(id))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -286,7 +286,15 @@ impl Uploads {
         record.quota_bytes = append.allowance.quota_bytes;
         let clock = RequestClock::start(now);
         let appender = Appender::resume(id, claim, clock, self.0.limits.upload_expiry).await?;
-        self.receive(appender.checked_by(append.content_digest), content, append.ends, &turn, limit).await
+        let mut appender = appender.checked_by(append.content_digest);
+        if appender.is_checked() && known > 0 {
+            let again = append.content_bytes.map_or(known, |bytes| bytes.min(known));
+            if again > CHECKED_BYTES_MAX {
+                return Err(UploadError::TooLarge { limit: CHECKED_BYTES_MAX });
+            }
+            appender.cover_held(at.first(), again).await?;
+        }
+        self.receive(appender, content, append.ends, &turn, limit).await
     }
 
     async fn put_now(&self, new: NewContent, content: Content, now: Timestamp) -> Result<BlobId, UploadError> {
@@ -372,6 +380,9 @@ impl Uploads {
         if !appender.is_checked() {
             if (ended || length == Some(appender.written())) && !appender.is_partial() {
                 return self.complete(appender).await;
+            }
+            if ended {
+                appender.ends_here();
             }
             appender.commit().await?;
         }

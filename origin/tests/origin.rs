@@ -11,6 +11,8 @@ mod concat;
 mod content_range;
 #[path = "origin/digests.rs"]
 mod digests;
+#[path = "origin/errors.rs"]
+mod errors;
 #[path = "origin/harness.rs"]
 mod harness;
 #[path = "origin/hostile.rs"]

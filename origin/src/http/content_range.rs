@@ -20,7 +20,7 @@ use waxwing_protocol::{BlobId, UploadId};
 
 use super::error::HttpError;
 use super::grants::UploadGrant;
-use super::{App, content, headers, now};
+use super::{App, content, digests, headers, now};
 use crate::store::StoreErrorKind;
 use crate::uploads::{Append, At, NewUpload, Progress, UploadError, at_most};
 
@@ -168,7 +168,7 @@ pub(super) async fn send(
         length: None,
         expected: headers::blob_id(&parts.headers, WAXWING_BLOB)?,
         content_bytes,
-        content_digest: None,
+        content_digest: digests::content_digest(&parts.headers),
     };
     let progress = match sent {
         None => {
@@ -200,7 +200,7 @@ async fn ask(app: &App, append: Append, length: Option<u64>) -> Result<Progress,
     if !finishes {
         return Ok(progress);
     }
-    let append = Append { at: At::Offset(progress.offset), length, ..append };
+    let append = Append { at: At::Offset(progress.offset), length, content_digest: None, ..append };
     app.uploads.append(append, content(Body::empty()), now()).await
 }
 
@@ -228,7 +228,7 @@ fn stored(offset: u64) -> Option<(HeaderName, HeaderValue)> {
 }
 
 /// What an engine's refusal is in this dialect: whatever a client should ask about and go on from is a 503.
-fn refusal(error: UploadError) -> HttpError {
+pub(super) fn refusal(error: UploadError) -> HttpError {
     let again = |slug| HttpError::new(StatusCode::SERVICE_UNAVAILABLE, slug, error.to_string()).retry();
     match &error {
         UploadError::OffsetMismatch { stored: offset, .. } => {
@@ -243,6 +243,7 @@ fn refusal(error: UploadError) -> HttpError {
             HttpError::new(StatusCode::TOO_MANY_REQUESTS, "quota-exceeded", error.to_string()).retry()
         }
         UploadError::Store(store) if store.kind() == StoreErrorKind::Full => again("store-full"),
+        UploadError::BlobMismatch { .. } => HttpError::from(error).of_status(StatusCode::BAD_REQUEST),
         _ => error.into(),
     }
 }

@@ -105,10 +105,16 @@ impl HttpError {
         self
     }
 
-    /// The same with a status of a protocol's own, and its words.
+    /// The same with the status that a dialect has for it.
     #[must_use]
-    pub(super) fn of_status(mut self, status: StatusCode, reason: &'static [u8]) -> Self {
+    pub(super) fn of_status(mut self, status: StatusCode) -> Self {
         self.0.problem.status = status.as_u16();
+        self
+    }
+
+    /// The same with words for a status that is a dialect's own.
+    #[must_use]
+    pub(super) fn in_words(mut self, reason: &'static [u8]) -> Self {
         self.0.reason = Some(ReasonPhrase::from_static(reason));
         self
     }

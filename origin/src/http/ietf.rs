@@ -258,7 +258,7 @@ fn structured(number: u64) -> u64 {
 }
 
 /// What an engine's refusal is in this dialect, for an upload that goes on.
-fn refusal(error: UploadError) -> HttpError {
+pub(super) fn refusal(error: UploadError) -> HttpError {
     let refused = match &error {
         UploadError::OffsetMismatch { claimed, stored } => {
             let (claimed, stored) = (*claimed, *stored);

@@ -214,9 +214,11 @@ fn bad_concat(what: &str) -> HttpError {
 }
 
 /// What an engine's refusal is in this dialect.
-fn refusal(error: UploadError) -> HttpError {
+pub(super) fn refusal(error: UploadError) -> HttpError {
     match error {
-        UploadError::DigestMismatch => HttpError::from(error).of_status(checksum_mismatch(), b"Checksum Mismatch"),
+        UploadError::DigestMismatch | UploadError::BlobMismatch { .. } | UploadError::WholeDigestMismatch => {
+            HttpError::from(error).of_status(checksum_mismatch()).in_words(b"Checksum Mismatch")
+        }
         error => error.into(),
     }
 }

@@ -28,6 +28,9 @@ const COMMIT_AGE_MAX: Duration = Duration::from_secs(5);
 /// Batches up to this size are hashed where they are; the way to another thread and back would take as long.
 const HASH_INLINE_BYTES: u64 = 128 * 1024;
 
+/// Bytes that are read back at once for a digest that covers them.
+const READ_BYTES: u64 = 256 * 1024;
+
 /// A claim on an upload, and where it stands.
 pub(super) struct Appender {
     id: UploadId,
@@ -123,6 +126,20 @@ impl Appender {
         Self { checker: digest.map(Checker::new), ..self }
     }
 
+    /// Lets the request's digest cover `bytes` held from byte `from` on, which the request brings once more: what is held
+    /// must be what it brings.
+    pub(super) async fn cover_held(&mut self, from: u64, bytes: u64) -> Result<(), UploadError> {
+        let Some(mut checker) = self.checker.take() else { return Ok(()) };
+        let (mut at, end) = (from, from + bytes);
+        while at < end {
+            let piece = self.writer.read(at, READ_BYTES.min(end - at)).await?;
+            at += piece.len() as u64;
+            checker.update(&piece);
+        }
+        self.checker = Some(checker);
+        Ok(())
+    }
+
     /// Whether what came since the last commit counts only when the request's digest is found right.
     pub(super) const fn is_checked(&self) -> bool {
         self.checker.is_some()
@@ -150,6 +167,11 @@ impl Appender {
     /// Bytes there will be, when known.
     pub(super) const fn length(&self) -> Option<u64> {
         self.record.length
+    }
+
+    /// A part whose length was deferred has all its bytes.
+    pub(super) fn ends_here(&mut self) {
+        self.record.length = Some(self.written);
     }
 
     /// Whether it is a part, which never becomes a blob.

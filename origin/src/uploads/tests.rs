@@ -7,6 +7,8 @@ use tempfile::TempDir;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+mod model;
+
 use super::sweeper::Swept;
 use super::*;
 use crate::fault::{Fault, Faults};

@@ -67,6 +67,35 @@ async fn nothing_can_be_added_to_what_is_made_of_parts() {
     assert_eq!(origin.tus("HEAD", &empty, &[], b"").await.blob(), id_of(b""));
 }
 
+/// Whatever dialect ends a part, it is a part: were it a blob, a stranger's message could name half a film.
+#[tokio::test]
+async fn a_part_that_another_dialect_ends_is_no_blob() {
+    let origin = TestOrigin::start().await;
+    let ietf = [
+        ("authorization", origin.alice.as_str()),
+        ("content-type", "application/partial-upload"),
+        ("upload-offset", "0"),
+        ("upload-complete", "?1"),
+    ];
+    let ranges = [("authorization", origin.alice.as_str()), ("content-range", "bytes 0-4/5")];
+    let whole = [("authorization", origin.alice.as_str())];
+    for (method, headers) in [("PATCH", &ietf[..]), ("PUT", &ranges), ("PUT", &whole)] {
+        for length in [Some("5"), None] {
+            let length = length.map_or(("upload-defer-length", "1"), |length| ("upload-length", length));
+            let created = origin.tus("POST", "/v1/uploads", &[length, PARTIAL], b"").await;
+            let part = origin.path_of(&created);
+            let ended = origin.ask(method, &part, headers, b"bytes").await;
+            assert!([204, 308].contains(&ended.status), "{ended:?}");
+            assert_eq!((ended.header("waxwing-blob"), ended.header("upload-complete").unwrap_or("?0")), (None, "?0"));
+            let blob = origin.read("GET", &id_of(b"bytes").to_string(), &[]).await;
+            assert_eq!((blob.status, blob.problem().slug()), (404, "blob-not-found"), "{method} {headers:?}");
+            // It is a part like any other, and can be put together with others.
+            let done = origin.concatenate(&[&part, &part]).await;
+            assert_eq!((done.status, done.blob()), (201, id_of(b"bytesbytes")), "{method} {headers:?} {length:?}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn only_whole_parts_of_ones_own_are_put_together() {
     let origin = TestOrigin::start().await;

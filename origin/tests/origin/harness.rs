@@ -19,6 +19,7 @@ pub(crate) struct TestOrigin {
     runtime: Option<Runtime>,
     address: SocketAddr,
     directory: Option<TempDir>,
+    config: Config,
     pub(crate) alice: String,
     pub(crate) bob: String,
     pub(crate) edge: String,
@@ -61,16 +62,20 @@ pub(crate) fn id_of(bytes: &[u8]) -> BlobId {
 
 impl TestOrigin {
     pub(crate) async fn start() -> Self {
-        Self::open(tempfile::tempdir().unwrap()).await
+        Self::start_with(Config { blob_bytes_max: BLOB_BYTES_MAX, ..Config::default() }).await
     }
 
-    async fn open(directory: TempDir) -> Self {
+    /// One with settings of its own.
+    pub(crate) async fn start_with(config: Config) -> Self {
+        Self::open(tempfile::tempdir().unwrap(), config).await
+    }
+
+    async fn open(directory: TempDir, config: Config) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-        let path = directory.path().to_owned();
+        let (path, settings) = (directory.path().to_owned(), config.clone());
         let serving = runtime.spawn(async move {
-            let config = Config { blob_bytes_max: BLOB_BYTES_MAX, ..Config::default() };
             let keys = Arc::new(GrantKeys::from_jwks(&signer().jwks()).unwrap());
-            let origin = Origin::open(config, &path, keys).await.unwrap();
+            let origin = Origin::open(settings, &path, keys).await.unwrap();
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let address = listener.local_addr().unwrap();
             let router = origin.router();
@@ -83,6 +88,7 @@ impl TestOrigin {
             runtime: Some(runtime),
             address,
             directory: Some(directory),
+            config,
             alice: shown(&upload_grant(1)),
             bob: shown(&upload_grant(2)),
             edge: shown(&Grant::Edge { node: "edge-1".into() }),
@@ -90,11 +96,17 @@ impl TestOrigin {
     }
 
     /// Ends the origin in the midst of whatever it does, and starts another on the same data.
-    pub(crate) async fn crash_and_restart(mut self) -> Self {
+    pub(crate) async fn crash_and_restart(self) -> Self {
+        let config = self.config.clone();
+        self.crash_and_restart_with(config).await
+    }
+
+    /// The same, with other settings from then on.
+    pub(crate) async fn crash_and_restart_with(mut self, config: Config) -> Self {
         let (runtime, directory) = (self.runtime.take().unwrap(), self.directory.take().unwrap());
         drop(self);
         tokio::task::spawn_blocking(move || runtime.shutdown_timeout(Duration::from_secs(60))).await.unwrap();
-        Self::open(directory).await
+        Self::open(directory, config).await
     }
 
     pub(crate) async fn connect(&self) -> TcpStream {

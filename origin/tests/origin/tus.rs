@@ -196,7 +196,7 @@ async fn other_bytes_than_declared_are_refused() {
     let declared = id_of(b"something else").to_string();
     let path = origin.create(10, &[("waxwing-blob", &declared)]).await;
     let refused = origin.append(&path, 0, &sample(10)).await;
-    assert_eq!(refused.status, 422);
+    assert_eq!(refused.status, 460);
     let problem = refused.problem();
     assert_eq!(problem.slug(), "blob-mismatch");
     assert_eq!(problem.extensions["expected"], declared);
