@@ -24,6 +24,7 @@ pub(crate) mod sweeper;
 mod turns;
 mod whole;
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -108,7 +109,6 @@ impl Uploads {
         now: Timestamp,
     ) -> Result<Progress, UploadError> {
         let uploads = self.clone();
-        // On the heap, since a hasher's state makes it large.
         self.run(Box::pin(async move { uploads.create_now(new, content, now).await })).await
     }
 
@@ -120,13 +120,13 @@ impl Uploads {
         now: Timestamp,
     ) -> Result<Progress, UploadError> {
         let uploads = self.clone();
-        self.run(async move { uploads.append_now(append, content, now).await }).await
+        self.run(Box::pin(async move { uploads.append_now(append, content, now).await })).await
     }
 
     /// Stores a blob in one request. There is no upload to resume: cut, nothing of it is kept.
     pub(crate) async fn put(&self, new: NewContent, content: Content, now: Timestamp) -> Result<BlobId, UploadError> {
         let uploads = self.clone();
-        self.run(async move { uploads.put_now(new, content, now).await }).await
+        self.run(Box::pin(async move { uploads.put_now(new, content, now).await })).await
     }
 
     /// Where an upload stands. Stops a request that is appending to it, so that the offset told is one that the next
@@ -166,10 +166,10 @@ impl Uploads {
     }
 
     /// Runs a request to its end in a task of its own: when the client goes, its connection's task is dropped, and the
-    /// bytes that came must still be committed.
+    /// bytes that came must still be committed. Boxed, since what waits for the task would keep as much room again.
     async fn run<T: Send + 'static>(
         &self,
-        request: impl Future<Output = Result<T, UploadError>> + Send + 'static,
+        request: Pin<Box<dyn Future<Output = Result<T, UploadError>> + Send>>,
     ) -> Result<T, UploadError> {
         if self.0.closing.is_cancelled() {
             return Err(UploadError::Closing);

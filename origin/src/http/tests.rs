@@ -43,7 +43,7 @@ impl Scene {
         let signer = GrantSigner::from_seed(&[5; 32]);
         let keys = Arc::new(GrantKeys::from_jwks(&signer.jwks()).unwrap());
         let config = Arc::new(Config::default());
-        let app = App::new(Uploads::new(Arc::clone(&store), &config), Blobs::new(store), config, keys);
+        let app = App::new(Uploads::new(Arc::clone(&store), &config), Blobs::new(store, &config), config, keys);
         let owner = OwnerTag::from_bytes([1; 16]);
         let grant = Grant::Upload { owner, blob_bytes_max: u64::MAX, quota_bytes: u64::MAX };
         let grant = format!("Bearer {}", signer.mint(&grant, now(), UPLOAD_LIFETIME, [0; 16]).text);
@@ -94,12 +94,12 @@ async fn a_store_that_became_read_only_is_told_in_every_dialect() {
 /// Whatever passes by itself is a 503 with a time to come back at, in every dialect; tus's 423 is never used.
 #[test]
 fn what_passes_by_itself_asks_the_client_to_come_back() {
-    let busy = || UploadError::Store(StoreError::new(StoreErrorKind::Busy, "writing"));
-    let passing: [(fn() -> UploadError, &str); 3] =
-        [(|| UploadError::Busy, "upload-busy"), (busy, "store-busy"), (|| UploadError::Closing, "closing")];
     for refusal in [tus::refusal, ietf::refusal, content_range::refusal] {
-        for (error, slug) in passing {
-            let response = refusal(error()).into_response();
+        let busy = UploadError::Store(StoreError::new(StoreErrorKind::Busy, "writing"));
+        for (error, slug) in
+            [(UploadError::Busy, "upload-busy"), (busy, "store-busy"), (UploadError::Closing, "closing")]
+        {
+            let response = refusal(error).into_response();
             assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE, "{slug}");
             assert!(response.headers().contains_key(RETRY_AFTER), "{slug}");
         }

@@ -59,7 +59,7 @@ impl Uploads {
     /// Makes an upload of parts, or goes on making it.
     pub(crate) async fn concatenate(&self, new: NewFinal, now: Timestamp) -> Result<Progress, UploadError> {
         let uploads = self.clone();
-        self.run(async move { uploads.concatenate_now(new, now).await }).await
+        self.run(Box::pin(async move { uploads.concatenate_now(new, now).await })).await
     }
 
     async fn concatenate_now(&self, new: NewFinal, now: Timestamp) -> Result<Progress, UploadError> {

@@ -146,10 +146,9 @@ async fn append(engine: &Engine, upload: usize, model: &mut Model, bytes: u64, e
 
 async fn concatenate(engine: &Engine, models: &[Model], parts: &[usize]) {
     let new = NewFinal {
-        owner: ALICE,
+        allowance: alice(),
         parts: parts.iter().map(|part| models[*part].id).collect(),
         named: "as it was named".into(),
-        blob_bytes_max: u64::MAX,
         metadata: None,
     };
     let made = engine.uploads.concatenate(new.clone(), NOW).await;
