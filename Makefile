@@ -30,6 +30,7 @@ lint: ## formatting, clippy and documentation, warnings denied
 test: lint ## everything that CI runs: lint, unit, engine-suite and end-to-end tests
 	@infra/install-nextest.sh
 	@infra/install-clients.sh
+	@infra/install-fault-tools.sh
 	$(CARGO) nextest run --locked --workspace --features fault-injection
 
 interop: ## our blobs opened by Google Tink's Python library and the other way round (needs python3)

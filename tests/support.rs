@@ -70,6 +70,16 @@ impl Service {
         self.url.strip_prefix("http://").expect("dev speaks plain HTTP")
     }
 
+    /// The number of its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// How it ended by itself, when it has.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("the service was started here")
+    }
+
     /// Lets it do nothing more, as when its machine stops; only [`Self::kill`] ends it.
     pub fn freeze(&self) {
         use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};

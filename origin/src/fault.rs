@@ -2,7 +2,12 @@
 //!
 //! A test that looks for lost bytes proves nothing until it has been seen to find some. Built with the feature
 //! `fault-injection` and started with `WAXWING_FAULT=skip-sync` the origin acknowledges what no disk has; the fault
-//! tests must report it. Without the feature every switch is off at compile time and the environment is not read.
+//! tests must report it.
+//!
+//! Other faults are a matter of the moment: the points at which a process is killed have names, and `FAILPOINTS` says at
+//! which of them, and at which time it gets there, it kills itself (`data-synced=3*off->return`: the fourth time).
+//!
+//! Without the feature every switch is off at compile time, points are nothing, and the environment is not read.
 
 #[cfg(any(test, feature = "fault-injection"))]
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -73,8 +78,30 @@ impl Faults {
     }
 }
 
+/// A moment at which a test may want this process to be killed, as `kill -9` does: nothing more is written or said.
+#[cfg(feature = "fault-injection")]
+pub(crate) fn kill_point(name: &'static str) {
+    use rustix::process::{Signal, getpid, kill_process};
+    fail::fail_point!(name, |_| {
+        kill_process(getpid(), Signal::KILL).expect("a process may kill itself");
+        // It may take a moment.
+        loop {
+            std::thread::park();
+        }
+    });
+}
+
+/// A moment at which a test may want this process to be killed.
+#[cfg(not(feature = "fault-injection"))]
+pub(crate) const fn kill_point(_: &'static str) {}
+
 /// The switches of this process: those in `WAXWING_FAULT` in a build with the feature, else none.
 pub(crate) fn from_env() -> Result<Faults, UnknownFault> {
+    #[cfg(feature = "fault-injection")]
+    static POINTS: std::sync::Once = std::sync::Once::new();
+    #[cfg(feature = "fault-injection")]
+    // What `FAILPOINTS` names is forgotten when this is dropped, and it holds a lock that a second one would wait for.
+    POINTS.call_once(|| std::mem::forget(fail::FailScenario::setup()));
     #[cfg(feature = "fault-injection")]
     let faults = Faults::parse(&std::env::var("WAXWING_FAULT").unwrap_or_default())?;
     #[cfg(not(feature = "fault-injection"))]

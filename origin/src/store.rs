@@ -121,6 +121,14 @@ pub(crate) struct Claim {
 ///
 /// A call that was begun ends by itself: dropping its future gives up the answer, not the work.
 pub(crate) trait UploadWriter: Send + Sync {
+    /// Takes room for `bytes` bytes in all, so that an upload finds out before it begins, and not half-way, that there is
+    /// none: then it fails with `Full`. To be called again by each claim. An engine may let it be where it cannot or need
+    /// not.
+    fn reserve(&mut self, bytes: u64) -> BoxFuture<'_, Result<(), StoreError>>;
+
+    /// Gives back room beyond the first `kept` bytes, which are those that were committed.
+    fn give_back(&mut self, kept: u64) -> BoxFuture<'_, Result<(), StoreError>>;
+
     /// Writes `data` at byte `at`. Not durable until [`Self::commit`]; a failure may leave part of it.
     fn write(&mut self, at: u64, data: Vec<Bytes>) -> BoxFuture<'_, Result<(), StoreError>>;
 

@@ -308,6 +308,7 @@ impl Uploads {
         let mut appender = Appender::whole(id, writer, &new.allowance, new.expected, RequestClock::start(now))
             .checked_by(new.content_digest);
         let received = async {
+            appender.reserve(new.content_bytes).await?;
             let stop = self.0.closing.clone();
             let intake = Intake::new(content, &stop, self.0.limits.idle_timeout, &self.0.buffers, limit);
             let pause = appender.take_in(intake).await?;
@@ -366,6 +367,7 @@ impl Uploads {
             room = room.min(CHECKED_BYTES_MAX);
         }
         let ceiling = appender.written().saturating_add(room);
+        appender.reserve(length).await?;
         let intake = Intake::new(content, turn.stop(), self.0.limits.idle_timeout, &self.0.buffers, room);
         let pause = appender.take_in(intake).await?;
         if pause == Pause::Over {
@@ -385,6 +387,9 @@ impl Uploads {
                 appender.ends_here();
             }
             appender.commit().await?;
+        }
+        if pause != Pause::End {
+            appender.give_back().await;
         }
         match pause {
             Pause::End => Ok(appender.progress()),

@@ -42,7 +42,7 @@ use self::writer::DiskWriter;
 use super::{
     BlobReader, BlobStore, Claim, Purges, StoreError, StoreErrorKind, UploadRecord, UploadState, UploadWriter,
 };
-use crate::fault::{Fault, Faults};
+use crate::fault::{Fault, Faults, kill_point};
 
 pub(crate) use self::records::RecordsError;
 
@@ -131,6 +131,9 @@ impl Disk {
     /// Makes `change` durable, and frees the files that no record names after it. False when there was nothing to change.
     fn submit(&self, change: Change) -> Result<bool, StoreError> {
         let Outcome::Made(unneeded) = self.records.submit(change)? else { return Ok(false) };
+        if !unneeded.is_empty() {
+            kill_point("files-unneeded");
+        }
         for upload in unneeded {
             // A failure only leaves a file for the next collection.
             if let Err(error) = self.files.remove(upload) {

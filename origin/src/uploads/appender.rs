@@ -184,6 +184,26 @@ impl Appender {
         Progress::of(self.id, self.record.clone())
     }
 
+    /// Takes room for an upload of `length` bytes, if it is known, before any of them is taken in.
+    pub(super) async fn reserve(&mut self, length: Option<u64>) -> Result<(), UploadError> {
+        match length {
+            Some(length) if length > self.written => Ok(self.writer.reserve(length).await?),
+            _ => Ok(()),
+        }
+    }
+
+    /// Gives back the room that was taken for bytes that did not come: who knows whether they ever will.
+    pub(super) async fn give_back(&mut self) {
+        match self.writer.give_back(self.record.offset).await {
+            Ok(()) => {}
+            // A newer request has the upload, and its room.
+            Err(error) if error.kind() == StoreErrorKind::Stale => {}
+            Err(error) => {
+                tracing::warn!(upload.id = %self.id, error = %error, "the room of an upload was not given back")
+            }
+        }
+    }
+
     /// Takes in everything that `intake` gives, committing on the way, and tells how it ended. What came since the last
     /// commit waits for the next, or for [`Self::complete`].
     pub(super) async fn take_in(&mut self, mut intake: Intake<'_>) -> Result<Pause, UploadError> {

@@ -14,6 +14,7 @@ use super::changes::{Change, Outcome};
 use super::health::Health;
 use super::pending::Pending;
 use super::records::Table;
+use crate::fault::kill_point;
 use crate::metrics::{handles, timed};
 use crate::store::StoreError;
 
@@ -100,7 +101,10 @@ impl Group {
             }
         }
         match timed(&handles().fsync_record, || pending.commit(self.durability)) {
-            Ok(()) => entered.into_iter().for_each(|(answer, outcome)| drop(answer.send(Ok(outcome)))),
+            Ok(()) => {
+                kill_point("records-committed");
+                entered.into_iter().for_each(|(answer, outcome)| drop(answer.send(Ok(outcome))));
+            }
             Err(error) => {
                 let error = Arc::new(error);
                 for (answer, _) in entered {

@@ -5,15 +5,17 @@
 use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
+use rustix::fs::FallocateFlags;
+use rustix::io::Errno;
 use waxwing_protocol::{Timestamp, UploadId};
 
 use super::health::Health;
-use crate::fault::{Fault, Faults};
+use crate::fault::{Fault, Faults, kill_point};
 use crate::metrics::{handles, timed};
 use crate::store::{StoreError, StoreErrorKind};
 
@@ -23,6 +25,8 @@ pub(super) struct Files {
     reserve_bytes: u64,
     faults: Arc<Faults>,
     health: Arc<Health>,
+    /// Held while room is looked for and taken, so that two do not find the same.
+    reserving: Mutex<()>,
     /// Directories whose own name is known to be durable; 1,024 at most.
     durable: Mutex<HashSet<PathBuf>>,
 }
@@ -36,7 +40,7 @@ impl Files {
         health: Arc<Health>,
     ) -> io::Result<Self> {
         fs::create_dir_all(&root)?;
-        Ok(Self { root, reserve_bytes, faults, health, durable: Mutex::default() })
+        Ok(Self { root, reserve_bytes, faults, health, reserving: Mutex::default(), durable: Mutex::default() })
     }
 
     fn directory(&self, id: UploadId) -> PathBuf {
@@ -125,9 +129,42 @@ impl Files {
         Ok(())
     }
 
-    /// Writes `data` at byte `at` while the reserve stays free.
-    pub(super) fn write(&self, file: &File, mut at: u64, data: &[Bytes]) -> Result<(), StoreError> {
-        self.check_room(file, data.iter().map(|chunk| chunk.len() as u64).sum())?;
+    /// Takes room on the disk for `bytes` bytes in `file` while the reserve stays free. False when this file system takes no
+    /// room beforehand.
+    pub(super) fn reserve(&self, file: &File, bytes: u64) -> Result<bool, StoreError> {
+        let doing = "reserving room for an upload";
+        let failed = |error| StoreError::io(doing, error);
+        let _alone = self.reserving.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = file.metadata().map_err(failed)?;
+        // Linux counts blocks of 512 bytes here, whatever the file system's own are.
+        let wanted = bytes.saturating_sub(before.blocks() * 512);
+        if wanted == 0 {
+            return Ok(true);
+        }
+        self.check_room(file, wanted)?;
+        match rustix::fs::fallocate(file, FallocateFlags::KEEP_SIZE, 0, bytes) {
+            Ok(()) => Ok(true),
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(false),
+            Err(error) => {
+                // Part of it may have been taken.
+                self.give_back(file, before.len())?;
+                Err(failed(error.into()))
+            }
+        }
+    }
+
+    /// Gives back the room that `file` has beyond `kept` bytes, and what was written there.
+    pub(super) fn give_back(&self, file: &File, kept: u64) -> Result<(), StoreError> {
+        // The size may stay: what was reserved beyond it goes all the same.
+        file.set_len(kept).map_err(|error| StoreError::io("giving back an upload's room", error))
+    }
+
+    /// Writes `data` at byte `at`, where room `is_reserved` or the reserve stays free.
+    pub(super) fn write(&self, file: &File, mut at: u64, data: &[Bytes], is_reserved: bool) -> Result<(), StoreError> {
+        let bytes = data.iter().map(|chunk| chunk.len() as u64).sum();
+        if !is_reserved || self.faults.is_on(Fault::DiskFull) {
+            self.check_room(file, bytes)?;
+        }
         for chunk in data {
             file.write_all_at(chunk, at).map_err(|error| StoreError::io("writing an upload's data", error))?;
             at += chunk.len() as u64;
@@ -149,11 +186,13 @@ impl Files {
         let synced = if self.faults.is_on(Fault::SkipSync) {
             Ok(())
         } else if self.faults.is_on(Fault::FailSync) {
-            Err(rustix::io::Errno::IO.into())
+            Err(Errno::IO.into())
         } else {
             file.sync_data()
         };
-        synced.map_err(|error| self.health.fail("syncing data", error))
+        synced.map_err(|error| self.health.fail("syncing data", error))?;
+        kill_point("data-synced");
+        Ok(())
     }
 
     /// Makes the name of upload `id`'s file durable, and that of the directory it is in.
@@ -170,6 +209,7 @@ impl Files {
             sync_directory(&self.root).map_err(failed)?;
             durable().insert(directory);
         }
+        kill_point("name-synced");
         Ok(())
     }
 

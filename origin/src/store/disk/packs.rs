@@ -31,6 +31,7 @@ pub(super) use self::packer::Packed;
 use self::packer::{Packer, Reason, Waiting, next_group};
 use self::pins::Pins;
 use super::files::{Files, corrupt_if_missing, sync_directory};
+use crate::fault::kill_point;
 use crate::store::StoreError;
 
 /// Bytes of the largest blob that is packed. Above it the sync of a file of its own is small beside the writing.
@@ -124,6 +125,7 @@ impl Packs {
     /// Removes pack `number`, which is settled and which no record names. Whoever reads it reads on.
     fn remove(&self, number: u64) -> Result<(), StoreError> {
         fs::remove_file(path(&self.root, number)).map_err(|error| StoreError::io("removing a pack", error))?;
+        kill_point("pack-removed");
         self.files.sync_pack_name(&self.root)
     }
 }

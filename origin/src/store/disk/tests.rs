@@ -643,3 +643,70 @@ proptest::proptest! {
         });
     }
 }
+
+/// Bytes that a file takes on the disk, whatever its length.
+fn taken(path: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt as _;
+    std::fs::metadata(path).unwrap().blocks() * 512
+}
+
+/// An upload that finds room when it begins has it to its end; what it does not use, others can.
+#[tokio::test]
+async fn room_is_taken_beforehand_and_given_back() {
+    let disks = Disks::start();
+    let (length, sent) = (8 << 20, bytes(1 << 20));
+    let mut writer = disks.store.begin(id(1)).await.unwrap();
+    writer.reserve(length).await.unwrap();
+    assert!(taken(&disks.file(id(1))) >= length);
+    assert_eq!(std::fs::metadata(disks.file(id(1))).unwrap().len(), 0);
+    writer.write(0, vec![sent.clone()]).await.unwrap();
+    let (record, outboard) = receiving(&sent);
+    writer.commit(record, outboard).await.unwrap();
+    assert!(taken(&disks.file(id(1))) >= length, "the next part finds its room");
+    writer.write(sent.len() as u64, vec![bytes(5000)]).await.unwrap();
+    writer.give_back(sent.len() as u64).await.unwrap();
+    assert!(taken(&disks.file(id(1))) < 2 << 20);
+
+    // A restart, and the next request takes it again; one that brings less than it said gives the rest back.
+    drop(writer);
+    let disks = disks.reopen();
+    let mut claim = disks.store.claim(id(1)).await.unwrap().unwrap();
+    claim.writer.reserve(length).await.unwrap();
+    assert!(taken(&disks.file(id(1))) >= length);
+    let data = bytes(2 << 20);
+    claim.writer.write(1 << 20, vec![data.slice(1 << 20..)]).await.unwrap();
+    let (blob, outboard) = blob_of(&data, ALICE);
+    let cvs = outboard.cvs[(1 << 20) / (64 << 10) * 32..].to_vec();
+    let outboard = OutboardPart { first_group: (1 << 20) / (64 << 10), cvs };
+    claim.writer.complete(blob, None, Vec::new(), outboard).await.unwrap();
+    assert!(taken(&disks.file(id(1))) < 3 << 20);
+    disks.assert_is(blob.id, &data).await;
+}
+
+/// Before a byte is taken, and without a trace.
+#[tokio::test]
+async fn who_announces_more_than_there_is_room_for_is_refused() {
+    let disks = Disks::start();
+    let stat = rustix::fs::statvfs(disks.directory.path()).unwrap();
+    let too_much = stat.f_blocks * stat.f_frsize;
+    let mut writer = disks.store.begin(id(1)).await.unwrap();
+    assert_eq!(writer.reserve(too_much).await.unwrap_err().kind(), StoreErrorKind::Full);
+    assert!(!disks.file(id(1)).exists());
+    // A smaller one is taken all the same, and what is packed needs no room of its own.
+    writer.reserve(2 << 20).await.unwrap();
+    let mut small = disks.store.begin(id(2)).await.unwrap();
+    small.reserve(1 << 20).await.unwrap();
+    assert!(!disks.file(id(2)).exists());
+}
+
+/// A claim that was overtaken gives back nothing: the room is its successor's.
+#[tokio::test]
+async fn a_stale_claim_gives_no_room_back() {
+    let disks = Disks::start();
+    disks.unfinished(id(1), &bytes(1000)).await;
+    let mut old = disks.store.claim(id(1)).await.unwrap().unwrap().writer;
+    let mut new = disks.store.claim(id(1)).await.unwrap().unwrap().writer;
+    new.reserve(8 << 20).await.unwrap();
+    assert_eq!(old.give_back(1000).await.unwrap_err().kind(), StoreErrorKind::Stale);
+    assert!(taken(&disks.file(id(1))) >= 8 << 20);
+}

@@ -15,6 +15,7 @@ use super::reader::read_at;
 use super::records::Location;
 use super::slots::Slot;
 use super::{Disk, Known, blocking};
+use crate::fault::kill_point;
 use crate::store::{NewBlob, OutboardPart, StoreError, StoreErrorKind, UploadRecord, UploadWriter};
 
 /// A claim on an upload's file. The blocking work of a call holds the upload's slot to its end, whether or not anyone
@@ -25,6 +26,8 @@ pub(super) struct DiskWriter {
     slot: Slot,
     epoch: u64,
     file: Option<Arc<File>>,
+    /// Bytes at its beginning for which there is room.
+    reserved: u64,
     /// Bytes were written since the last sync.
     unsynced: bool,
     /// The file's name may not be durable yet.
@@ -35,21 +38,63 @@ impl DiskWriter {
     pub(super) fn new(disk: Arc<Disk>, id: UploadId, slot: Slot, epoch: u64, file: Option<File>) -> Self {
         // Whoever committed an offset synced the name before it.
         let unnamed = file.is_none();
-        Self { disk, id, slot, epoch, file: file.map(Arc::new), unsynced: false, unnamed }
+        Self { disk, id, slot, epoch, file: file.map(Arc::new), reserved: 0, unsynced: false, unnamed }
     }
 }
 
 impl UploadWriter for DiskWriter {
+    fn reserve(&mut self, bytes: u64) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(async move {
+            if bytes <= PACK_BLOB_BYTES_MAX {
+                // It will most likely never have a file of its own.
+                return Ok(());
+            }
+            let slot = self.slot.enter(self.epoch).await?;
+            let (disk, id, file) = (Arc::clone(&self.disk), self.id, self.file.clone());
+            let (file, is_reserved) = blocking(move || {
+                let _slot = slot;
+                disk.health.writable()?;
+                let is_new = file.is_none();
+                let file = file.map_or_else(|| disk.files.create(id).map(Arc::new), Ok)?;
+                let reserved = disk.files.reserve(&file, bytes);
+                if is_new && reserved.is_err() {
+                    disk.files.remove(id)?;
+                }
+                Ok((file, reserved?))
+            })
+            .await?;
+            self.file = Some(file);
+            self.reserved = if is_reserved { bytes } else { 0 };
+            Ok(())
+        })
+    }
+
+    fn give_back(&mut self, kept: u64) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(async move {
+            let slot = self.slot.enter(self.epoch).await?;
+            let Some(file) = self.file.clone() else { return Ok(()) };
+            let disk = Arc::clone(&self.disk);
+            self.reserved = 0;
+            blocking(move || {
+                let _slot = slot;
+                disk.files.give_back(&file, kept)
+            })
+            .await
+        })
+    }
+
     fn write(&mut self, at: u64, data: Vec<Bytes>) -> BoxFuture<'_, Result<(), StoreError>> {
         Box::pin(async move {
             let slot = self.slot.enter(self.epoch).await?;
             let (disk, id, file) = (Arc::clone(&self.disk), self.id, self.file.clone());
             self.unsynced = true;
+            let bytes: u64 = data.iter().map(|chunk| chunk.len() as u64).sum();
+            let is_reserved = at + bytes <= self.reserved;
             let file = blocking(move || {
                 let _slot = slot;
                 disk.health.writable()?;
                 let file = file.map_or_else(|| disk.files.create(id).map(Arc::new), Ok)?;
-                disk.files.write(&file, at, &data)?;
+                disk.files.write(&file, at, &data, is_reserved)?;
                 Ok(file)
             })
             .await?;
@@ -110,14 +155,14 @@ impl UploadWriter for DiskWriter {
         Box::pin(async move {
             let slot = self.slot.enter(epoch).await?;
             let (disk, id, file) = (Arc::clone(&self.disk), self.id, self.file.clone());
-            let (unsynced, unnamed) = (self.unsynced, self.unnamed);
+            let (reserved, unsynced, unnamed) = (self.reserved, self.unsynced, self.unnamed);
             self.unsynced |= !tail.is_empty();
             blocking(move || {
                 let _slot = slot;
                 disk.health.writable()?;
                 let known = disk.known(blob.id)?;
                 let damaged = if let Known::Damaged(location) = known { Some(location) } else { None };
-                let mut own = OwnFile { disk: &disk, id, file, unsynced, unnamed };
+                let mut own = OwnFile { disk: &disk, id, file, reserved, unsynced, unnamed };
                 // Held until the record is committed.
                 let mut packed = None;
                 let data = match known {
@@ -125,6 +170,7 @@ impl UploadWriter for DiskWriter {
                     _ if blob.blob_bytes == 0 => Some(Location::File(id)),
                     _ if blob.blob_bytes <= PACK_BLOB_BYTES_MAX => {
                         let packed = packed.insert(own.pack(&blob, tail, &outboard)?);
+                        kill_point("blob-packed");
                         Some(Location::Pack(packed.location))
                     }
                     _ => Some(own.finish(&blob, &tail)?),
@@ -141,6 +187,7 @@ struct OwnFile<'a> {
     disk: &'a Disk,
     id: UploadId,
     file: Option<Arc<File>>,
+    reserved: u64,
     unsynced: bool,
     unnamed: bool,
 }
@@ -176,8 +223,11 @@ impl OwnFile<'_> {
             None => files.create(self.id).map(Arc::new)?,
         };
         if !tail.is_empty() {
-            files.write(&file, written, tail)?;
+            files.write(&file, written, tail, blob.blob_bytes <= self.reserved)?;
             self.unsynced = true;
+        }
+        if self.reserved > blob.blob_bytes {
+            files.give_back(&file, blob.blob_bytes)?;
         }
         if self.unsynced {
             files.sync(&file)?;

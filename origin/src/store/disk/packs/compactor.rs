@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use waxwing_protocol::BlobId;
 
 use super::{PackLocation, Packs, entry_bytes};
+use crate::fault::kill_point;
 use crate::store::disk::changes::{Change, Move};
 use crate::store::disk::records::{Location, Records};
 use crate::store::{StoreError, StoreErrorKind};
@@ -143,6 +144,7 @@ fn empty(packs: &Packs, records: &Records, pack: u64, stop: &CancellationToken) 
     if !records.packed(pack, None, 1)?.is_empty() {
         return Ok(Emptied::NotAll);
     }
+    kill_point("pack-emptied");
     packs.remove(pack)?;
     Ok(Emptied::Wholly)
 }
@@ -181,6 +183,7 @@ fn copy(packs: &Packs, records: &Records, page: Vec<Live>) -> Result<(), StoreEr
     }
     // Held until the records are committed.
     let copies = packs.append_moved(entries)?;
+    kill_point("copies-packed");
     let moves = from.iter().zip(&copies);
     let moves = moves.map(|(live, copy)| Move { blob: live.blob, from: live.location, to: copy.location }).collect();
     records.submit(Change::Move { moves }).map(drop)
