@@ -14,8 +14,9 @@ use axum::http::header::EXPECT;
 use http_body::{Frame, SizeHint};
 use http_body_util::BodyExt as _;
 
-/// Bytes of an unread body that are read and thrown away at most.
-const LINGER_BYTES_MAX: usize = 1 << 20;
+/// Bytes of an unread body that are read and thrown away at most: a part, as clients send them. Who is refused for want of
+/// room should learn that, and not try again.
+const LINGER_BYTES_MAX: usize = 16 << 20;
 
 /// How long that may take.
 const LINGER_TIME_MAX: Duration = Duration::from_secs(2);
