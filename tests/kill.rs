@@ -33,6 +33,9 @@ use libtest_mimic::{Arguments, Failed, Trial};
 /// Kills of each kind: often enough that a window of a few microseconds between record and answer is met.
 const CYCLES: usize = 50;
 
+/// Packs are compacted without end: whatever was packed is moved again and again.
+const COMPACTION: &str = "small-packs,churn-packs";
+
 /// Power cuts: each costs an unmount and a mount.
 const CUTS: usize = 6;
 
@@ -56,12 +59,19 @@ fn trials() -> Vec<Trial> {
     }
     vec![
         Trial::test("acknowledged_uploads_survive_kill_9", || holds(uploads(Chaos::kills(CYCLES)))),
+        Trial::test("acknowledged_uploads_survive_kill_9_amid_compaction", || {
+            holds(uploads(Chaos::kills(CYCLES).with_fault(COMPACTION)))
+        }),
         Trial::test("acknowledged_messages_survive_kill_9", || holds(messages(Chaos::kills(CYCLES)))),
         Trial::test("the_harness_sees_messages_deleted_before_their_ack", || {
             breaks(messages(Chaos::kills(CYCLES).with_fault("delete-before-ack")))
         }),
         Trial::test("acknowledged_uploads_survive_power_cuts", || holds(uploads(Chaos::power_cuts(CUTS))))
             .with_ignored_flag(no_disk.is_some()),
+        Trial::test("acknowledged_uploads_survive_power_cuts_amid_compaction", || {
+            holds(uploads(Chaos::power_cuts(CUTS).with_fault(COMPACTION)))
+        })
+        .with_ignored_flag(no_disk.is_some()),
         Trial::test("acknowledged_messages_survive_power_cuts", || holds(messages(Chaos::power_cuts(CUTS))))
             .with_ignored_flag(no_disk.is_some()),
         Trial::test("the_harness_sees_uploads_that_were_not_synced", || {
