@@ -16,6 +16,7 @@ mod clients {
     pub mod browser;
     pub mod curl;
     pub mod node;
+    pub mod openapi;
     pub mod proxy;
     pub mod python;
     pub mod scene;
@@ -24,10 +25,13 @@ mod clients {
 
 use std::process::ExitCode;
 
-use clients::{browser, curl, node, python};
+use clients::{browser, curl, node, openapi, python};
 use libtest_mimic::Arguments;
 
 fn main() -> ExitCode {
-    let trials = [node::trials(), python::trials(), curl::trials(), browser::trials()].into_iter().flatten().collect();
+    let trials = [node::trials(), python::trials(), curl::trials(), browser::trials(), openapi::trials()]
+        .into_iter()
+        .flatten()
+        .collect();
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }

@@ -7,6 +7,7 @@
 //! | `/v1/blobs/{id}/keep` | clients, `upload` grant | having a blob, and letting it go (`keep.rs`) |
 //! | `/origin/v1/blobs/{id}`, `…/outboard` | edges, `edge` grant | reading (`blobs.rs`) |
 //! | `/origin/v1/purges` | edges, `edge` grant | which blobs went (`purges.rs`) |
+//! | `/v1/openapi.json` | anybody | all of this, for programs (`openapi.rs`) |
 //!
 //! Handlers translate; what a failure means in HTTP stands in `error.rs` alone.
 
@@ -23,6 +24,7 @@ mod ietf;
 mod interim;
 mod keep;
 mod linger;
+mod openapi;
 mod purges;
 mod put;
 mod tus;
@@ -86,7 +88,15 @@ pub(crate) fn router(app: App) -> Router {
         .route("/origin/v1/blobs/{id}", get(blobs::get).head(blobs::head))
         .route("/origin/v1/blobs/{id}/outboard", get(blobs::outboard).head(blobs::outboard_head))
         .method_not_allowed_fallback(error::method_not_allowed);
-    uploads.merge(blobs).with_state(app).layer(from_fn(cors::cors)).layer(map_request(linger::linger))
+    let description = Router::new()
+        .route("/v1/openapi.json", get(openapi::get))
+        .method_not_allowed_fallback(error::method_not_allowed);
+    uploads
+        .merge(blobs)
+        .merge(description)
+        .with_state(app)
+        .layer(from_fn(cors::cors))
+        .layer(map_request(linger::linger))
 }
 
 /// The moment of a request.

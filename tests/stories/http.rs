@@ -136,3 +136,24 @@ fn malformed_and_unknown_ids_are_not_found() {
     }
     assert_problem(http.get("/v1/nothing/here", &http.media), StatusCode::NOT_FOUND);
 }
+
+/// The description for programs names what is there: each operation exists, and asks for a grant before anything else.
+#[test]
+fn every_operation_of_the_description_exists() {
+    let http = Http::start();
+    let answer = http.client.get(http.url("/v1/openapi.json")).send().unwrap();
+    assert_eq!(answer.headers()["content-type"], "application/json");
+    let description: Value = answer.json().unwrap();
+    let paths = description["paths"].as_object().unwrap();
+    assert_eq!(paths.len(), 7);
+    for (path, operations) in paths {
+        let id = if path.contains("uploads") { "a".repeat(26) } else { "a".repeat(52) };
+        let url = http.url(&path.replace("{id}", &id));
+        for method in operations.as_object().unwrap().keys() {
+            let method = reqwest::Method::from_bytes(method.to_uppercase().as_bytes()).unwrap();
+            let answer = http.client.request(method.clone(), &url).header("tus-resumable", "1.0.0").send().unwrap();
+            let expected = if method == "OPTIONS" { StatusCode::NO_CONTENT } else { StatusCode::UNAUTHORIZED };
+            assert_eq!(answer.status(), expected, "{method} {path}");
+        }
+    }
+}
