@@ -4,7 +4,7 @@ CARGO ?= cargo
 FILE ?=
 WAXWING := target/release/waxwing
 
-.PHONY: help run demo build install test lint bench interop clean
+.PHONY: help run demo build install test lint bench interop soak clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -32,6 +32,9 @@ test: lint ## everything that CI runs: lint, unit, engine-suite and end-to-end t
 	@infra/install-clients.sh
 	@infra/install-fault-tools.sh
 	$(CARGO) nextest run --locked --workspace --features fault-injection
+
+soak: ## every parser fuzzed without end, another seed each turn; says how many inputs (Ctrl-C ends it)
+	@infra/soak.sh
 
 interop: ## our blobs opened by Google Tink's Python library and the other way round (needs python3)
 	src/seal/vectors/interop.sh

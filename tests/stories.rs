@@ -8,11 +8,13 @@ mod support;
 
 mod stories {
     mod bad_input;
+    mod bad_networks;
     mod first_minutes;
     mod hostile_senders;
     mod http;
     mod interim;
     mod interruptions;
+    mod malformed;
     mod operating;
     mod roles;
     mod structure;

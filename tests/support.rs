@@ -80,6 +80,13 @@ impl Service {
         self.child.try_wait().expect("the service was started here")
     }
 
+    /// Memory in use, in bytes.
+    pub fn resident_bytes(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("the service runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("Linux tells it");
+        line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") * 1024
+    }
+
     /// Lets it do nothing more, as when its machine stops; only [`Self::kill`] ends it.
     pub fn freeze(&self) {
         use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};

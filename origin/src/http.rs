@@ -134,4 +134,6 @@ impl<S: Send + Sync> FromRequestParts<S> for BlobPath {
 }
 
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod tests;

@@ -23,6 +23,18 @@ use tracing::{debug, warn};
 
 use super::interim::Line;
 
+/// Bytes read at once of a connection that has brought little so far. hyper doubles its buffer with every read that fills
+/// it, and keeps it while it waits for more: a thousand uploads that stall after a few pieces would hold a hundred
+/// megabytes.
+const SHORT_READ_BYTES: usize = 16 * 1024;
+
+/// Bytes after which a connection is read with buffers as large as it fills.
+const SHORT_READS_BYTES: usize = 1 << 20;
+
+/// Bytes of hyper's buffer for a connection at most, and so of a request's head: one that names all the parts a final
+/// upload may have takes some 80 KiB.
+const BUFFER_BYTES_MAX: usize = 128 * 1024;
+
 /// What one listener allows.
 #[derive(Clone, Debug)]
 pub(crate) struct Limits {
@@ -98,7 +110,7 @@ pub(crate) async fn serve(
             if !matches!(tokio::time::timeout(head_timeout, speaks(&stream)).await, Ok(Ok(()))) {
                 return;
             }
-            let stream = Placed { stream, line: line.clone(), _place: place };
+            let stream = Placed { stream, line: line.clone(), received: 0, _place: place };
             let service = service_fn(move |request| {
                 let (line, service) = (line.clone(), service.clone());
                 async move { line.during(request, |request| service.call(request)).await }
@@ -131,6 +143,8 @@ async fn speaks(stream: &TcpStream) -> io::Result<()> {
 struct Placed {
     stream: TcpStream,
     line: Line,
+    /// Bytes that came so far, counted up to [`SHORT_READS_BYTES`].
+    received: usize,
     _place: OwnedSemaphorePermit,
 }
 
@@ -143,7 +157,15 @@ impl Placed {
 
 impl AsyncRead for Placed {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+        if self.received >= SHORT_READS_BYTES || buf.remaining() <= SHORT_READ_BYTES {
+            return Pin::new(&mut self.stream).poll_read(cx, buf);
+        }
+        let mut short = ReadBuf::new(buf.initialize_unfilled_to(SHORT_READ_BYTES));
+        ready!(Pin::new(&mut self.stream).poll_read(cx, &mut short))?;
+        let n = short.filled().len();
+        buf.advance(n);
+        self.received += n;
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -179,7 +201,7 @@ impl AsyncWrite for Placed {
 
 fn builder(limits: &Limits) -> auto::Builder<TokioExecutor> {
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(limits.head_timeout);
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(limits.head_timeout).max_buf_size(BUFFER_BYTES_MAX);
     builder
         .http2()
         .timer(TokioTimer::new())

@@ -252,6 +252,15 @@ fn bad_range(what: &str) -> HttpError {
     HttpError::bad_request("bad-header", format!("header content-range {what}")).with("header", "content-range")
 }
 
+/// What is read of a range has the bytes it says and lies within its total.
+#[cfg(test)]
+pub(super) fn check_sent(text: &str) {
+    if let Some(Sent::Bytes { first, bytes, length }) = Sent::parse(text) {
+        let end = first.checked_add(bytes).expect("offsets stay below 2^63");
+        assert!(bytes > 0 && length.is_none_or(|length| end <= length));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

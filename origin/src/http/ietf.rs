@@ -293,6 +293,13 @@ fn refused_for_good(app: &App, grant: &UploadGrant, error: UploadError) -> HttpE
     if too_large { refused.header(UPLOAD_LIMIT, format!("max-size={size}")) } else { refused }
 }
 
+/// What is read of a field is no more than a structured field can hold.
+#[cfg(test)]
+pub(super) fn check_item(headers: &HeaderMap, name: &HeaderName) {
+    assert!(integer(headers, name).is_none_or(|number| number <= STRUCTURED_MAX));
+    let _ = completes(headers);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

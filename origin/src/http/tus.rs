@@ -227,3 +227,11 @@ pub(super) fn refusal(error: UploadError) -> HttpError {
 fn checksum_mismatch() -> StatusCode {
     StatusCode::from_u16(460).expect("460 is a status code")
 }
+
+/// What is read of a concatenation is bounded, and never nothing.
+#[cfg(test)]
+pub(super) fn check_parts_named(list: &str) {
+    if let Ok(parts) = parts_named(list) {
+        assert!(!parts.is_empty() && parts.len() <= PARTS_MAX);
+    }
+}

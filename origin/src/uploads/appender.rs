@@ -36,7 +36,8 @@ pub(super) struct Appender {
     id: UploadId,
     writer: Box<dyn UploadWriter>,
     record: UploadRecord,
-    hasher: BlobHasher,
+    /// On the heap: it is large, and whatever awaits an appender holds it more than once.
+    hasher: Box<BlobHasher>,
     /// Chaining values that no commit has carried yet.
     outboard: OutboardPart,
     /// Bytes taken in, committed or not; those of `last` are not written yet.
@@ -64,7 +65,7 @@ impl Appender {
             whole: claim.record.digest.as_ref().and_then(WholeDigest::resume),
             writer: claim.writer,
             record: claim.record,
-            hasher: BlobHasher::new(),
+            hasher: Box::default(),
             outboard: OutboardPart::default(),
             written: 0,
             last: None,
@@ -113,7 +114,7 @@ impl Appender {
         appender.written = appender.record.offset;
         if let UploadState::Receiving { hash } = &appender.record.state {
             let hashed = hash.offset();
-            appender.hasher = BlobHasher::resume(hash.clone());
+            appender.hasher = Box::new(BlobHasher::resume(hash.clone()));
             appender.outboard.first_group = hashed / GROUP_BYTES;
             let tail = appender.writer.read(hashed, appender.written - hashed).await?;
             appender.hasher.update(&tail, |_| ());
@@ -339,12 +340,12 @@ impl Appender {
 
 /// Hashes `chunks`, and gives the chaining values of the chunk groups they complete.
 async fn hash(
-    mut hasher: BlobHasher,
+    mut hasher: Box<BlobHasher>,
     mut checker: Option<Checker>,
     mut whole: Option<WholeDigest>,
     chunks: Vec<Bytes>,
     bytes: u64,
-) -> Result<(BlobHasher, Option<Checker>, Option<WholeDigest>, Vec<u8>), UploadError> {
+) -> Result<(Box<BlobHasher>, Option<Checker>, Option<WholeDigest>, Vec<u8>), UploadError> {
     let work = move || {
         let mut cvs = Vec::new();
         for chunk in &chunks {

@@ -26,7 +26,7 @@ const STALL: Duration = Duration::from_secs(1);
 const COPY_BELOW: usize = 16 * 1024;
 
 /// Memory for bytes on their way to the store, over all requests. When it is used up batches get smaller, not slower.
-pub(super) const BUFFER_BYTES_MAX: usize = 64 << 20;
+pub(super) const BUFFER_BYTES_MAX: usize = 32 << 20;
 
 /// The unit in which that memory is counted.
 pub(super) const BUFFER_UNIT_BYTES: usize = 16 * 1024;

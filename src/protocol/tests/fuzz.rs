@@ -1,0 +1,147 @@
+//! Every parser of this crate that meets the network, given what is nearly right.
+
+#![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "tests")]
+
+#[path = "../../../tests/fuzz/mutations.rs"]
+mod mutations;
+
+use bytes::{Bytes, BytesMut};
+use ed25519_dalek::{Signer as _, SigningKey};
+use mutations::{fuzz, fuzz_text};
+use waxwing_protocol::blob::{BlobHasher, GROUP_BYTES, Outboard};
+use waxwing_protocol::frames::{Frame, frame, unpack};
+use waxwing_protocol::identity::{
+    Base64, DEVICE_LIST_DOMAIN, Device, DeviceList, PublicKey, SignedDeviceList, signed_bytes,
+};
+use waxwing_protocol::range::{RANGES_MAX, Selection, parse_content_range, parse_ranges, select};
+use waxwing_protocol::{AccountId, BlobId, DeviceId, DeviceToken, Handle, MsgId, Problem, Timestamp, UploadId};
+
+#[test]
+fn fuzz_ranges() {
+    let corpus = ["bytes=0-499", "bytes=500-", "bytes=-500", "Bytes=0-0, -1", "bytes=0-0,2-2,4-4,6-6", "items=1-2"];
+    fuzz_text("ranges", &corpus, |header| {
+        let _ = parse_ranges(header);
+        for size in [0, 1, 500, u64::MAX] {
+            let Selection::Parts(parts) = select(header, size) else { continue };
+            assert!(!parts.is_empty() && parts.len() <= RANGES_MAX);
+            for (at, part) in parts.iter().enumerate() {
+                assert!(part.start < part.end && part.end <= size, "{part:?} of {size}");
+                let apart =
+                    |other: &waxwing_protocol::range::ByteRange| part.end < other.start || other.end < part.start;
+                assert!(parts[at + 1..].iter().all(apart), "{parts:?} touch");
+            }
+        }
+    });
+}
+
+#[test]
+fn fuzz_content_ranges() {
+    let corpus = ["bytes 0-499/1000", "bytes 999-999/1000", "bytes */1000", "bytes 0-0/*"];
+    fuzz_text("content ranges", &corpus, |header| {
+        if let Some((range, size)) = parse_content_range(header) {
+            assert!(range.start < range.end && range.end <= size);
+            assert_eq!(parse_content_range(&range.content_range(size)), Some((range, size)));
+        }
+    });
+}
+
+#[test]
+fn fuzz_frames() {
+    let ping = |nonce| frame::Body::Ping(waxwing_protocol::frames::Ping { nonce });
+    let mut several = BytesMut::new();
+    for n in 0..3 {
+        Frame::with_id(n, ping(u64::from(n))).pack(&mut several);
+    }
+    let one = Frame::push(ping(u64::MAX)).to_message();
+    fuzz("frames", &[&several, &one], |input| {
+        let mut message = Bytes::copy_from_slice(input);
+        // Each frame takes bytes off the message, so this ends.
+        while let Ok(Some(frame)) = unpack(&mut message) {
+            assert_eq!(unpack(&mut frame.to_message()).unwrap(), Some(frame));
+        }
+    });
+}
+
+#[test]
+fn fuzz_device_lists() {
+    let key = SigningKey::from_bytes(&[7; 32]);
+    let public = PublicKey::from_slice(key.verifying_key().as_bytes()).unwrap();
+    let account = AccountId::from_slice(&[1; 16]).unwrap();
+    let device = |n: u32| Device {
+        id: DeviceId::new(n).unwrap(),
+        reg_id: n * 1000,
+        curve25519: PublicKey::from_slice(&[n as u8; 32]).unwrap(),
+        ed25519: public,
+    };
+    let list = DeviceList {
+        account,
+        revision: 3,
+        signed_at: Timestamp::from_secs(1_800_000_000),
+        devices: vec![device(1), device(2), device(9)],
+    };
+    fuzz("device lists", &[&list.to_bytes()], |input| {
+        // Signed as it is: what its own account key signed may still be nonsense.
+        let signature = key.sign(&signed_bytes(DEVICE_LIST_DOMAIN, input)).to_bytes().to_vec();
+        let signed = SignedDeviceList { list: Base64(input.to_vec()), signature: Base64(signature) };
+        if let Ok(read) = signed.verify(account, &public) {
+            assert!(read.account == account && (1..=32).contains(&read.devices.len()));
+            assert!(read.devices.is_sorted_by(|a, b| a.id < b.id));
+        }
+    });
+}
+
+#[test]
+fn fuzz_ids_and_tokens() {
+    let token = "wxd_".to_owned() + &"a".repeat(52);
+    let corpus = [
+        "aaaaaaaaaaaaaaaaaaaaaaaaaa",
+        "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
+        "0196b0a4-0000-7000-8000-000000000000",
+        "alice",
+        "alice@example.org",
+        &token,
+    ];
+    fuzz_text("ids and tokens", &corpus, |text| {
+        // An id has exactly one spelling: whatever is read is written the same.
+        macro_rules! one_spelling {
+            ($($id:ty),+) => {
+                $(if let Ok(id) = text.parse::<$id>() { assert_eq!(id.to_string(), text); })+
+            };
+        }
+        one_spelling!(UploadId, BlobId, AccountId, MsgId, Handle);
+        if let Ok(token) = text.parse::<DeviceToken>() {
+            assert_eq!(token.to_text(), text);
+        }
+    });
+}
+
+#[test]
+fn fuzz_outboards() {
+    let data: Vec<u8> = (0..3 * GROUP_BYTES + 5).map(|n| n as u8).collect();
+    let (mut hasher, mut outboard) = (BlobHasher::new(), Vec::new());
+    hasher.update(&data, |cv| outboard.extend_from_slice(cv));
+    let id = hasher.finish(|cv| outboard.extend_from_slice(cv));
+    let size = data.len() as u64;
+    assert!(Outboard::verify(id, size, &outboard).is_ok());
+    fuzz("outboards", &[&outboard], |input| {
+        for claimed in [size, size - 1, input.len() as u64 * 2048, 0, u64::MAX] {
+            if let Ok(read) = Outboard::verify(id, claimed, input) {
+                assert_eq!(input, outboard, "another outboard passed for the blob's");
+                let beyond = data.chunks(GROUP_BYTES as usize).len() as u64;
+                assert!(read.verify_group(beyond, &data[..5]).is_err());
+            }
+        }
+    });
+}
+
+#[test]
+fn fuzz_problems() {
+    let problem = Problem::new(409, "offset-mismatch", "client is at offset 5, server at 3").with("offset", 3);
+    fuzz("problems", &[&problem.to_json(), br#"{"type":"about:blank","title":"","status":500}"#], |input| {
+        if let Ok(problem) = serde_json::from_slice::<Problem>(input) {
+            let _ = problem.slug();
+            let again: Problem = serde_json::from_slice(&problem.to_json()).unwrap();
+            assert_eq!(again.kind, problem.kind);
+        }
+    });
+}
