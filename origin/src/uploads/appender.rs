@@ -200,7 +200,7 @@ impl Appender {
             // A newer request has the upload, and its room.
             Err(error) if error.kind() == StoreErrorKind::Stale => {}
             Err(error) => {
-                tracing::warn!(upload.id = %self.id, error = %error, "the room of an upload was not given back")
+                tracing::warn!(upload.id = %self.id, error = %error, "the room of an upload was not given back");
             }
         }
     }
