@@ -143,7 +143,7 @@ fn uploads_whose_peers_vanished_are_taken_over_within_two_seconds() {
             assert!(offset <= sent as u64 && (!waits || offset == sent as u64), "{offset} of {sent}");
             // Other bytes than the upload's: were they written, the blob would be another.
             let _ = old.write_all(&vec![0xEE; 100_000]);
-            assert_eq!(network.finish(&path, offset, &data[offset as usize..]), hash(&data));
+            assert_eq!(network.finish(&path, offset, &data[usize::try_from(offset).unwrap()..]), hash(&data));
             // One that had not been read when it was overtaken may find the upload at another offset.
             let told = Answer::read(old).expect("the old request is answered");
             assert_eq!(told.status(), 409, "{}", told.head);
