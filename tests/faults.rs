@@ -5,11 +5,11 @@
 //! removal of what it was copied from. And disks do what they do in the field: they are full, and they fail to sync.
 //!
 //! What was acknowledged is written down here, outside of the process that promised it. A test whose injector did nothing
-//! fails. What cannot be injected here, for want of root or a tool, is said and skipped; on CI it is a failure.
+//! fails. What cannot be injected here, for want of root or a tool, is said and skipped; on CI as root it is a failure.
 
 #![allow(unreachable_pub, reason = "a test binary shows nothing to anybody")]
 #![allow(dead_code, reason = "the test binaries share their support and use different parts of it")]
-#![allow(clippy::unwrap_used, reason = "tests")]
+#![allow(clippy::print_stdout, clippy::unwrap_used, reason = "tests")]
 
 mod support;
 
