@@ -12,7 +12,7 @@ use std::time::Instant;
 use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 
 /// Names and meanings. The kind is in the name: `_total` counts, `_seconds` is a histogram, anything else a gauge.
-pub const METRICS: [(&str, &str); 8] = [
+pub const METRICS: [(&str, &str); 11] = [
     (UPLOADS, "Uploads with a record, by state (receiving, complete), as of the last sweep."),
     (UPLOAD_BYTES, "Bytes of content that upload requests brought, by dialect, whatever became of them."),
     (FSYNC, "Time of a sync, by what is made durable: data of one upload, a pack of blobs, a group of records."),
@@ -20,6 +20,9 @@ pub const METRICS: [(&str, &str); 8] = [
     (TAKEOVERS, "Requests that had to make way for a newer one on the same upload."),
     (EXPIRED, "Uploads forgotten by a sweep, by state (receiving, complete)."),
     (QUOTA_REFUSALS, "Requests refused because the owner's quota was used up."),
+    (PACK_BYTES, "Bytes of the packs that take no more, as of the last look for dead space."),
+    (PACK_LIVE, "How many of them belong to blobs that are there."),
+    (PACK_FREED, "Bytes of dead space in packs that were given back."),
     (PURGED, "Times that an owner's having a blob ended because it was never kept again."),
 ];
 
@@ -34,6 +37,9 @@ const COMPLETED: &str = "waxwing_uploads_completed_total";
 const TAKEOVERS: &str = "waxwing_upload_takeovers_total";
 const EXPIRED: &str = "waxwing_uploads_expired_total";
 const QUOTA_REFUSALS: &str = "waxwing_quota_refusals_total";
+const PACK_BYTES: &str = "waxwing_pack_bytes";
+const PACK_LIVE: &str = "waxwing_pack_live_bytes";
+const PACK_FREED: &str = "waxwing_pack_freed_bytes_total";
 const PURGED: &str = "waxwing_blob_owners_expired_total";
 
 /// The handles of this process. They count nothing until a recorder is installed, which comes before an origin opens.
@@ -55,6 +61,9 @@ pub(crate) struct Handles {
     pub(crate) expired_receiving: Counter,
     pub(crate) expired_complete: Counter,
     pub(crate) quota_refusals: Counter,
+    pub(crate) pack_bytes: Gauge,
+    pub(crate) pack_live_bytes: Gauge,
+    pub(crate) pack_freed_bytes: Counter,
     pub(crate) owners_expired: Counter,
 }
 
@@ -75,6 +84,9 @@ impl Handles {
             expired_receiving: counter!(EXPIRED, "state" => "receiving"),
             expired_complete: counter!(EXPIRED, "state" => "complete"),
             quota_refusals: counter!(QUOTA_REFUSALS),
+            pack_bytes: gauge!(PACK_BYTES),
+            pack_live_bytes: gauge!(PACK_LIVE),
+            pack_freed_bytes: counter!(PACK_FREED),
             owners_expired: counter!(PURGED),
         }
     }
@@ -83,6 +95,13 @@ impl Handles {
 /// The handles.
 pub(crate) fn handles() -> &'static Handles {
     &HANDLES
+}
+
+/// Enters how many bytes packs have and how many of them live.
+#[allow(clippy::cast_precision_loss, reason = "gauges are floating-point numbers")]
+pub(crate) fn watch_packs(bytes: u64, live_bytes: u64) {
+    handles().pack_bytes.set(bytes as f64);
+    handles().pack_live_bytes.set(live_bytes as f64);
 }
 
 /// Does `work`, and enters how long it took.

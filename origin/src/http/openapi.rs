@@ -229,6 +229,7 @@ fn send_range() -> Operation {
             "Content-Range",
             text("Which bytes these are.").matching(r"^bytes (\*|[0-9]{1,3}-[0-9]{1,3})/(\*|[0-9]{1,4})$"),
         )
+        .header("Content-Digest", structured("The content's digest, RFC 9530; with another nothing is kept."))
         .header("X-GUploader-No-308", text("`yes`: 200 instead of 308, with X-HTTP-Status-Code-Override."))
         .header("Waxwing-Blob", parts::blob_id("The id the blob will have."))
         .takes(&["application/octet-stream"])

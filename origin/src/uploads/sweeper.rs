@@ -109,7 +109,9 @@ impl Uploads {
 
     /// Gives back the space of blobs that went, until `stop`.
     pub(crate) async fn compact(&self, stop: CancellationToken) -> Result<u64, UploadError> {
-        Ok(self.0.store.compact(stop).await?)
+        let freed_bytes = self.0.store.compact(stop).await?;
+        handles().pack_freed_bytes.increment(freed_bytes);
+        Ok(freed_bytes)
     }
 }
 

@@ -22,6 +22,7 @@ use waxwing_protocol::BlobId;
 
 use super::{PackLocation, Packs, entry_bytes};
 use crate::fault::kill_point;
+use crate::metrics::watch_packs;
 use crate::store::disk::changes::{Change, Move};
 use crate::store::disk::records::{Location, Records};
 use crate::store::{StoreError, StoreErrorKind};
@@ -78,8 +79,11 @@ impl Compactor {
         }
         let live = records.packed_bytes()?;
         state.due = Some(began + REST_TIMES * began.elapsed().max(Duration::from_millis(1)));
+        let settled = settled(packs)?;
+        let living = settled.iter().filter_map(|(pack, _)| live.get(pack)).sum();
+        watch_packs(settled.iter().map(|(_, bytes)| bytes).sum(), living);
         let mut freed = 0;
-        for (pack, pack_bytes) in settled(packs)? {
+        for (pack, pack_bytes) in settled {
             let live_bytes = live.get(&pack).copied().unwrap_or(0);
             if live_bytes >= pack_bytes.div_ceil(2) || (live_bytes > 0 && state.damaged.contains(&pack)) {
                 continue;
