@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use subtle::ConstantTimeEq as _;
-use waxwing_protocol::api::{AccountView, RegisterRequest, RegisterResponse, Registration};
+use waxwing_protocol::api::{AccountView, Preferences, RegisterRequest, RegisterResponse, Registration};
 use waxwing_protocol::identity::{IdentityError, REGISTER_DOMAIN};
 use waxwing_protocol::{AccountId, DeviceId, DeviceToken, Handle, Timestamp};
 
@@ -93,6 +93,20 @@ impl Accounts {
             Registered::HandleTaken => Err(RegisterError::HandleTaken(response.handle)),
             Registered::AccountTaken => Err(RegisterError::AccountTaken(response.account)),
         }
+    }
+
+    /// What `account` lets others know.
+    pub(crate) async fn preferences(&self, account: AccountId) -> Result<Preferences, StoreError> {
+        self.directory.preferences(account).await
+    }
+
+    /// Changes what `account` lets others know; durable on return.
+    pub(crate) async fn set_preferences(
+        &self,
+        account: AccountId,
+        preferences: Preferences,
+    ) -> Result<(), StoreError> {
+        self.directory.set_preferences(account, preferences).await
     }
 
     /// Whose token this is; `None` when it is nobody's.

@@ -305,7 +305,8 @@ impl Connection {
         }
         let ranges: Vec<_> = ack.ranges.iter().map(|range| (range.first, range.last)).collect();
         let (up_to, ranges) = self.flows[index(lane)].ack(ack.up_to, &ranges);
-        self.store_ack(AckRequest { mailbox: self.device, lane, up_to, ranges });
+        let receipts = self.node.delivery.receipts(self.node.clock.now());
+        self.store_ack(AckRequest { mailbox: self.device, lane, up_to, ranges, receipts });
         Ok(())
     }
 
@@ -320,7 +321,8 @@ impl Connection {
     fn ack_what_was_sent(&self) {
         for flow in &self.flows {
             let (lane, up_to) = (flow.lane, flow.last_sent());
-            self.store_ack(AckRequest { mailbox: self.device, lane, up_to, ranges: Vec::new() });
+            let receipts = self.node.delivery.receipts(self.node.clock.now());
+            self.store_ack(AckRequest { mailbox: self.device, lane, up_to, ranges: Vec::new(), receipts });
         }
     }
 

@@ -8,6 +8,7 @@ mod error;
 mod extract;
 mod grants;
 mod keys;
+mod preferences;
 mod socket;
 
 use std::sync::Arc;
@@ -42,6 +43,7 @@ pub(crate) fn router(node: Arc<Node>) -> Router {
         .route("/v1/keys", only(get(keys::held).put(keys::add)))
         .route("/v1/keys/{account}/{device}/claim", only(post(keys::claim)))
         .route("/v1/grants", only(post(grants::mint)))
+        .route("/v1/preferences", only(get(preferences::show).put(preferences::set)))
         .route("/v1/ws", only(get(socket::upgrade)))
         .route("/.well-known/jwks.json", only(get(grants::jwks)))
         .layer(DefaultBodyLimit::max(JSON_BYTES_MAX))

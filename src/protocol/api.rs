@@ -100,6 +100,34 @@ pub struct AccountView {
     pub device_list: SignedDeviceList,
 }
 
+/// Body and answer of `PUT /v1/preferences`, answer of `GET /v1/preferences`: what an account lets others know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Preferences {
+    /// Whether people this account has written to are told when its devices have stored their messages.
+    pub delivery_receipts: bool,
+    /// Who is told when this account is online and when it was last seen.
+    pub presence: Visibility,
+}
+
+impl Default for Preferences {
+    fn default() -> Self {
+        Self { delivery_receipts: true, presence: Visibility::Contacts }
+    }
+}
+
+/// To whom something is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Visibility {
+    /// To whoever asks.
+    Everyone,
+    /// To accounts that this one has written to.
+    Contacts,
+    /// To nobody.
+    Nobody,
+}
+
 /// Body of `PUT /v1/keys`: prekeys of the calling device. Keys that the directory has already are counted once.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -38,6 +38,18 @@ pub const WINDOW_BYTES_DEFAULT: u32 = 1024 * 1024;
 /// The largest window: bytes unacked at once.
 pub const WINDOW_BYTES_MAX: u32 = 8 * 1024 * 1024;
 
+/// Bytes of a coalesce key at most.
+pub const COALESCE_KEY_BYTES_MAX: usize = 16;
+
+/// Messages that one [`DeliveryUpdate`] names at most.
+pub const DELIVERY_IDS_MAX: usize = 256;
+
+/// Accounts whose presence one connection can subscribe to at a time.
+pub const PRESENCE_SUBSCRIPTIONS_MAX: usize = 512;
+
+/// Bytes of an [`Ephemeral`]'s payload at most.
+pub const EPHEMERAL_BYTES_MAX: usize = 512;
+
 /// WebSocket close codes that are Waxwing's own.
 pub mod close {
     /// A message that is not frames.

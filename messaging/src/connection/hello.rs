@@ -59,7 +59,9 @@ pub(crate) async fn greet(node: Arc<Node>, mut wire: Wire, shown: Option<Caller>
             return None;
         }
     };
-    let held = hello.have.map_or(Held::default(), |have| Held { epoch: have.epoch, up_to: [have.normal, have.urgent] });
+    let receipts = node.delivery.receipts(node.clock.now());
+    let held = hello.have.unwrap_or_default();
+    let held = Held { epoch: held.epoch, up_to: [held.normal, held.urgent], receipts };
     let opened = match node.mailboxes.open(device, held).await {
         Ok(Some(opened)) => opened,
         Ok(None) => {
@@ -270,6 +272,8 @@ mod tests {
             bodies: vec![Ciphertext { device: to.device, reg_id: REG_ID, ciphertext: Bytes::from_static(b"sealed") }],
             absent: Vec::new(),
             lane: Lane::Normal,
+            coalesce_key: Bytes::new(),
+            introduces: true,
             envelope: Envelope {
                 msg_id: Bytes::copy_from_slice(msg_id.as_bytes()),
                 expires_at: Timestamp::from(std::time::SystemTime::now()).plus(Duration::from_secs(1000)).as_millis(),

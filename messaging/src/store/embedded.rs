@@ -11,6 +11,7 @@ mod directory;
 mod lane;
 mod mailboxes;
 mod pages;
+mod receipts;
 mod records;
 mod sweep;
 mod tables;
@@ -21,6 +22,7 @@ use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 use tokio::sync::{Semaphore, oneshot};
+use waxwing_protocol::api::Preferences;
 use waxwing_protocol::identity::SignedPrekey;
 use waxwing_protocol::{AccountId, Handle, Timestamp};
 
@@ -28,7 +30,7 @@ use self::tables::Tables;
 use self::writer::{Command, Writer};
 use super::{
     AccountRecord, AckRequest, Append, AppendError, Appended, Claimed, CommitSink, DeviceAddress, DeviceRecord,
-    Directory, Held, MailboxStore, NewAccount, Opened, Page, PageRequest, PrekeysHeld, Registered, StoreError,
+    Directory, Held, MailboxStore, NewAccount, Opened, Page, PageRequest, PrekeysHeld, Regard, Registered, StoreError,
     StoreErrorKind, Swept,
 };
 
@@ -146,6 +148,26 @@ impl Directory for EmbeddedStore {
 
     fn device(&self, device: DeviceAddress) -> BoxFuture<'static, Result<Option<DeviceRecord>, StoreError>> {
         self.read_with(move |tables| directory::device(tables, device))
+    }
+
+    fn preferences(&self, account: AccountId) -> BoxFuture<'static, Result<Preferences, StoreError>> {
+        self.read_with(move |tables| directory::preferences(tables, account))
+    }
+
+    fn set_preferences(
+        &self,
+        account: AccountId,
+        preferences: Preferences,
+    ) -> BoxFuture<'static, Result<(), StoreError>> {
+        self.write(|reply| Command::SetPreferences { account, preferences, reply })
+    }
+
+    fn regards(
+        &self,
+        accounts: Vec<AccountId>,
+        peer: AccountId,
+    ) -> BoxFuture<'static, Result<Vec<Option<Regard>>, StoreError>> {
+        self.read_with(move |tables| directory::regards(tables, &accounts, peer))
     }
 
     fn add_prekeys(

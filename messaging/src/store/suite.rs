@@ -72,7 +72,7 @@ impl Engine {
     }
 
     async fn ack(&self, up_to: u64, ranges: &[(u64, u64)]) {
-        let ack = AckRequest { mailbox: mailbox(1), lane: Lane::Normal, up_to, ranges: ranges.to_vec() };
+        let ack = AckRequest { mailbox: mailbox(1), lane: Lane::Normal, up_to, ranges: ranges.to_vec(), receipts: receipts() };
         self.store.ack(ack).await.unwrap();
     }
 
@@ -92,6 +92,10 @@ impl Engine {
             }
         }
     }
+}
+
+fn receipts() -> ReceiptRows {
+    ReceiptRows { now: NOW, expires_at: NOW.plus(Duration::from_secs(1000)), quota: Quota { msgs: 1000, bytes: 1 << 20 } }
 }
 
 fn mailbox(n: u8) -> DeviceAddress {
@@ -121,6 +125,8 @@ fn message(n: u64) -> Append {
         bodies: vec![body],
         absent: Vec::new(),
         lane: Lane::Normal,
+        coalesce_key: Bytes::new(),
+        introduces: true,
         envelope: Envelope {
             msg_id: Bytes::copy_from_slice(&msg_id),
             server_ts: NOW.as_millis() + n,
@@ -290,13 +296,13 @@ async fn what_a_client_holds_counts_as_acked_only_in_the_same_epoch() {
     for n in 1..=5 {
         engine.store.append(message(n)).await.unwrap();
     }
-    let opened = engine.open(Held { epoch: EPOCH + 1, up_to: [5, 0] }).await;
+    let opened = engine.open(Held { epoch: EPOCH + 1, up_to: [5, 0], receipts: receipts() }).await;
     assert_eq!(opened.lanes[0], LaneView { acked: 0, last: 5, waiting: 5 });
-    let again = engine.open(Held { epoch: EPOCH, up_to: [6, 0] }).await;
+    let again = engine.open(Held { epoch: EPOCH, up_to: [6, 0], receipts: receipts() }).await;
     assert_eq!(again.lanes[0].acked, 0, "nobody can hold what was never given");
     assert!(again.generation > opened.generation);
     let engine = engine.reopened();
-    let opened = engine.open(Held { epoch: EPOCH, up_to: [3, 0] }).await;
+    let opened = engine.open(Held { epoch: EPOCH, up_to: [3, 0], receipts: receipts() }).await;
     assert_eq!(opened.lanes[0], LaneView { acked: 3, last: 5, waiting: 2 });
     assert!(opened.generation > again.generation, "generations grow over restarts");
     assert_eq!(opened.epoch, EPOCH);

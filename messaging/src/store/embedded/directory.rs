@@ -4,15 +4,15 @@
 //! exclusive: two claims never look at the same remaining keys.
 
 use prost::Message as _;
-use waxwing_protocol::api::ONE_TIME_KEYS_MAX;
+use waxwing_protocol::api::{ONE_TIME_KEYS_MAX, Preferences};
 use waxwing_protocol::identity::{PrekeyKind, SignedPrekey};
 use waxwing_protocol::{AccountId, DeviceId, Handle, Timestamp};
 
-use super::records::{AccountRow, DeviceRow, MailboxRow, PrekeyRow};
+use super::records::{AccountRow, DeviceRow, MailboxRow, PreferencesRow, PrekeyRow};
 use super::tables::{self, Tables, corrupt, engine_error, of_device, tag};
 use super::writer::Turn;
 use crate::store::{
-    AccountRecord, Claimed, DeviceAddress, DeviceRecord, NewAccount, PrekeysHeld, Registered, StoreError,
+    AccountRecord, Claimed, DeviceAddress, DeviceRecord, NewAccount, PrekeysHeld, Regard, Registered, StoreError,
 };
 
 /// Reads an account.
@@ -53,6 +53,35 @@ pub(super) fn devices(tables: &Tables, account: AccountId) -> Result<Vec<(Device
         Ok((address.device, row.reg_id))
     });
     rows.collect()
+}
+
+/// Reads what an account lets others know.
+pub(super) fn preferences(tables: &Tables, account: AccountId) -> Result<Preferences, StoreError> {
+    let Some(value) = tables.directory.get(tables::preferences(account)).map_err(engine_error)? else {
+        return Ok(Preferences::default());
+    };
+    PreferencesRow::decode(&value[..]).map_err(|_| corrupt("an account's preferences"))?.into_preferences()
+}
+
+/// Whether an account has ever written to another.
+pub(super) fn has_written(tables: &Tables, account: AccountId, peer: AccountId) -> Result<bool, StoreError> {
+    tables.directory.contains_key(tables::written(account, peer)).map_err(engine_error)
+}
+
+/// How each of `accounts` stands to `peer`.
+pub(super) fn regards(
+    tables: &Tables,
+    accounts: &[AccountId],
+    peer: AccountId,
+) -> Result<Vec<Option<Regard>>, StoreError> {
+    let regard = |account: &AccountId| {
+        if !tables.directory.contains_key(tables::account(*account)).map_err(engine_error)? {
+            return Ok(None);
+        }
+        let has_written = has_written(tables, *account, peer)?;
+        Ok(Some(Regard { preferences: preferences(tables, *account)?, has_written }))
+    };
+    accounts.iter().map(regard).collect()
 }
 
 /// Counts a device's prekeys.
@@ -96,6 +125,23 @@ impl Turn<'_> {
         let mailbox = MailboxRow::new(new.epoch).encode_to_vec();
         self.batch.insert(&self.tables.mailboxes, tables::address(device), mailbox);
         Ok(Registered::Created)
+    }
+
+    /// What an account lets others know, as this turn has it.
+    pub(super) fn preferences(&mut self, account: AccountId) -> Result<Preferences, StoreError> {
+        if let Some(preferences) = self.memory.preferences.get(&account) {
+            return Ok(*preferences);
+        }
+        let preferences = preferences(self.tables, account)?;
+        self.memory.preferences.insert(account, preferences);
+        Ok(preferences)
+    }
+
+    /// Changes what an account lets others know.
+    pub(super) fn set_preferences(&mut self, account: AccountId, preferences: Preferences) {
+        let row = PreferencesRow::new(preferences).encode_to_vec();
+        self.batch.insert(&self.tables.directory, tables::preferences(account), row);
+        self.memory.preferences.insert(account, preferences);
     }
 
     /// Adds one-time keys and replaces the fallback key.

@@ -38,7 +38,7 @@ pub(super) struct Sweep {
     next_pass: Timestamp,
 }
 
-/// A full pass goes through three keyspaces, each from where the last step stopped.
+/// A full pass goes through the keyspaces, each from where the last step stopped.
 #[derive(Clone, Debug, Default)]
 enum Stage {
     #[default]
@@ -46,6 +46,7 @@ enum Stage {
     Mailboxes(Vec<u8>),
     Sends(Vec<u8>),
     UsedKeys(Vec<u8>),
+    CoalesceKeys(Vec<u8>),
 }
 
 impl Turn<'_> {
@@ -87,6 +88,10 @@ impl Turn<'_> {
             },
             Stage::UsedKeys(from) => match self.sweep_used_keys(&from, now)? {
                 Some(from) => Stage::UsedKeys(from),
+                None => Stage::CoalesceKeys(vec![tag::COALESCE]),
+            },
+            Stage::CoalesceKeys(from) => match self.sweep_coalesce_keys(&from)? {
+                Some(from) => Stage::CoalesceKeys(from),
                 None => Stage::Idle,
             },
         };
@@ -206,6 +211,26 @@ impl Turn<'_> {
             let (key, value) = guard.into_inner().map_err(engine_error)?;
             let at = value.first_chunk().copied().map(u64::from_be_bytes).ok_or_else(|| corrupt("a used prekey"))?;
             if Timestamp::from_millis(at).plus(USED_KEYS_KEPT) < now {
+                self.batch.remove(&self.tables.directory, key.clone());
+            }
+            seen += 1;
+            last = Some(key.to_vec());
+        }
+        Ok(if seen == STEP { last } else { None })
+    }
+
+    /// Forgets coalesce keys whose row is acked, after the key `from`; returns where to go on.
+    fn sweep_coalesce_keys(&mut self, from: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        let end = [tag::COALESCE + 1];
+        let range = (Bound::Excluded(from), Bound::Excluded(&end[..]));
+        let (mut seen, mut last) = (0, None);
+        for guard in self.tables.directory.range::<&[u8], _>(range).take(STEP) {
+            let (key, value) = guard.into_inner().map_err(engine_error)?;
+            let (mailbox, lane) = tables::coalesce_lane(&key).ok_or_else(|| corrupt("a coalesced message"))?;
+            let seq = tables::coalesced_seq(&value)?;
+            let acked = self.mailbox(mailbox)?.is_none_or(|row| row.lanes[tables::lane_index(lane)].is_acked(seq));
+            // One set in this turn points at a newer row.
+            if acked && !self.coalesced.contains_key(&key[..]) {
                 self.batch.remove(&self.tables.directory, key.clone());
             }
             seen += 1;

@@ -15,12 +15,14 @@ use fjall::{OwnedWriteBatch, PersistMode};
 use prost::Message as _;
 use tokio::sync::oneshot;
 use tracing::error;
+use waxwing_protocol::api::Preferences;
 use waxwing_protocol::identity::SignedPrekey;
 use waxwing_protocol::{AccountId, DeviceId, Timestamp};
 
+use super::receipts::Deliveries;
 use super::records::{MailboxRow, SendRow};
 use super::sweep::Sweep;
-use super::tables::{self, Tables};
+use super::tables::{self, RowKey, Tables};
 use crate::fault;
 use crate::store::{
     AckRequest, Append, AppendError, Appended, Claimed, CommitSink, Committed, DeviceAddress, Held, NewAccount, Opened,
@@ -67,6 +69,11 @@ pub(super) enum Command {
     Register {
         account: Box<NewAccount>,
         reply: Reply<Registered>,
+    },
+    SetPreferences {
+        account: AccountId,
+        preferences: Preferences,
+        reply: Reply<()>,
     },
     AddPrekeys {
         device: DeviceAddress,
@@ -161,6 +168,9 @@ struct Work {
 pub(super) struct Memory {
     pub(super) mailboxes: HashMap<DeviceAddress, MailboxRow>,
     pub(super) devices: HashMap<AccountId, Arc<[(DeviceId, u32)]>>,
+    pub(super) preferences: HashMap<AccountId, Preferences>,
+    /// Accounts, each with one that it has written to.
+    pub(super) written: HashSet<(AccountId, AccountId)>,
     pub(super) sweep: Sweep,
 }
 
@@ -178,6 +188,12 @@ pub(super) struct Turn<'a> {
     pub(super) changed: HashSet<DeviceAddress>,
     /// Sends taken in this turn, which the engine does not show yet.
     pub(super) sends: HashMap<[u8; 36], SendRow>,
+    /// Rows put in this turn, by key, with the bytes given to their lane up to them.
+    pub(super) put: HashMap<RowKey, u64>,
+    /// Coalesce keys set in this turn.
+    pub(super) coalesced: HashMap<Vec<u8>, u64>,
+    /// What acks of this turn have to tell senders.
+    pub(super) deliveries: Deliveries,
     pub(super) committed: Vec<Committed>,
 }
 
@@ -195,6 +211,9 @@ impl Work {
                 batch,
                 changed: HashSet::new(),
                 sends: HashMap::new(),
+                put: HashMap::new(),
+                coalesced: HashMap::new(),
+                deliveries: Deliveries::default(),
                 committed: Vec::new(),
             };
             let (mut answers, mut bytes, mut directory_changed) = (Vec::new(), 0, false);
@@ -227,6 +246,12 @@ impl Work {
                 if memory.devices.len() > CACHED_MAX {
                     memory.devices.clear();
                 }
+                if memory.preferences.len() > CACHED_MAX {
+                    memory.preferences.clear();
+                }
+                if memory.written.len() > CACHED_MAX {
+                    memory.written.clear();
+                }
             }
             for answer in answers {
                 answer(done.clone());
@@ -244,6 +269,10 @@ impl Turn<'_> {
             Command::Ack { ack, reply } => answer(self.ack(&ack), reply),
             Command::Sweep { now, reply } => answer(self.sweep(now), reply),
             Command::Register { account, reply } => answer(self.register(&account), reply),
+            Command::SetPreferences { account, preferences, reply } => {
+                self.set_preferences(account, preferences);
+                answer(Ok(()), reply)
+            }
             Command::AddPrekeys { device, one_time, fallback, now, reply } => {
                 answer(self.add_prekeys(device, &one_time, fallback.as_deref(), now), reply)
             }
@@ -256,6 +285,10 @@ impl Turn<'_> {
 
     /// Commits the batch; after that everything in it is durable.
     fn commit(mut self) -> (Vec<Committed>, Result<(), StoreError>) {
+        if let Err(error) = self.write_deliveries() {
+            // What was acked stays acked; its senders are not told.
+            error!(%error, "delivery receipts were not written");
+        }
         for address in &self.changed {
             let row = &self.memory.mailboxes[address];
             self.batch.insert(&self.tables.mailboxes, tables::address(*address), row.encode_to_vec());
