@@ -37,6 +37,10 @@ pub(crate) enum Command {
     Send(SendArgs),
     /// Receive messages and save the files they bring.
     Watch(WatchArgs),
+    /// Print what was received and sent, with what became of it.
+    Messages(MessagesArgs),
+    /// Show or change what others are told: receipts, presence.
+    Settings(SettingsArgs),
     /// Download a file by share link, or by the id of a blob this profile has sent or received.
     Get(GetArgs),
     /// Print a link that opens one file for whoever has it.
@@ -109,7 +113,11 @@ pub(crate) struct SendArgs {
     #[command(flatten)]
     pub profile: ProfileArgs,
     /// The file to send.
-    pub file: PathBuf,
+    #[arg(required_unless_present = "text")]
+    pub file: Option<PathBuf>,
+    /// Words to send instead of a file.
+    #[arg(long, value_name = "WORDS", conflicts_with = "file")]
+    pub text: Option<String>,
     /// Whom to.
     #[arg(long, value_name = "HANDLE")]
     pub to: Handle,
@@ -125,6 +133,51 @@ pub(crate) struct WatchArgs {
     /// Stop once at least one message has come, the queue is empty and every file is saved.
     #[arg(long)]
     pub once: bool,
+    /// Show who comes, goes and types, of the people this profile knows.
+    #[arg(long)]
+    pub presence: bool,
+    /// Nobody is looking: do not appear online, and do not tell that messages were read.
+    #[arg(long)]
+    pub background: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct MessagesArgs {
+    #[command(flatten)]
+    pub profile: ProfileArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SettingsArgs {
+    #[command(flatten)]
+    pub profile: ProfileArgs,
+    /// Tell people that their messages were read.
+    #[arg(long, value_name = "on|off", value_parser = on_or_off)]
+    pub read_receipts: Option<bool>,
+    /// Let the service tell people you have written to that a device of yours has their message.
+    #[arg(long, value_name = "on|off", value_parser = on_or_off)]
+    pub delivery_receipts: Option<bool>,
+    /// Whom the service tells when you are online and when you were last seen.
+    #[arg(long, value_enum)]
+    pub presence: Option<PresenceTo>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum PresenceTo {
+    /// Whoever asks.
+    Everyone,
+    /// People you have written to.
+    Contacts,
+    /// Nobody.
+    Nobody,
+}
+
+fn on_or_off(text: &str) -> Result<bool, &'static str> {
+    match text {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err("on or off"),
+    }
 }
 
 #[derive(Debug, Args)]

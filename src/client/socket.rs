@@ -60,7 +60,8 @@ pub(crate) struct Socket {
 }
 
 impl Socket {
-    /// Connects as this device, and says what it holds and how much it takes.
+    /// Connects as this device, and says what it holds, how much it takes, and whether a person is
+    /// looking.
     ///
     /// # Errors
     /// [`ClientError::Unreachable`], [`ClientError::Refused`] or [`ClientError::Closed`].
@@ -68,6 +69,7 @@ impl Socket {
         client: &Client,
         have: Option<Have>,
         window: Window,
+        foreground: bool,
     ) -> Result<(Self, Welcome), ClientError> {
         let hello = client.profile.read(|tx| {
             let (row, device) = (me(tx)?, device_keys(tx)?.device());
@@ -81,7 +83,7 @@ impl Socket {
                 features: Vec::new(),
                 have,
                 window: Some(window),
-                foreground: true,
+                foreground,
             })
         })?;
         let service = &client.service;
