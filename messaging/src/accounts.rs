@@ -101,11 +101,7 @@ impl Accounts {
     }
 
     /// Changes what `account` lets others know; durable on return.
-    pub(crate) async fn set_preferences(
-        &self,
-        account: AccountId,
-        preferences: Preferences,
-    ) -> Result<(), StoreError> {
+    pub(crate) async fn set_preferences(&self, account: AccountId, preferences: Preferences) -> Result<(), StoreError> {
         self.directory.set_preferences(account, preferences).await
     }
 

@@ -10,7 +10,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use prost::Message as _;
-use waxwing_protocol::frames::{BODY_BYTES_MAX, COALESCE_KEY_BYTES_MAX, Class, Direct, Envelope, Lane, Send, Urgency, send};
+use waxwing_protocol::frames::{
+    BODY_BYTES_MAX, COALESCE_KEY_BYTES_MAX, Class, Direct, Envelope, Lane, Send, Urgency, send,
+};
 use waxwing_protocol::identity::DEVICES_MAX;
 use waxwing_protocol::{AccountId, DeviceId, MsgId, Timestamp};
 
@@ -111,19 +113,7 @@ impl Delivery {
         // Who reads somebody's messages has not thereby agreed to be heard of by them; who writes or calls has.
         let introduces = matches!(class, Class::Message | Class::Call);
         let quota = self.quota;
-        Ok(Append {
-            from,
-            msg_id,
-            content_hash,
-            to,
-            bodies,
-            absent,
-            lane,
-            coalesce_key,
-            introduces,
-            envelope,
-            quota,
-        })
+        Ok(Append { from, msg_id, content_hash, to, bodies, absent, lane, coalesce_key, introduces, envelope, quota })
     }
 
     /// What the rows are like that an ack at `now` puts into senders' mailboxes.

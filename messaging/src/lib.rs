@@ -26,6 +26,7 @@ mod keys;
 mod limits;
 pub mod metrics;
 mod node;
+mod presence;
 mod secrets;
 mod store;
 mod sweeper;
@@ -51,6 +52,7 @@ use self::fabric::Fabric;
 use self::grants::Grants;
 use self::keys::Keys;
 use self::node::Node;
+use self::presence::Presence;
 use self::store::{EmbeddedStore, EmbeddedStoreError};
 
 /// Directory of the embedded store, in the data directory.
@@ -119,18 +121,21 @@ impl Messaging {
         };
         let store = Arc::new(store);
         let interval = config::seconds(config.sweep_interval_s);
+        let clock = Arc::new(Clock::start());
         let node = Arc::new(Node {
-            clock: Clock::start(),
+            clock: clock.clone(),
             accounts: Accounts::new(store.clone(), config.registration, config.look_ups_per_minute),
             keys: Keys::new(store.clone(), fabric.clone(), config.one_time_claims_per_hour),
             grants,
             delivery: Delivery::new(store.clone(), fabric.clone(), &config),
+            presence: Arc::new(Presence::new(store.clone(), fabric.clone(), clock)),
             fabric,
             mailboxes: store,
             config,
         });
         let stop_sweeper = Arc::new(Notify::new());
         tokio::spawn(sweeper::run(Arc::downgrade(&node), interval, stop_sweeper.clone()));
+        tokio::spawn(presence::run(Arc::downgrade(&node)));
         info!(data_dir = %data_dir.display(), "messaging is open");
         Ok(Self { node, stop_sweeper })
     }

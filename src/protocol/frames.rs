@@ -13,12 +13,20 @@ mod generated {
     )]
     #![allow(unreachable_pub, unused_qualifications, clippy::all, reason = "generated")]
     include!(concat!(env!("OUT_DIR"), "/waxwing.v1.rs"));
+    #[cfg(feature = "json")]
+    include!(concat!(env!("OUT_DIR"), "/waxwing.v1.serde.rs"));
 }
+
+#[cfg(feature = "json")]
+pub mod codec;
 
 pub use generated::*;
 
 /// The subprotocol whose messages are protobuf.
 pub const SUBPROTOCOL_PB: &str = "waxwing.v1.pb";
+
+/// The subprotocol whose messages are JSON, one frame a line: for browsers' developer tools, curl and scripts.
+pub const SUBPROTOCOL_JSON: &str = "waxwing.v1.json";
 
 /// Bytes of a message's ciphertext at most: 96 KiB. Larger things are blobs.
 pub const BODY_BYTES_MAX: usize = 96 * 1024;
@@ -76,6 +84,9 @@ pub enum FrameError {
     /// The protobuf or a length prefix is malformed.
     #[error("malformed frame: {0}")]
     Malformed(#[from] prost::DecodeError),
+    /// A line is not a frame as JSON.
+    #[error("malformed frame: {0}")]
+    Json(#[from] serde_json::Error),
     /// A frame is over [`FRAME_BYTES_MAX`].
     #[error("a frame of {0} bytes is over the limit of {FRAME_BYTES_MAX}")]
     TooLarge(usize),

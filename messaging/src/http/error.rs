@@ -43,6 +43,11 @@ impl HttpError {
         Self::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "this path does not take this method")
     }
 
+    pub(crate) fn going_away() -> Self {
+        let busy = Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", "the server is busy or going away");
+        busy.retry_after(Duration::from_secs(1))
+    }
+
     pub(crate) fn not_found(detail: &str) -> Self {
         Self::new(StatusCode::NOT_FOUND, "not-found", detail)
     }
@@ -69,8 +74,7 @@ impl IntoResponse for HttpError {
 impl From<StoreError> for HttpError {
     fn from(failed: StoreError) -> Self {
         if failed.kind == StoreErrorKind::Unavailable {
-            let busy = Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", "the server is busy or going away");
-            return busy.retry_after(Duration::from_secs(1));
+            return Self::going_away();
         }
         // Logged here, once; its details stay inside.
         error!(error = %failed, "the store failed");

@@ -23,6 +23,10 @@ pub(crate) async fn set(
     Authenticated(caller): Authenticated,
     Json(preferences): Json<Preferences>,
 ) -> Result<axum::Json<Preferences>, HttpError> {
+    let before = node.accounts.preferences(caller.device.account).await?;
     node.accounts.set_preferences(caller.device.account, preferences).await?;
+    if before.presence != preferences.presence {
+        node.presence.visibility_changed(caller.device.account);
+    }
     Ok(axum::Json(preferences))
 }

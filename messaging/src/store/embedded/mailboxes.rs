@@ -97,12 +97,7 @@ impl Turn<'_> {
     }
 
     /// The seq of the row with this coalesce key, as long as it is not acked.
-    pub(super) fn waiting_row(
-        &mut self,
-        to: DeviceAddress,
-        lane: Lane,
-        key: &[u8],
-    ) -> Result<Option<u64>, StoreError> {
+    pub(super) fn waiting_row(&mut self, to: DeviceAddress, lane: Lane, key: &[u8]) -> Result<Option<u64>, StoreError> {
         let seq = match self.coalesced.get(key) {
             Some(seq) => Some(*seq),
             None => match self.tables.directory.get(key).map_err(engine_error)? {
