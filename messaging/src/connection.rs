@@ -408,6 +408,7 @@ impl Connection {
         match taken.stop {
             None => Ok(()),
             Some(Stop::Displaced) => Err(End::Close(close::DISPLACED, "a newer connection of this device")),
+            Some(Stop::Revoked) => Err(End::Close(close::UNAUTHENTICATED, "this device is the account's no more")),
             Some(Stop::Draining) => self.drain().await,
         }
     }

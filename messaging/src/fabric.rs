@@ -95,6 +95,17 @@ impl Fabric {
         }
     }
 
+    /// Stops the connections of an account, or of one device of it, that may not connect any more.
+    pub(crate) fn revoke(&self, account: AccountId, device: Option<DeviceId>) {
+        let from = DeviceAddress { account, device: DeviceId::FIRST };
+        let routes = self.lock();
+        for (address, entrance) in routes.by_device.range(from..).take_while(|(it, _)| it.account == account) {
+            if device.is_none_or(|device| device == address.device) {
+                entrance.outbox.stop(Stop::Revoked);
+            }
+        }
+    }
+
     /// Stops every connection, and those that come later.
     pub(crate) fn drain(&self) {
         let mut routes = self.lock();

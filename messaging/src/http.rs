@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
-use axum::routing::{MethodRouter, get, post};
+use axum::routing::{MethodRouter, get, post, put};
 use http::{Method, header};
 use tower_http::cors::{Any, CorsLayer};
 use waxwing_protocol::frames::codec::Codec;
@@ -42,6 +42,8 @@ pub(crate) fn router(node: Arc<Node>) -> Router {
         .max_age(CORS_MAX_AGE);
     Router::new()
         .route("/v1/register", only(post(accounts::register)))
+        .route("/v1/account/handle", only(put(accounts::rename)))
+        .route("/v1/account/delete", only(post(accounts::delete)))
         .route("/v1/accounts/{name}", only(get(accounts::view)))
         .route("/v1/keys", only(get(keys::held).put(keys::add)))
         .route("/v1/keys/{account}/{device}/claim", only(post(keys::claim)))

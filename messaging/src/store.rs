@@ -261,6 +261,13 @@ pub(crate) trait MailboxStore: Send + Sync + 'static {
 /// Ack ranges that a mailbox's lane keeps at most.
 pub(crate) const ACK_RANGES_MAX: usize = 64;
 
+/// A genuine invite code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Invite {
+    pub number: [u8; 10],
+    pub expires_at: Timestamp,
+}
+
 /// An account about to be registered, with its first device.
 #[derive(Clone, Debug)]
 pub(crate) struct NewAccount {
@@ -271,6 +278,8 @@ pub(crate) struct NewAccount {
     pub token_hash: [u8; 32],
     /// The epoch of the first device's mailbox: random, so that a mailbox made anew is told from the old one.
     pub epoch: u64,
+    /// The code that lets it in, to be used up.
+    pub invite: Option<Invite>,
 }
 
 /// An account as the directory keeps it.
@@ -299,8 +308,21 @@ pub(crate) enum Registered {
     Repeated,
     /// Another account has the handle.
     HandleTaken,
-    /// The account id is registered with other particulars.
+    /// The account id is registered with other particulars, or was deleted just now.
     AccountTaken,
+    /// The invite code let somebody else in.
+    InviteUsed,
+}
+
+/// What became of a change of handle.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Renamed {
+    /// The account has the handle; the one it had is free.
+    Done,
+    /// Another account has the handle.
+    HandleTaken,
+    /// There is no such account.
+    NotFound,
 }
 
 /// How an account stands to somebody.
@@ -330,6 +352,14 @@ pub(crate) struct Claimed {
 pub(crate) trait Directory: Send + Sync + 'static {
     /// Registers an account with its first device and that device's mailbox. Durable on return, idempotent.
     fn register(&self, account: NewAccount) -> BoxFuture<'static, Result<Registered, StoreError>>;
+
+    /// Gives an account another handle and frees the one it had. Durable on return, idempotent.
+    fn rename(&self, account: AccountId, handle: Handle) -> BoxFuture<'static, Result<Renamed, StoreError>>;
+
+    /// Deletes an account with its devices, prekeys, mailboxes and everything else kept for it. Nobody finds it or
+    /// writes to it any more when this returns; what lies in its mailboxes is erased in the next rounds of sweeping,
+    /// over crashes too. False when there is no such account.
+    fn delete(&self, account: AccountId) -> BoxFuture<'static, Result<bool, StoreError>>;
 
     /// The account with this id.
     fn account(&self, account: AccountId) -> BoxFuture<'static, Result<Option<AccountRecord>, StoreError>>;

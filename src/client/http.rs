@@ -175,6 +175,14 @@ impl Service {
         serde_json::from_slice(&body).map_err(|error| self.nonsense(format!("not the JSON expected: {error}")))
     }
 
+    /// Sends a small request whose answer has nothing in it.
+    ///
+    /// # Errors
+    /// [`ClientError::Unreachable`] or [`ClientError::Refused`].
+    pub(crate) async fn done(&self, request: RequestBuilder) -> Result<(), ClientError> {
+        self.send(request.timeout(SMALL_REQUEST_TIMEOUT)).await.map(drop)
+    }
+
     /// Sends a request; an answer that is not a success becomes the problem it carries.
     ///
     /// # Errors

@@ -87,6 +87,32 @@ pub struct RegisterResponse {
     pub device: DeviceId,
 }
 
+/// Body of `PUT /v1/account/handle`: another handle for the calling account. The one it had is free at once.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RenameRequest {
+    /// The handle wanted.
+    pub handle: Handle,
+    /// By the account key, domain [`crate::identity::RENAME_DOMAIN`], over [`RenameRequest::proof_message`].
+    pub proof: Base64,
+}
+
+impl RenameRequest {
+    /// What `proof` covers after its domain: account id, handle.
+    pub fn proof_message(account: AccountId, handle: &Handle) -> Vec<u8> {
+        [account.as_bytes(), handle.as_str().as_bytes()].concat()
+    }
+}
+
+/// Body of `POST /v1/account/delete`: the calling account goes for good, with its devices and everything that waits for
+/// them. Its handle is free at once.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DeleteRequest {
+    /// By the account key, domain [`crate::identity::DELETE_DOMAIN`], over the account's id.
+    pub proof: Base64,
+}
+
 /// Answer of `GET /v1/accounts/{handle or account id}`: what one needs to write to somebody.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AccountView {

@@ -209,6 +209,7 @@ mod tests {
     use crate::delivery::Delivery;
     use crate::fabric::Fabric;
     use crate::grants::Grants;
+    use crate::invites::Invites;
     use crate::keys::Keys;
     use crate::presence::Presence;
     use crate::store::{
@@ -272,7 +273,7 @@ mod tests {
             account_key: PublicKey([1; 32]),
             device_list: SignedDeviceList { list: Base64(vec![1]), signature: Base64(vec![1; 64]) },
         };
-        NewAccount { record, device: token.device, reg_id: REG_ID, token_hash: token.hash(), epoch: 7 }
+        NewAccount { record, device: token.device, reg_id: REG_ID, token_hash: token.hash(), epoch: 7, invite: None }
     }
 
     fn message(from: DeviceAddress, to: DeviceAddress) -> Append {
@@ -311,7 +312,7 @@ mod tests {
         let clock = Arc::new(Clock::start());
         let node = Node {
             clock: clock.clone(),
-            accounts: Accounts::new(store.clone(), config.registration, config.look_ups_per_minute),
+            accounts: Accounts::new(store.clone(), Invites::open(dir.path()).unwrap(), &config),
             keys: Keys::new(store.clone(), fabric.clone(), config.one_time_claims_per_hour),
             grants: Grants::open(&config, dir.path()).unwrap(),
             delivery: Delivery::new(store.clone(), fabric.clone(), &config),

@@ -25,6 +25,8 @@ const EPHEMERALS_MAX: usize = 64;
 pub(crate) enum Stop {
     /// A newer connection of the same device has come.
     Displaced,
+    /// The device may not connect any more: it was revoked, or its account deleted.
+    Revoked,
     /// The server is going away.
     Draining,
 }

@@ -7,6 +7,7 @@
 //! The writer thread is also the lock under which seqs are given: it alone appends, so what commits later has a higher
 //! seq, and a reader sees a seq only when every lower one is there.
 
+mod deletion;
 mod directory;
 mod lane;
 mod mailboxes;
@@ -30,8 +31,8 @@ use self::tables::Tables;
 use self::writer::{Command, Writer};
 use super::{
     AccountRecord, AckRequest, Append, AppendError, Appended, Claimed, CommitSink, DeviceAddress, DeviceRecord,
-    Directory, Held, MailboxStore, NewAccount, Opened, Page, PageRequest, PrekeysHeld, Regard, Registered, StoreError,
-    StoreErrorKind, Swept,
+    Directory, Held, MailboxStore, NewAccount, Opened, Page, PageRequest, PrekeysHeld, Regard, Registered, Renamed,
+    StoreError, StoreErrorKind, Swept,
 };
 
 /// Reads that may be under way at once. Each takes a thread of tokio's blocking pool: a crowd that reconnects waits
@@ -79,6 +80,16 @@ impl EmbeddedStore {
                 .await
                 .map_err(|error| StoreError::new(StoreErrorKind::Other, error))?
         })
+    }
+
+    /// Records whose keys name an account, in all keyspaces.
+    #[cfg(test)]
+    pub(super) fn records_under(&self, account: AccountId) -> usize {
+        let tables = &self.tables;
+        let keyspaces = [&tables.directory, &tables.mailboxes, &tables.rows, &tables.sends];
+        let keys = keyspaces.into_iter().flat_map(|keyspace| keyspace.iter());
+        let names = |key: &[u8]| key.windows(16).any(|id| id == account.as_bytes());
+        keys.map(|guard| guard.key().expect("a sound store")).filter(|key| names(key)).count()
     }
 
     /// Gives the writer a command now, and waits for its answer when polled.
@@ -136,6 +147,14 @@ impl MailboxStore for EmbeddedStore {
 impl Directory for EmbeddedStore {
     fn register(&self, account: NewAccount) -> BoxFuture<'static, Result<Registered, StoreError>> {
         self.write(|reply| Command::Register { account: Box::new(account), reply })
+    }
+
+    fn rename(&self, account: AccountId, handle: Handle) -> BoxFuture<'static, Result<Renamed, StoreError>> {
+        self.write(|reply| Command::Rename { account, handle, reply })
+    }
+
+    fn delete(&self, account: AccountId) -> BoxFuture<'static, Result<bool, StoreError>> {
+        self.write(|reply| Command::Delete { account, reply })
     }
 
     fn account(&self, account: AccountId) -> BoxFuture<'static, Result<Option<AccountRecord>, StoreError>> {

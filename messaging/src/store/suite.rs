@@ -119,7 +119,7 @@ fn account(n: u8) -> NewAccount {
         account_key: PublicKey([n; 32]),
         device_list: SignedDeviceList { list: Base64(vec![n]), signature: Base64(vec![n; 64]) },
     };
-    NewAccount { record, device: DeviceId::FIRST, reg_id: REG_ID, token_hash: [n; 32], epoch: EPOCH }
+    NewAccount { record, device: DeviceId::FIRST, reg_id: REG_ID, token_hash: [n; 32], epoch: EPOCH, invite: None }
 }
 
 /// Message `n` of account 2 to account 1.
@@ -619,4 +619,28 @@ async fn a_message_with_a_coalesce_key_replaces_the_one_that_waits_also_within_o
     assert_eq!(engine.seqs().await, [8], "what was acked is not replaced");
     let opened = engine.open(Held::default()).await;
     assert_eq!(opened.lanes[0], LaneView { acked: 7, last: 8, waiting: 1 });
+}
+
+/// Everything that a deleted account has left goes, a step at a time, and nothing of others.
+#[tokio::test]
+async fn what_a_deleted_account_leaves_is_erased_also_when_a_crash_comes_between() {
+    let engine = acquainted().await.with_account(3).await;
+    let roomy = |n| Append { quota: Quota { msgs: 10_000, bytes: 1 << 30 }, ..message(n) };
+    join_all((1..=3000).map(|n| engine.store.append(roomy(n)))).await;
+    let kept = Append { to: mailbox(3).account, ..message(5000) };
+    engine.store.append(kept).await.unwrap();
+    // The last message to it waits for the same commit: it is refused or goes with the rest.
+    let last = engine.store.append(message(4000));
+    assert!(engine.store.delete(mailbox(1).account).await.unwrap());
+    let _ = last.await;
+    assert!(matches!(engine.store.append(message(4001)).await, Err(AppendError::UnknownAccount)));
+    assert_eq!(engine.store.register(account(1)).await.unwrap(), Registered::AccountTaken, "not while it is erased");
+    engine.store.sweep(NOW).await.unwrap();
+    let engine = engine.reopened();
+    engine.sweep(NOW).await;
+    assert!(!engine.store.delete(mailbox(1).account).await.unwrap());
+    assert_eq!(engine.store.records_under(mailbox(1).account), 0, "of 3,000 messages and everything else");
+    let others = PageRequest { mailbox: mailbox(3), lane: Lane::Normal, after: 0, msgs: 10, bytes: 1 << 20, now: NOW };
+    assert_eq!(engine.store.read(others).await.unwrap().rows.len(), 1);
+    assert_eq!(engine.store.register(account(1)).await.unwrap(), Registered::Created);
 }

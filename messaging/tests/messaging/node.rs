@@ -50,6 +50,10 @@ impl TestNode {
         self.running().address
     }
 
+    pub fn data(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+
     pub fn messaging(&self) -> &Messaging {
         &self.running().messaging
     }
@@ -190,6 +194,11 @@ impl Person {
             proof: Base64(proof.to_bytes().to_vec()),
             invite: None,
         }
+    }
+
+    /// The account key's signature.
+    pub fn sign(&self, domain: &str, message: &[u8]) -> Base64 {
+        Base64(self.account_key.sign(&signed_bytes(domain, message)).to_bytes().to_vec())
     }
 
     pub fn prekey(&self, n: u8, kind: PrekeyKind) -> SignedPrekey {

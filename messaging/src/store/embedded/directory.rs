@@ -12,7 +12,8 @@ use super::records::{AccountRow, DeviceRow, MailboxRow, PreferencesRow, PrekeyRo
 use super::tables::{self, Tables, corrupt, engine_error, of_device, tag};
 use super::writer::Turn;
 use crate::store::{
-    AccountRecord, Claimed, DeviceAddress, DeviceRecord, NewAccount, PrekeysHeld, Regard, Registered, StoreError,
+    AccountRecord, Claimed, DeviceAddress, DeviceRecord, NewAccount, PrekeysHeld, Regard, Registered, Renamed,
+    StoreError,
 };
 
 /// Reads an account.
@@ -114,8 +115,19 @@ impl Turn<'_> {
             let same = known == *record && known_token == Some(new.token_hash);
             return Ok(if same { Registered::Repeated } else { Registered::AccountTaken });
         }
+        if self.tables.directory.contains_key(tables::deleted(record.account)).map_err(engine_error)? {
+            return Ok(Registered::AccountTaken);
+        }
         if self.tables.directory.contains_key(tables::handle(&record.handle)).map_err(engine_error)? {
             return Ok(Registered::HandleTaken);
+        }
+        if let Some(invite) = &new.invite {
+            let key = tables::invite(invite);
+            if self.tables.directory.contains_key(&key).map_err(engine_error)? {
+                return Ok(Registered::InviteUsed);
+            }
+            let ends = invite.expires_at.as_millis().to_be_bytes();
+            self.batch.insert(&self.tables.directory, key, [&ends[..], record.account.as_bytes()].concat());
         }
         let directory = &self.tables.directory;
         let row = DeviceRow { token_hash: new.token_hash.to_vec(), reg_id: new.reg_id };
@@ -125,6 +137,25 @@ impl Turn<'_> {
         let mailbox = MailboxRow::new(new.epoch).encode_to_vec();
         self.batch.insert(&self.tables.mailboxes, tables::address(device), mailbox);
         Ok(Registered::Created)
+    }
+
+    /// Gives an account another handle.
+    pub(super) fn rename(&mut self, id: AccountId, handle: &Handle) -> Result<Renamed, StoreError> {
+        let Some(record) = account(self.tables, id)? else {
+            return Ok(Renamed::NotFound);
+        };
+        if record.handle == *handle {
+            return Ok(Renamed::Done);
+        }
+        let directory = &self.tables.directory;
+        if directory.contains_key(tables::handle(handle)).map_err(engine_error)? {
+            return Ok(Renamed::HandleTaken);
+        }
+        self.batch.remove(directory, tables::handle(&record.handle));
+        self.batch.insert(directory, tables::handle(handle), id.as_bytes());
+        let record = AccountRecord { handle: handle.clone(), ..record };
+        self.batch.insert(directory, tables::account(id), AccountRow::new(&record).encode_to_vec());
+        Ok(Renamed::Done)
     }
 
     /// What an account lets others know, as this turn has it.

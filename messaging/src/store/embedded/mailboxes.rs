@@ -62,6 +62,7 @@ impl Turn<'_> {
         }
         if introduces {
             self.batch.insert(&self.tables.directory, tables::written(from, to), []);
+            self.batch.insert(&self.tables.directory, tables::written_by(to, from), []);
             self.memory.written.insert((from, to));
         }
         let server_ts = append.envelope.server_ts;
@@ -202,6 +203,9 @@ impl Turn<'_> {
 
     /// An account's devices and their reg_ids; none when it is unknown.
     pub(super) fn devices(&mut self, account: AccountId) -> Result<Arc<[(DeviceId, u32)]>, StoreError> {
+        if self.deleted == Some(account) {
+            return Ok(Arc::new([]));
+        }
         if let Some(devices) = self.memory.devices.get(&account) {
             return Ok(devices.clone());
         }
@@ -214,6 +218,9 @@ impl Turn<'_> {
 
     /// A mailbox as this turn has it.
     pub(super) fn mailbox(&mut self, address: DeviceAddress) -> Result<Option<&MailboxRow>, StoreError> {
+        if self.deleted == Some(address.account) {
+            return Ok(None);
+        }
         if !self.memory.mailboxes.contains_key(&address) {
             let Some(value) = self.tables.mailboxes.get(tables::address(address)).map_err(engine_error)? else {
                 return Ok(None);

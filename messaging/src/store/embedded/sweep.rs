@@ -46,6 +46,7 @@ enum Stage {
     Mailboxes(Vec<u8>),
     Sends(Vec<u8>),
     UsedKeys(Vec<u8>),
+    Invites(Vec<u8>),
     CoalesceKeys(Vec<u8>),
 }
 
@@ -53,6 +54,7 @@ impl Turn<'_> {
     /// One step of sweeping.
     pub(super) fn sweep(&mut self, now: Timestamp) -> Result<Swept, StoreError> {
         let mut swept = Swept::default();
+        let deleting = self.sweep_deleted()?;
         let acked: Vec<_> = self.unswept.iter().copied().take(STEP / 8).collect();
         for address in acked {
             if self.sweep_past_damage(address, now, &mut swept)? {
@@ -65,7 +67,7 @@ impl Turn<'_> {
         if swept.rows < STEP as u64 {
             self.step(now, &mut swept)?;
         }
-        swept.more = !self.unswept.is_empty() || !matches!(self.memory.sweep.stage, Stage::Idle);
+        swept.more = deleting || !self.unswept.is_empty() || !matches!(self.memory.sweep.stage, Stage::Idle);
         Ok(swept)
     }
 
@@ -88,6 +90,10 @@ impl Turn<'_> {
             },
             Stage::UsedKeys(from) => match self.sweep_used_keys(&from, now)? {
                 Some(from) => Stage::UsedKeys(from),
+                None => Stage::Invites(vec![tag::INVITE]),
+            },
+            Stage::Invites(from) => match self.sweep_invites(&from, now)? {
+                Some(from) => Stage::Invites(from),
                 None => Stage::CoalesceKeys(vec![tag::COALESCE]),
             },
             Stage::CoalesceKeys(from) => match self.sweep_coalesce_keys(&from)? {
@@ -211,6 +217,23 @@ impl Turn<'_> {
             let (key, value) = guard.into_inner().map_err(engine_error)?;
             let at = value.first_chunk().copied().map(u64::from_be_bytes).ok_or_else(|| corrupt("a used prekey"))?;
             if Timestamp::from_millis(at).plus(USED_KEYS_KEPT) < now {
+                self.batch.remove(&self.tables.directory, key.clone());
+            }
+            seen += 1;
+            last = Some(key.to_vec());
+        }
+        Ok(if seen == STEP { last } else { None })
+    }
+
+    /// Forgets used invites whose codes have ended, after the key `from`; returns where to go on.
+    fn sweep_invites(&mut self, from: &[u8], now: Timestamp) -> Result<Option<Vec<u8>>, StoreError> {
+        let end = [tag::INVITE + 1];
+        let range = (Bound::Excluded(from), Bound::Excluded(&end[..]));
+        let (mut seen, mut last) = (0, None);
+        for guard in self.tables.directory.range::<&[u8], _>(range).take(STEP) {
+            let (key, value) = guard.into_inner().map_err(engine_error)?;
+            let ends = value.first_chunk().copied().map(u64::from_be_bytes).ok_or_else(|| corrupt("an invite"))?;
+            if Timestamp::from_millis(ends) < now {
                 self.batch.remove(&self.tables.directory, key.clone());
             }
             seen += 1;

@@ -11,7 +11,7 @@ use waxwing_protocol::frames::Lane;
 use waxwing_protocol::{AccountId, DeviceId, Handle, MsgId};
 
 use super::EmbeddedStoreError;
-use crate::store::{DeviceAddress, StoreError, StoreErrorKind};
+use crate::store::{DeviceAddress, Invite, StoreError, StoreErrorKind};
 
 /// Bytes of memory that a keyspace's newest writes take before they go to a table on disk.
 const MEMTABLE_BYTES: u64 = 32 * 1024 * 1024;
@@ -101,6 +101,12 @@ pub(super) mod tag {
     pub(in crate::store::embedded) const PREFERENCES: u8 = b's';
     /// Account and account it has written to.
     pub(in crate::store::embedded) const WRITTEN: u8 = b'w';
+    /// Account and account that has written to it: the other way round.
+    pub(in crate::store::embedded) const WRITTEN_BY: u8 = b'v';
+    /// Number of an invite code to who used it and when the code ends.
+    pub(in crate::store::embedded) const INVITE: u8 = b'i';
+    /// Account that was deleted, until everything of it is erased.
+    pub(in crate::store::embedded) const DELETED: u8 = b'x';
     /// Mailbox, lane, sending device and coalesce key to seq.
     pub(in crate::store::embedded) const COALESCE: u8 = b'c';
 }
@@ -153,6 +159,24 @@ pub(super) fn preferences(account: AccountId) -> Vec<u8> {
 
 pub(super) fn written(account: AccountId, peer: AccountId) -> Vec<u8> {
     [&[tag::WRITTEN], &account.as_bytes()[..], peer.as_bytes()].concat()
+}
+
+/// The other way round: who has written to `account`.
+pub(super) fn written_by(account: AccountId, peer: AccountId) -> Vec<u8> {
+    [&[tag::WRITTEN_BY], &account.as_bytes()[..], peer.as_bytes()].concat()
+}
+
+/// The second account of a pair.
+pub(super) fn second_account(key: &[u8]) -> Option<AccountId> {
+    AccountId::from_slice(key.get(17..)?).ok()
+}
+
+pub(super) fn invite(invite: &Invite) -> Vec<u8> {
+    [&[tag::INVITE], &invite.number[..]].concat()
+}
+
+pub(super) fn deleted(account: AccountId) -> Vec<u8> {
+    [&[tag::DELETED], &account.as_bytes()[..]].concat()
 }
 
 /// Where the seq stands of the row that a later one with the same key replaces. `from_device` is none for rows that the

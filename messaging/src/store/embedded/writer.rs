@@ -17,7 +17,7 @@ use tokio::sync::oneshot;
 use tracing::error;
 use waxwing_protocol::api::Preferences;
 use waxwing_protocol::identity::SignedPrekey;
-use waxwing_protocol::{AccountId, DeviceId, Timestamp};
+use waxwing_protocol::{AccountId, DeviceId, Handle, Timestamp};
 
 use super::receipts::Deliveries;
 use super::records::{MailboxRow, SendRow};
@@ -26,7 +26,7 @@ use super::tables::{self, RowKey, Tables};
 use crate::fault;
 use crate::store::{
     AckRequest, Append, AppendError, Appended, Claimed, CommitSink, Committed, DeviceAddress, Held, NewAccount, Opened,
-    PrekeysHeld, Registered, StoreError, StoreErrorKind, Swept,
+    PrekeysHeld, Registered, Renamed, StoreError, StoreErrorKind, Swept,
 };
 
 /// Commands that may wait for the writer; more are refused at once, and clients try again.
@@ -70,6 +70,15 @@ pub(super) enum Command {
         account: Box<NewAccount>,
         reply: Reply<Registered>,
     },
+    Rename {
+        account: AccountId,
+        handle: Handle,
+        reply: Reply<Renamed>,
+    },
+    Delete {
+        account: AccountId,
+        reply: Reply<bool>,
+    },
     SetPreferences {
         account: AccountId,
         preferences: Preferences,
@@ -104,7 +113,15 @@ impl Command {
 
     /// Whether it changes the directory. A turn holds one such command at most.
     fn changes_directory(&self) -> bool {
-        matches!(self, Self::Register { .. } | Self::AddPrekeys { .. } | Self::ClaimPrekey { .. })
+        matches!(
+            self,
+            Self::Register { .. }
+                | Self::Rename { .. }
+                | Self::Delete { .. }
+                | Self::SetPreferences { .. }
+                | Self::AddPrekeys { .. }
+                | Self::ClaimPrekey { .. }
+        )
     }
 }
 
@@ -194,6 +211,8 @@ pub(super) struct Turn<'a> {
     pub(super) coalesced: HashMap<Vec<u8>, u64>,
     /// What acks of this turn have to tell senders.
     pub(super) deliveries: Deliveries,
+    /// The account deleted in this turn: the engine still shows it.
+    pub(super) deleted: Option<AccountId>,
     pub(super) committed: Vec<Committed>,
 }
 
@@ -214,6 +233,7 @@ impl Work {
                 put: HashMap::new(),
                 coalesced: HashMap::new(),
                 deliveries: Deliveries::default(),
+                deleted: None,
                 committed: Vec::new(),
             };
             let (mut answers, mut bytes, mut directory_changed) = (Vec::new(), 0, false);
@@ -269,6 +289,8 @@ impl Turn<'_> {
             Command::Ack { ack, reply } => answer(self.ack(&ack), reply),
             Command::Sweep { now, reply } => answer(self.sweep(now), reply),
             Command::Register { account, reply } => answer(self.register(&account), reply),
+            Command::Rename { account, handle, reply } => answer(self.rename(account, &handle), reply),
+            Command::Delete { account, reply } => answer(self.delete(account), reply),
             Command::SetPreferences { account, preferences, reply } => {
                 self.set_preferences(account, preferences);
                 answer(Ok(()), reply)
