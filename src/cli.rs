@@ -33,6 +33,9 @@ pub(crate) enum Command {
     Serve(ServeArgs),
     /// Make an account, with this machine as its first device.
     Register(RegisterArgs),
+    /// Change what this profile's account is called, or delete it.
+    #[command(subcommand)]
+    Account(AccountCommand),
     /// Seal a file, upload it, and send it to somebody.
     Send(SendArgs),
     /// Receive messages and save the files they bring.
@@ -103,9 +106,28 @@ pub(crate) struct RegisterArgs {
     /// The service.
     #[arg(long, env = "WAXWING_SERVER", default_value_t = format!("http://{DEV_ADDRESS}"), value_name = "URL")]
     pub server: String,
-    /// Invite code, where the service asks for one (no service makes them yet).
+    /// Invite code, where the service asks for one.
     #[arg(long)]
     pub invite: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum AccountCommand {
+    /// Take another handle; the one it had is free for others at once.
+    Handle {
+        #[command(flatten)]
+        profile: ProfileArgs,
+        /// The new one.
+        handle: Handle,
+    },
+    /// Delete the account at the service, with everything that waits for it. There is no way back.
+    Delete {
+        #[command(flatten)]
+        profile: ProfileArgs,
+        /// Do not ask.
+        #[arg(long, required = true)]
+        yes: bool,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -254,6 +276,18 @@ pub(crate) enum AdminCommand {
     /// Print a grant for another part of the service.
     #[command(subcommand)]
     Grant(AdminGrant),
+    /// Make invite codes, each for one registration; the node may be running.
+    Invite {
+        /// How many.
+        #[arg(long, default_value_t = 1)]
+        count: u32,
+        /// How many days each is good for.
+        #[arg(long, default_value_t = 7)]
+        days: u32,
+        /// Data directory of the messaging node, which holds the key of invites.
+        #[arg(long, env = "WAXWING_DATA", value_name = "DIR")]
+        data: PathBuf,
+    },
     /// List the uploads that a running node remembers.
     Uploads {
         /// Only those in this state.

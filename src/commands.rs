@@ -21,6 +21,7 @@ pub(crate) async fn run(command: Command, output: &Output) -> anyhow::Result<()>
         Command::Dev(args) => serve::dev(args, output).await,
         Command::Serve(args) => serve::serve(args, output).await,
         Command::Register(args) => profile::register(args, output).await,
+        Command::Account(command) => profile::account(command, output).await,
         Command::Send(args) => transfers::send(args, output).await,
         Command::Watch(args) => watch::watch(args, output).await,
         Command::Messages(args) => messages::messages(&args, output),

@@ -26,6 +26,7 @@ mod messaging_tests;
 mod outbox;
 mod part_file;
 mod planning;
+mod polls;
 mod preferences;
 mod prekeys;
 mod presence;

@@ -9,7 +9,7 @@
 
 use std::collections::HashMap;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -67,7 +67,9 @@ impl Client {
             stop: Notify::new(),
             drained: AtomicBool::new(false),
             keys_due: AtomicBool::new(false),
-            tended: AtomicBool::new(false),
+            // The first connect calls for it as well: nothing is in order before that.
+            tend_called: AtomicU64::new(1),
+            tend_done: AtomicU64::new(0),
         };
         if let Some(dir) = &watch.options.save {
             // Before anything is received: a wrong directory is told at once.
@@ -114,8 +116,10 @@ struct Watch<'a> {
     drained: AtomicBool,
     /// Prekeys are to be looked at: after each connect, and when the server says that they are low.
     keys_due: AtomicBool,
-    /// Outbox, receipts and prekeys are in order.
-    tended: AtomicBool,
+    /// How often tending was called for, and up to which call it was done: equal when outbox, receipts and prekeys are in
+    /// order.
+    tend_called: AtomicU64,
+    tend_done: AtomicU64,
 }
 
 impl Watch<'_> {
@@ -156,8 +160,7 @@ impl Watch<'_> {
         (self.on)(WatchEvent::Connected { pending });
         self.drained(&lanes);
         self.keys_due.store(true, Ordering::Release);
-        self.tended.store(false, Ordering::Release);
-        self.tend.notify_one();
+        self.call_for_tending();
         let mut subscribe = interval(presence::RENEWAL);
         loop {
             let frame = tokio::select! {
@@ -204,8 +207,7 @@ impl Watch<'_> {
                 },
                 Body::KeysLow(_) => {
                     self.keys_due.store(true, Ordering::Release);
-                    self.tended.store(false, Ordering::Release);
-                    self.tend.notify_one();
+                    self.call_for_tending();
                 }
                 Body::DevicesChanged(changed) => Box::pin(self.look_again(&changed)).await?,
                 Body::PresenceUpdate(update) => {
@@ -295,8 +297,7 @@ impl Watch<'_> {
                 let seen = !self.options.background;
                 self.client.profile.write(|tx| fresh.iter().try_for_each(|it| inbox::shown(tx, it, seen)))?;
                 // Receipts are due.
-                self.tended.store(false, Ordering::Release);
-                self.tend.notify_one();
+                self.call_for_tending();
             }
             self.shown.notify_one();
         }
@@ -369,8 +370,14 @@ impl Watch<'_> {
         let report = self.with_report(|report| *report);
         let something = report != WatchReport::default();
         let left = pending.iter().any(|pending| !pending.row.shown || self.options.save.is_some());
-        let quiet = self.drained.load(Ordering::Acquire) && self.tended.load(Ordering::Acquire);
+        let tended = self.tend_done.load(Ordering::Acquire) == self.tend_called.load(Ordering::Acquire);
+        let quiet = self.drained.load(Ordering::Acquire) && tended;
         self.options.once && something && !left && quiet
+    }
+
+    fn call_for_tending(&self) {
+        self.tend_called.fetch_add(1, Ordering::AcqRel);
+        self.tend.notify_one();
     }
 
     /// After each connect, and when messages were shown: fills up the prekeys, tells what was read, empties the outbox.
@@ -378,6 +385,7 @@ impl Watch<'_> {
         let client = self.client;
         loop {
             self.tend.notified().await;
+            let called = self.tend_called.load(Ordering::Acquire);
             if self.keys_due.swap(false, Ordering::AcqRel)
                 && let Err(error) = Box::pin(client.replenish_prekeys(now())).await
             {
@@ -391,7 +399,7 @@ impl Watch<'_> {
                 // The next connect brings the next try.
                 Err(error) => tracing::warn!("the outbox was not emptied: {error}"),
             }
-            self.tended.store(true, Ordering::Release);
+            self.tend_done.store(called, Ordering::Release);
             self.shown.notify_one();
         }
     }
