@@ -33,10 +33,17 @@ pub(crate) enum Command {
     Serve(ServeArgs),
     /// Make an account, with this machine as its first device.
     Register(RegisterArgs),
+    /// Change what this profile's account is called, or delete it.
+    #[command(subcommand)]
+    Account(AccountCommand),
     /// Seal a file, upload it, and send it to somebody.
     Send(SendArgs),
     /// Receive messages and save the files they bring.
     Watch(WatchArgs),
+    /// Print what was received and sent, with what became of it.
+    Messages(MessagesArgs),
+    /// Show or change what others are told: receipts, presence.
+    Settings(SettingsArgs),
     /// Download a file by share link, or by the id of a blob this profile has sent or received.
     Get(GetArgs),
     /// Print a link that opens one file for whoever has it.
@@ -99,9 +106,28 @@ pub(crate) struct RegisterArgs {
     /// The service.
     #[arg(long, env = "WAXWING_SERVER", default_value_t = format!("http://{DEV_ADDRESS}"), value_name = "URL")]
     pub server: String,
-    /// Invite code, where the service asks for one (no service makes them yet).
+    /// Invite code, where the service asks for one.
     #[arg(long)]
     pub invite: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum AccountCommand {
+    /// Take another handle; the one it had is free for others at once.
+    Handle {
+        #[command(flatten)]
+        profile: ProfileArgs,
+        /// The new one.
+        handle: Handle,
+    },
+    /// Delete the account at the service, with everything that waits for it. There is no way back.
+    Delete {
+        #[command(flatten)]
+        profile: ProfileArgs,
+        /// Do not ask.
+        #[arg(long, required = true)]
+        yes: bool,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -109,7 +135,11 @@ pub(crate) struct SendArgs {
     #[command(flatten)]
     pub profile: ProfileArgs,
     /// The file to send.
-    pub file: PathBuf,
+    #[arg(required_unless_present = "text")]
+    pub file: Option<PathBuf>,
+    /// Words to send instead of a file.
+    #[arg(long, value_name = "WORDS", conflicts_with = "file")]
+    pub text: Option<String>,
     /// Whom to.
     #[arg(long, value_name = "HANDLE")]
     pub to: Handle,
@@ -125,6 +155,51 @@ pub(crate) struct WatchArgs {
     /// Stop once at least one message has come, the queue is empty and every file is saved.
     #[arg(long)]
     pub once: bool,
+    /// Show who comes, goes and types, of the people this profile knows.
+    #[arg(long)]
+    pub presence: bool,
+    /// Nobody is looking: do not appear online, and do not tell that messages were read.
+    #[arg(long)]
+    pub background: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct MessagesArgs {
+    #[command(flatten)]
+    pub profile: ProfileArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SettingsArgs {
+    #[command(flatten)]
+    pub profile: ProfileArgs,
+    /// Tell people that their messages were read.
+    #[arg(long, value_name = "on|off", value_parser = on_or_off)]
+    pub read_receipts: Option<bool>,
+    /// Let the service tell people you have written to that a device of yours has their message.
+    #[arg(long, value_name = "on|off", value_parser = on_or_off)]
+    pub delivery_receipts: Option<bool>,
+    /// Whom the service tells when you are online and when you were last seen.
+    #[arg(long, value_enum)]
+    pub presence: Option<PresenceTo>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum PresenceTo {
+    /// Whoever asks.
+    Everyone,
+    /// People you have written to.
+    Contacts,
+    /// Nobody.
+    Nobody,
+}
+
+fn on_or_off(text: &str) -> Result<bool, &'static str> {
+    match text {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err("on or off"),
+    }
 }
 
 #[derive(Debug, Args)]
@@ -201,6 +276,18 @@ pub(crate) enum AdminCommand {
     /// Print a grant for another part of the service.
     #[command(subcommand)]
     Grant(AdminGrant),
+    /// Make invite codes, each for one registration; the node may be running.
+    Invite {
+        /// How many.
+        #[arg(long, default_value_t = 1)]
+        count: u32,
+        /// How many days each is good for.
+        #[arg(long, default_value_t = 7)]
+        days: u32,
+        /// Data directory of the messaging node, which holds the key of invites.
+        #[arg(long, env = "WAXWING_DATA", value_name = "DIR")]
+        data: PathBuf,
+    },
     /// List the uploads that a running node remembers.
     Uploads {
         /// Only those in this state.

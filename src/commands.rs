@@ -4,6 +4,7 @@ mod admin;
 mod bench;
 mod config;
 mod demo;
+mod messages;
 mod own_service;
 mod profile;
 mod serve;
@@ -20,8 +21,11 @@ pub(crate) async fn run(command: Command, output: &Output) -> anyhow::Result<()>
         Command::Dev(args) => serve::dev(args, output).await,
         Command::Serve(args) => serve::serve(args, output).await,
         Command::Register(args) => profile::register(args, output).await,
+        Command::Account(command) => profile::account(command, output).await,
         Command::Send(args) => transfers::send(args, output).await,
         Command::Watch(args) => watch::watch(args, output).await,
+        Command::Messages(args) => messages::messages(&args, output),
+        Command::Settings(args) => messages::settings(args, output).await,
         Command::Get(args) => transfers::get(args, output).await,
         Command::Share(args) => transfers::share(args, output).await,
         Command::Resume(args) => transfers::resume(args, output).await,

@@ -16,6 +16,7 @@ mod stories {
     mod interruptions;
     mod malformed;
     mod operating;
+    mod people;
     mod roles;
     mod structure;
 }

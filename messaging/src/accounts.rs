@@ -7,17 +7,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use subtle::ConstantTimeEq as _;
-use waxwing_protocol::api::{AccountView, RegisterRequest, RegisterResponse, Registration};
-use waxwing_protocol::identity::{IdentityError, REGISTER_DOMAIN};
+use waxwing_protocol::api::{
+    AccountView, DeleteRequest, Preferences, RegisterRequest, RegisterResponse, Registration, RenameRequest,
+};
+use waxwing_protocol::identity::{DELETE_DOMAIN, IdentityError, REGISTER_DOMAIN, RENAME_DOMAIN};
 use waxwing_protocol::{AccountId, DeviceId, DeviceToken, Handle, Timestamp};
 
+use crate::config::Config;
+use crate::invites::Invites;
 use crate::limits::Limit;
-use crate::store::{AccountRecord, DeviceAddress, Directory, NewAccount, Registered, StoreError};
+use crate::store::{AccountRecord, DeviceAddress, Directory, NewAccount, Registered, Renamed, StoreError};
 
 /// Registers, finds and authenticates.
 pub(crate) struct Accounts {
     directory: Arc<dyn Directory>,
     registration: Registration,
+    invites: Invites,
     look_ups: Limit<DeviceAddress>,
 }
 
@@ -34,6 +39,8 @@ pub(crate) struct Caller {
 pub(crate) enum RegisterError {
     #[error("registration is by invite only")]
     InviteOnly,
+    #[error("the invite code is not valid any more, or never was")]
+    InviteInvalid,
     #[error("registration is closed")]
     Closed,
     #[error("the registration does not prove itself: {0}")]
@@ -44,6 +51,19 @@ pub(crate) enum RegisterError {
     HandleTaken(Handle),
     #[error("the account {0} is registered with other particulars")]
     AccountTaken(AccountId),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Why an account was not changed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ChangeError {
+    #[error("the request does not prove itself: {0}")]
+    Identity(#[from] IdentityError),
+    #[error("the handle {0} is taken")]
+    HandleTaken(Handle),
+    #[error("no such account")]
+    NotFound,
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -67,9 +87,9 @@ pub(crate) enum AccountName {
 }
 
 impl Accounts {
-    pub(crate) fn new(directory: Arc<dyn Directory>, registration: Registration, look_ups_per_minute: u32) -> Self {
-        let look_ups = Limit::new(look_ups_per_minute, Duration::from_secs(60));
-        Self { directory, registration, look_ups }
+    pub(crate) fn new(directory: Arc<dyn Directory>, invites: Invites, config: &Config) -> Self {
+        let look_ups = Limit::new(config.look_ups_per_minute, Duration::from_secs(60));
+        Self { directory, registration: config.registration, invites, look_ups }
     }
 
     /// Registers an account. `epoch` is random: it becomes the epoch of the first device's mailbox. Returns whether the
@@ -78,21 +98,61 @@ impl Accounts {
         &self,
         request: RegisterRequest,
         epoch: u64,
+        now: Timestamp,
     ) -> Result<(RegisterResponse, bool), RegisterError> {
-        match self.registration {
-            Registration::Open => {}
-            Registration::Invite => return Err(RegisterError::InviteOnly),
+        let invite = match self.registration {
+            Registration::Open => None,
+            Registration::Invite => {
+                let code = request.invite.as_deref().ok_or(RegisterError::InviteOnly)?;
+                Some(self.invites.read(code).ok_or(RegisterError::InviteInvalid)?)
+            }
             Registration::Closed => return Err(RegisterError::Closed),
+        };
+        let new = NewAccount { invite, ..checked(request, epoch)? };
+        // Who asks again because the answer was lost may be late for the code; the account is there then.
+        let ended = invite.is_some_and(|invite| invite.expires_at <= now);
+        if ended && self.directory.account(new.record.account).await?.is_none() {
+            return Err(RegisterError::InviteInvalid);
         }
-        let new = checked(request, epoch)?;
         let response =
             RegisterResponse { account: new.record.account, handle: new.record.handle.clone(), device: new.device };
         match self.directory.register(new).await? {
             Registered::Created => Ok((response, true)),
             Registered::Repeated => Ok((response, false)),
             Registered::HandleTaken => Err(RegisterError::HandleTaken(response.handle)),
+            Registered::InviteUsed => Err(RegisterError::InviteInvalid),
             Registered::AccountTaken => Err(RegisterError::AccountTaken(response.account)),
         }
+    }
+
+    /// Gives an account the handle that its key asks for.
+    pub(crate) async fn rename(&self, account: AccountId, request: RenameRequest) -> Result<(), ChangeError> {
+        let RenameRequest { handle, proof } = request;
+        let record = self.directory.account(account).await?.ok_or(ChangeError::NotFound)?;
+        record.account_key.verify(RENAME_DOMAIN, &RenameRequest::proof_message(account, &handle), &proof.0)?;
+        match self.directory.rename(account, handle.clone()).await? {
+            Renamed::Done => Ok(()),
+            Renamed::HandleTaken => Err(ChangeError::HandleTaken(handle)),
+            Renamed::NotFound => Err(ChangeError::NotFound),
+        }
+    }
+
+    /// Deletes an account, as its key asks for; a stolen token cannot.
+    pub(crate) async fn delete(&self, account: AccountId, request: &DeleteRequest) -> Result<(), ChangeError> {
+        let record = self.directory.account(account).await?.ok_or(ChangeError::NotFound)?;
+        record.account_key.verify(DELETE_DOMAIN, account.as_bytes(), &request.proof.0)?;
+        self.directory.delete(account).await?;
+        Ok(())
+    }
+
+    /// What `account` lets others know.
+    pub(crate) async fn preferences(&self, account: AccountId) -> Result<Preferences, StoreError> {
+        self.directory.preferences(account).await
+    }
+
+    /// Changes what `account` lets others know; durable on return.
+    pub(crate) async fn set_preferences(&self, account: AccountId, preferences: Preferences) -> Result<(), StoreError> {
+        self.directory.set_preferences(account, preferences).await
     }
 
     /// Whose token this is; `None` when it is nobody's.
@@ -137,5 +197,5 @@ fn checked(request: RegisterRequest, epoch: u64) -> Result<NewAccount, RegisterE
         return Err(RegisterError::Malformed("the first device list is revision 1 with device 1"));
     }
     let record = AccountRecord { account, handle, account_key, device_list };
-    Ok(NewAccount { record, device: device.id, reg_id: device.reg_id, token_hash, epoch })
+    Ok(NewAccount { record, device: device.id, reg_id: device.reg_id, token_hash, epoch, invite: None })
 }

@@ -22,8 +22,8 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use tracing::debug;
 use waxwing_protocol::MsgId;
 use waxwing_protocol::frames::{
-    Ack, Deliver, Drain, Envelope, ErrorCode, Frame, KeysLow, Lane, Ping, Pong, QueueEmpty, Send, close, frame::Body,
-    unpack,
+    Ack, Deliver, Drain, Envelope, ErrorCode, Frame, KeysLow, Lane, Ok as Done, Ping, Pong, PresenceSet,
+    PresenceUpdate, QueueEmpty, Send, close, frame::Body,
 };
 
 use self::flow::Flow;
@@ -31,7 +31,8 @@ use crate::accounts::Caller;
 use crate::fabric::{Outbox, Route, Stop};
 use crate::fault;
 use crate::node::Node;
-use crate::store::{ACK_RANGES_MAX, AckRequest, AppendError, Appended, DeviceAddress, Page, PageRequest, StoreError};
+use crate::presence::Attendance;
+use crate::store::{ACK_RANGES_MAX, AckRequest, DeviceAddress, Page, PageRequest, StoreError};
 use crate::wire::{Inbound, Wire, WireError};
 
 /// Sends of one connection that may wait for their commit. Beyond them its frames wait, and then its socket.
@@ -57,8 +58,8 @@ pub(crate) fn serve(node: Arc<Node>, wire: Wire, shown: Option<Caller>) -> impl 
     }
 }
 
-/// A Send that was taken or refused: its frame, its id, its outcome.
-type Sent = (u32, MsgId, Result<Appended, AppendError>);
+/// What comes of a frame that took a while: its answer, if it gets one.
+type Answer = Option<Frame>;
 
 /// A page that was read: of which lane, and what.
 type Read = (usize, Result<Page, StoreError>);
@@ -70,7 +71,7 @@ enum Event {
     Received(Result<Inbound, WireError>),
     /// The outbox has something.
     Woken,
-    Sent(Sent),
+    Answered(Answer),
     Read(Read),
     Alarm,
 }
@@ -78,7 +79,7 @@ enum Event {
 /// How a connection ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum End {
-    /// Nobody is there any more.
+    /// Nobody is there any more, or a poll has its answer.
     Gone,
     /// With a close frame.
     Close(u16, &'static str),
@@ -87,8 +88,9 @@ pub(crate) enum End {
 impl End {
     /// Tells the client, if anybody is there.
     async fn say(self, wire: Wire) {
-        if let Self::Close(code, reason) = self {
-            wire.close(code, reason).await;
+        match self {
+            Self::Close(code, reason) => wire.close(code, reason).await,
+            Self::Gone => wire.end(),
         }
     }
 
@@ -108,6 +110,7 @@ pub(crate) struct Connection {
     node: Arc<Node>,
     wire: Wire,
     device: DeviceAddress,
+    attendance: Attendance,
     /// Held so that it ends with the connection.
     _route: Route,
     outbox: Arc<Outbox>,
@@ -116,7 +119,8 @@ pub(crate) struct Connection {
     heartbeat: Duration,
     /// Frames that were received and not looked at yet.
     inbox: Bytes,
-    sending: FuturesUnordered<BoxFuture<'static, Sent>>,
+    /// Sends and other frames whose answer takes a while.
+    sending: FuturesUnordered<BoxFuture<'static, Answer>>,
     reading: Option<BoxFuture<'static, Read>>,
     heard: Instant,
     pinged: bool,
@@ -129,7 +133,7 @@ impl Connection {
     fn new(
         node: Arc<Node>,
         wire: Wire,
-        device: DeviceAddress,
+        attendance: Attendance,
         route: Route,
         outbox: Arc<Outbox>,
         flows: [Flow; 2],
@@ -142,7 +146,8 @@ impl Connection {
         Self {
             node,
             wire,
-            device,
+            device: attendance.connection().device,
+            attendance,
             _route: route,
             outbox,
             flows,
@@ -183,6 +188,11 @@ impl Connection {
             if let Err(end) = Box::pin(self.advance(event)).await {
                 return end;
             }
+            // A poll is answered when there is something to tell and nothing under way that might soon be.
+            let idle = self.sending.is_empty() && self.reading.is_none() && self.inbox.is_empty();
+            if idle && self.wire.has_answer() {
+                return End::Gone;
+            }
             event = self.wait().await;
         }
     }
@@ -192,7 +202,7 @@ impl Connection {
         tokio::select! {
             inbound = self.wire.receive(), if self.inbox.is_empty() => Event::Received(inbound),
             () = self.outbox.woken() => Event::Woken,
-            Some(sent) = self.sending.next() => Event::Sent(sent),
+            Some(answer) = self.sending.next() => Event::Answered(answer),
             page = read(&mut self.reading) => {
                 self.reading = None;
                 Event::Read(page)
@@ -207,12 +217,12 @@ impl Connection {
         match event {
             Event::Begun | Event::Woken => {}
             Event::Received(inbound) => self.take_message(inbound?)?,
-            Event::Sent(sent) => self.answer_send(sent).await?,
+            Event::Answered(answer) => self.answer(answer).await?,
             Event::Read((at, page)) => self.take_page(at, page).await?,
             Event::Alarm => self.check_heartbeat().await?,
         }
-        while let Some(Some(sent)) = self.sending.next().now_or_never() {
-            self.answer_send(sent).await?;
+        while let Some(Some(answer)) = self.sending.next().now_or_never() {
+            self.answer(answer).await?;
         }
         self.take_frames().await?;
         self.take_outbox().await?;
@@ -230,7 +240,7 @@ impl Connection {
         match inbound {
             Inbound::Frames(message) => self.inbox = message,
             Inbound::Alive => {}
-            Inbound::Text => return Err(End::Close(close::BAD_FRAME, "text in a binary subprotocol")),
+            Inbound::WrongKind => return Err(End::Close(close::BAD_FRAME, "not the subprotocol's kind of message")),
         }
         Ok(())
     }
@@ -238,7 +248,7 @@ impl Connection {
     /// Looks at received frames, as long as Sends have room.
     async fn take_frames(&mut self) -> Result<(), End> {
         while self.sending.len() < SENDS_IN_FLIGHT_MAX {
-            match unpack(&mut self.inbox) {
+            match self.wire.codec().unpack(&mut self.inbox) {
                 Ok(None) => break,
                 Ok(Some(frame)) => self.take_frame(frame).await?,
                 Err(error) => {
@@ -268,6 +278,9 @@ impl Connection {
                 self.wire.feed(&Frame::with_id(id, Body::Pong(Pong { nonce: ping.nonce }))).await?;
             }
             Some(Body::Pong(_)) => {}
+            Some(body @ (Body::PresenceSet(_) | Body::PresenceSub(_) | Body::Ephemeral(_))) => {
+                self.take_presence(id, body).await?;
+            }
             Some(Body::Bye(_)) => {
                 self.wire.flush().await?;
                 return Err(End::Close(1000, "bye"));
@@ -286,15 +299,56 @@ impl Connection {
         match self.node.delivery.send(self.device, send, self.node.clock.now()) {
             Ok(sending) => {
                 let msg_id = MsgId::from_slice(&send.msg_id).expect("delivery has checked the id");
-                self.sending.push(sending.map(move |outcome| (id, msg_id, outcome)).boxed());
+                self.sending.push(sending.map(move |outcome| Some(replies::send_result(id, msg_id, outcome))).boxed());
                 Ok(())
             }
             Err(refused) => self.wire.feed(&replies::send_refusal(id, refused)).await,
         }
     }
 
-    async fn answer_send(&mut self, (id, msg_id, outcome): Sent) -> Result<(), WireError> {
-        self.wire.feed(&replies::send_result(id, msg_id, outcome)).await
+    async fn answer(&mut self, answer: Answer) -> Result<(), WireError> {
+        match answer {
+            Some(frame) => self.wire.feed(&frame).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Takes a frame about presence, or for the moment.
+    async fn take_presence(&mut self, id: u32, body: Body) -> Result<(), WireError> {
+        let presence = &self.node.presence;
+        let refused = match body {
+            Body::PresenceSet(PresenceSet { foreground }) => {
+                presence.set_foreground(self.attendance.connection(), foreground);
+                self.set_heartbeat(self.node.config.heartbeat(foreground));
+                let heartbeat_s = u32::try_from(self.heartbeat.as_secs()).unwrap_or(u32::MAX);
+                return self.wire.feed(&Frame::with_id(id, Body::Ok(Done { heartbeat_s }))).await;
+            }
+            Body::PresenceSub(sub) => match presence.subscribe(self.attendance.connection(), &sub) {
+                Ok(done) => {
+                    let answer = move |done| match done {
+                        Ok(()) => Frame::with_id(id, Body::Ok(Done::default())),
+                        Err(refused) => replies::presence_refusal(id, &refused),
+                    };
+                    self.sending.push(done.map(answer).map(Some).boxed());
+                    return Ok(());
+                }
+                Err(refused) => refused,
+            },
+            Body::Ephemeral(ephemeral) => match presence.ephemeral(self.device, &ephemeral) {
+                Ok(passed) => {
+                    self.sending.push(passed.map(|()| None).boxed());
+                    return Ok(());
+                }
+                Err(refused) => refused,
+            },
+            _ => return Ok(()),
+        };
+        self.wire.feed(&replies::presence_refusal(id, &refused)).await
+    }
+
+    fn set_heartbeat(&mut self, heartbeat: Duration) {
+        self.heartbeat = heartbeat;
+        self.alarm.as_mut().reset(self.heard + heartbeat);
     }
 
     /// Passes an ack on, as far as it covers what was sent.
@@ -305,7 +359,8 @@ impl Connection {
         }
         let ranges: Vec<_> = ack.ranges.iter().map(|range| (range.first, range.last)).collect();
         let (up_to, ranges) = self.flows[index(lane)].ack(ack.up_to, &ranges);
-        self.store_ack(AckRequest { mailbox: self.device, lane, up_to, ranges });
+        let receipts = self.node.delivery.receipts(self.node.clock.now());
+        self.store_ack(AckRequest { mailbox: self.device, lane, up_to, ranges, receipts });
         Ok(())
     }
 
@@ -320,7 +375,8 @@ impl Connection {
     fn ack_what_was_sent(&self) {
         for flow in &self.flows {
             let (lane, up_to) = (flow.lane, flow.last_sent());
-            self.store_ack(AckRequest { mailbox: self.device, lane, up_to, ranges: Vec::new() });
+            let receipts = self.node.delivery.receipts(self.node.clock.now());
+            self.store_ack(AckRequest { mailbox: self.device, lane, up_to, ranges: Vec::new(), receipts });
         }
     }
 
@@ -342,9 +398,17 @@ impl Connection {
         if let Some(remaining) = taken.keys_low {
             self.wire.feed(&Frame::push(Body::KeysLow(KeysLow { suite: SUITE_OLM, remaining }))).await?;
         }
+        if !taken.presence.is_empty() {
+            let items = taken.presence;
+            self.wire.feed(&Frame::push(Body::PresenceUpdate(PresenceUpdate { items }))).await?;
+        }
+        for push in taken.ephemerals {
+            self.wire.feed(&Frame::push(Body::EphemeralPush(push))).await?;
+        }
         match taken.stop {
             None => Ok(()),
             Some(Stop::Displaced) => Err(End::Close(close::DISPLACED, "a newer connection of this device")),
+            Some(Stop::Revoked) => Err(End::Close(close::UNAUTHENTICATED, "this device is the account's no more")),
             Some(Stop::Draining) => self.drain().await,
         }
     }
@@ -353,8 +417,8 @@ impl Connection {
     async fn drain(&mut self) -> Result<(), End> {
         let limit = Instant::now() + DRAIN_LIMIT;
         while !self.sending.is_empty() {
-            let Ok(Some(sent)) = tokio::time::timeout_at(limit, self.sending.next()).await else { break };
-            self.answer_send(sent).await?;
+            let Ok(Some(answer)) = tokio::time::timeout_at(limit, self.sending.next()).await else { break };
+            self.answer(answer).await?;
         }
         self.wire.feed(&Frame::push(Body::Drain(DRAIN))).await?;
         self.wire.flush().await?;

@@ -10,14 +10,16 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use prost::Message as _;
-use waxwing_protocol::frames::{BODY_BYTES_MAX, Class, Direct, Envelope, Lane, Send, Urgency, send};
+use waxwing_protocol::frames::{
+    BODY_BYTES_MAX, COALESCE_KEY_BYTES_MAX, Class, Direct, Envelope, Lane, Send, Urgency, send,
+};
 use waxwing_protocol::identity::DEVICES_MAX;
 use waxwing_protocol::{AccountId, DeviceId, MsgId, Timestamp};
 
 use crate::config::Config;
 use crate::fabric::Fabric;
 use crate::metrics::handles;
-use crate::store::{Append, AppendError, Appended, Body, DeviceAddress, MailboxStore, Quota};
+use crate::store::{Append, AppendError, Appended, Body, DeviceAddress, MailboxStore, Quota, ReceiptRows};
 
 /// How long a message is kept that is for connected devices only. It goes through the mailbox like any other, so that
 /// order and acks hold; this is the time a connected device has to take it.
@@ -66,6 +68,15 @@ impl Delivery {
         if !matches!(send.conv_id.len(), 0 | 16) {
             return Err(malformed("conv_id has 16 bytes, or none"));
         }
+        if class == Class::Delivery {
+            return Err(malformed("DELIVERY is made by the server"));
+        }
+        if send.coalesce_key.len() > COALESCE_KEY_BYTES_MAX {
+            return Err(malformed("coalesce_key has at most 16 bytes"));
+        }
+        if class == Class::Message && !send.coalesce_key.is_empty() {
+            return Err(malformed("a MESSAGE replaces none: leave out coalesce_key"));
+        }
         let Some(send::Target::Direct(direct)) = &send.target else {
             return Err(malformed("a message needs a target"));
         };
@@ -94,17 +105,28 @@ impl Delivery {
             class: send.class,
             expires_at: now.plus(kept).as_millis(),
             body: Bytes::new(),
+            delivery: None,
         };
         let content_hash = *blake3::hash(&send.encode_to_vec()).as_bytes();
         let lane = lane_of(class);
-        Ok(Append { from, msg_id, content_hash, to, bodies, absent, lane, envelope, quota: self.quota })
+        let coalesce_key = Bytes::copy_from_slice(&send.coalesce_key);
+        // Who reads somebody's messages has not thereby agreed to be heard of by them; who writes or calls has.
+        let introduces = matches!(class, Class::Message | Class::Call);
+        let quota = self.quota;
+        Ok(Append { from, msg_id, content_hash, to, bodies, absent, lane, coalesce_key, introduces, envelope, quota })
+    }
+
+    /// What the rows are like that an ack at `now` puts into senders' mailboxes.
+    pub(crate) fn receipts(&self, now: Timestamp) -> ReceiptRows {
+        let expires_at = now.plus(Duration::from_secs(self.retention_s.into()));
+        ReceiptRows { now, expires_at, quota: self.quota }
     }
 }
 
 /// The lane of a class: what cannot wait behind a long queue has its own.
 fn lane_of(class: Class) -> Lane {
     match class {
-        Class::Message | Class::Receipt | Class::Sync => Lane::Normal,
+        Class::Message | Class::Receipt | Class::Sync | Class::Delivery => Lane::Normal,
         Class::Call | Class::Control => Lane::Urgent,
     }
 }

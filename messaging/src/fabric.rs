@@ -9,8 +9,8 @@
 
 mod outbox;
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -31,7 +31,8 @@ pub(crate) struct Fabric {
 
 #[derive(Debug, Default)]
 struct Routes {
-    by_device: HashMap<DeviceAddress, Entrance>,
+    /// By account, then device: an account's devices stand side by side.
+    by_device: BTreeMap<DeviceAddress, Entrance>,
     /// Whoever connects is told at once to come back later.
     draining: bool,
 }
@@ -94,6 +95,17 @@ impl Fabric {
         }
     }
 
+    /// Stops the connections of an account, or of one device of it, that may not connect any more.
+    pub(crate) fn revoke(&self, account: AccountId, device: Option<DeviceId>) {
+        let from = DeviceAddress { account, device: DeviceId::FIRST };
+        let routes = self.lock();
+        for (address, entrance) in routes.by_device.range(from..).take_while(|(it, _)| it.account == account) {
+            if device.is_none_or(|device| device == address.device) {
+                entrance.outbox.stop(Stop::Revoked);
+            }
+        }
+    }
+
     /// Stops every connection, and those that come later.
     pub(crate) fn drain(&self) {
         let mut routes = self.lock();
@@ -118,7 +130,16 @@ impl Fabric {
         let _ = tokio::time::timeout(limit, emptied).await;
     }
 
-    fn outbox(&self, device: DeviceAddress) -> Option<Arc<Outbox>> {
+    /// The ways to an account's connected devices.
+    pub(crate) fn outboxes(&self, account: AccountId) -> Vec<Arc<Outbox>> {
+        let from = DeviceAddress { account, device: DeviceId::FIRST };
+        let routes = self.lock();
+        let devices = routes.by_device.range(from..).take_while(|(device, _)| device.account == account);
+        devices.map(|(_, entrance)| entrance.outbox.clone()).collect()
+    }
+
+    /// The way to a device's connection.
+    pub(crate) fn outbox(&self, device: DeviceAddress) -> Option<Arc<Outbox>> {
         self.lock().by_device.get(&device).map(|entrance| entrance.outbox.clone())
     }
 

@@ -1,4 +1,4 @@
-//! The HTTP interface: accounts, prekeys, grants, and the door to the socket.
+//! The HTTP interface: accounts, prekeys, grants, polls, and the door to the socket.
 //!
 //! Handlers pull typed values out of a request, make one call and shape the answer. Browsers may call from any page:
 //! whoever has a token sends it in a header, so there is no ambient authority that a foreign page could use.
@@ -8,6 +8,8 @@ mod error;
 mod extract;
 mod grants;
 mod keys;
+mod poll;
+mod preferences;
 mod socket;
 
 use std::sync::Arc;
@@ -15,12 +17,14 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
-use axum::routing::{MethodRouter, get, post};
+use axum::routing::{MethodRouter, get, post, put};
 use http::{Method, header};
 use tower_http::cors::{Any, CorsLayer};
+use waxwing_protocol::frames::codec::Codec;
 
 use self::error::HttpError;
 use crate::node::Node;
+use crate::wire::message_bytes_max;
 
 /// Bytes of a JSON body at most: a hundred prekeys and their signatures fit twice.
 const JSON_BYTES_MAX: usize = 64 * 1024;
@@ -38,10 +42,14 @@ pub(crate) fn router(node: Arc<Node>) -> Router {
         .max_age(CORS_MAX_AGE);
     Router::new()
         .route("/v1/register", only(post(accounts::register)))
+        .route("/v1/account/handle", only(put(accounts::rename)))
+        .route("/v1/account/delete", only(post(accounts::delete)))
         .route("/v1/accounts/{name}", only(get(accounts::view)))
         .route("/v1/keys", only(get(keys::held).put(keys::add)))
         .route("/v1/keys/{account}/{device}/claim", only(post(keys::claim)))
         .route("/v1/grants", only(post(grants::mint)))
+        .route("/v1/preferences", only(get(preferences::show).put(preferences::set)))
+        .route("/v1/poll", only(post(poll::poll)).layer(DefaultBodyLimit::max(message_bytes_max(Codec::Json))))
         .route("/v1/ws", only(get(socket::upgrade)))
         .route("/.well-known/jwks.json", only(get(grants::jwks)))
         .layer(DefaultBodyLimit::max(JSON_BYTES_MAX))

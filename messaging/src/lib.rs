@@ -22,10 +22,12 @@ mod fabric;
 mod fault;
 mod grants;
 mod http;
+mod invites;
 mod keys;
 mod limits;
 pub mod metrics;
 mod node;
+mod presence;
 mod secrets;
 mod store;
 mod sweeper;
@@ -42,6 +44,7 @@ use waxwing_protocol::grant::{GrantToken, Jwks};
 
 pub use self::config::{Config, ConfigError};
 pub use self::grants::mint_edge_grant;
+pub use self::invites::{InviteCode, mint_invite};
 pub use self::secrets::SecretError;
 
 use self::accounts::Accounts;
@@ -49,8 +52,10 @@ use self::clock::Clock;
 use self::delivery::Delivery;
 use self::fabric::Fabric;
 use self::grants::Grants;
+use self::invites::Invites;
 use self::keys::Keys;
 use self::node::Node;
+use self::presence::Presence;
 use self::store::{EmbeddedStore, EmbeddedStoreError};
 
 /// Directory of the embedded store, in the data directory.
@@ -104,7 +109,7 @@ impl Messaging {
     pub async fn open(config: Config, data_dir: &Path) -> Result<Self, OpenError> {
         config.check()?;
         let fabric = Arc::new(Fabric::default());
-        let (store, grants) = {
+        let (store, grants, invites) = {
             let (dir, config, sink) = (data_dir.to_owned(), config.clone(), fabric.clone());
             let opened = tokio::task::spawn_blocking(move || {
                 std::fs::create_dir_all(&dir).map_err(|source| OpenError::DataDir { dir: dir.clone(), source })?;
@@ -113,24 +118,27 @@ impl Messaging {
                     EmbeddedStoreError::Locked => OpenError::Locked { dir: dir.clone() },
                     EmbeddedStoreError::Engine(reason) => OpenError::Store { dir: dir.clone(), reason },
                 })?;
-                Ok::<_, OpenError>((store, Grants::open(&config, &dir)?))
+                Ok::<_, OpenError>((store, Grants::open(&config, &dir)?, Invites::open(&dir)?))
             });
             opened.await.map_err(|error| OpenError::Store { dir: data_dir.to_owned(), reason: error.to_string() })??
         };
         let store = Arc::new(store);
         let interval = config::seconds(config.sweep_interval_s);
+        let clock = Arc::new(Clock::start());
         let node = Arc::new(Node {
-            clock: Clock::start(),
-            accounts: Accounts::new(store.clone(), config.registration, config.look_ups_per_minute),
+            clock: clock.clone(),
+            accounts: Accounts::new(store.clone(), invites, &config),
             keys: Keys::new(store.clone(), fabric.clone(), config.one_time_claims_per_hour),
             grants,
             delivery: Delivery::new(store.clone(), fabric.clone(), &config),
+            presence: Arc::new(Presence::new(store.clone(), fabric.clone(), clock)),
             fabric,
             mailboxes: store,
             config,
         });
         let stop_sweeper = Arc::new(Notify::new());
         tokio::spawn(sweeper::run(Arc::downgrade(&node), interval, stop_sweeper.clone()));
+        tokio::spawn(presence::run(Arc::downgrade(&node)));
         info!(data_dir = %data_dir.display(), "messaging is open");
         Ok(Self { node, stop_sweeper })
     }

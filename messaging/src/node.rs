@@ -9,16 +9,18 @@ use crate::delivery::Delivery;
 use crate::fabric::Fabric;
 use crate::grants::Grants;
 use crate::keys::Keys;
+use crate::presence::Presence;
 use crate::store::MailboxStore;
 
 /// The services of a node.
 pub(crate) struct Node {
     pub(crate) config: Config,
-    pub(crate) clock: Clock,
+    pub(crate) clock: Arc<Clock>,
     pub(crate) accounts: Accounts,
     pub(crate) keys: Keys,
     pub(crate) grants: Grants,
     pub(crate) delivery: Delivery,
+    pub(crate) presence: Arc<Presence>,
     pub(crate) fabric: Arc<Fabric>,
     pub(crate) mailboxes: Arc<dyn MailboxStore>,
 }

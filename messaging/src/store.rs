@@ -12,6 +12,7 @@ use std::fmt;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
+use waxwing_protocol::api::Preferences;
 use waxwing_protocol::frames::{Envelope, Lane};
 use waxwing_protocol::identity::{PublicKey, SignedDeviceList, SignedPrekey};
 use waxwing_protocol::{AccountId, DeviceId, Handle, MsgId, Timestamp};
@@ -70,6 +71,10 @@ pub(crate) struct Append {
     /// Devices that get no row although the sender encrypted for them, since the message is for connected ones only.
     pub absent: Vec<DeviceId>,
     pub lane: Lane,
+    /// Not empty: the message replaces one of the same device and key that waits in the same lane.
+    pub coalesce_key: Bytes,
+    /// The sender thereby shows that it wants to hear from `to`: it counts as having written to it.
+    pub introduces: bool,
     /// What all rows share; `seq`, `prev_seq` and `body` are filled in by the store.
     pub envelope: Envelope,
     /// How much may wait in one lane.
@@ -85,7 +90,7 @@ pub(crate) struct Body {
 }
 
 /// What may wait in one lane of a mailbox.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Quota {
     pub msgs: u64,
     pub bytes: u64,
@@ -137,6 +142,8 @@ pub(crate) struct Held {
     /// The mailbox epoch these belong to.
     pub epoch: u64,
     pub up_to: [u64; 2],
+    /// For receipts of what this acks.
+    pub receipts: ReceiptRows,
 }
 
 /// A mailbox as a new connection finds it.
@@ -186,6 +193,16 @@ pub(crate) struct Page {
     pub end: bool,
 }
 
+/// What the rows are like that tell senders of deliveries.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct ReceiptRows {
+    /// When they are made; rows that had expired by then are not told of.
+    pub now: Timestamp,
+    pub expires_at: Timestamp,
+    /// How much may wait in the sender's lane; beyond it, nothing is told.
+    pub quota: Quota,
+}
+
 /// "Durably stored by this client".
 #[derive(Clone, Debug)]
 pub(crate) struct AckRequest {
@@ -195,6 +212,8 @@ pub(crate) struct AckRequest {
     pub up_to: u64,
     /// Further spans, both ends included.
     pub ranges: Vec<(u64, u64)>,
+    /// For receipts of what this acks.
+    pub receipts: ReceiptRows,
 }
 
 /// What a round of sweeping did.
@@ -223,7 +242,9 @@ pub(crate) trait MailboxStore: Send + Sync + 'static {
     /// Reads committed rows. Sees every row whose commit was reported before the call.
     fn read(&self, page: PageRequest) -> BoxFuture<'static, Result<Page, StoreError>>;
 
-    /// Moves the watermark. Seqs not given yet are ignored, ranges beyond [`ACK_RANGES_MAX`] are forgotten: both only
+    /// Moves the watermark, and puts a row of class DELIVERY into the mailboxes of everybody who sent what it covers, if
+    /// the mailbox's account has written to them and does not mind; with a row of the same account that waits there, it
+    /// becomes one. Seqs not given yet are ignored, ranges beyond [`ACK_RANGES_MAX`] are forgotten: both only
     /// mean that rows are delivered again. Durable on return. Acks take their place in order when this is called.
     fn ack(&self, ack: AckRequest) -> BoxFuture<'static, Result<(), StoreError>>;
 
@@ -240,6 +261,13 @@ pub(crate) trait MailboxStore: Send + Sync + 'static {
 /// Ack ranges that a mailbox's lane keeps at most.
 pub(crate) const ACK_RANGES_MAX: usize = 64;
 
+/// A genuine invite code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Invite {
+    pub number: [u8; 10],
+    pub expires_at: Timestamp,
+}
+
 /// An account about to be registered, with its first device.
 #[derive(Clone, Debug)]
 pub(crate) struct NewAccount {
@@ -250,6 +278,8 @@ pub(crate) struct NewAccount {
     pub token_hash: [u8; 32],
     /// The epoch of the first device's mailbox: random, so that a mailbox made anew is told from the old one.
     pub epoch: u64,
+    /// The code that lets it in, to be used up.
+    pub invite: Option<Invite>,
 }
 
 /// An account as the directory keeps it.
@@ -278,8 +308,29 @@ pub(crate) enum Registered {
     Repeated,
     /// Another account has the handle.
     HandleTaken,
-    /// The account id is registered with other particulars.
+    /// The account id is registered with other particulars, or was deleted just now.
     AccountTaken,
+    /// The invite code let somebody else in.
+    InviteUsed,
+}
+
+/// What became of a change of handle.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Renamed {
+    /// The account has the handle; the one it had is free.
+    Done,
+    /// Another account has the handle.
+    HandleTaken,
+    /// There is no such account.
+    NotFound,
+}
+
+/// How an account stands to somebody.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Regard {
+    pub preferences: Preferences,
+    /// It has written to them.
+    pub has_written: bool,
 }
 
 /// Prekeys that a directory holds for a device.
@@ -302,6 +353,14 @@ pub(crate) trait Directory: Send + Sync + 'static {
     /// Registers an account with its first device and that device's mailbox. Durable on return, idempotent.
     fn register(&self, account: NewAccount) -> BoxFuture<'static, Result<Registered, StoreError>>;
 
+    /// Gives an account another handle and frees the one it had. Durable on return, idempotent.
+    fn rename(&self, account: AccountId, handle: Handle) -> BoxFuture<'static, Result<Renamed, StoreError>>;
+
+    /// Deletes an account with its devices, prekeys, mailboxes and everything else kept for it. Nobody finds it or
+    /// writes to it any more when this returns; what lies in its mailboxes is erased in the next rounds of sweeping,
+    /// over crashes too. False when there is no such account.
+    fn delete(&self, account: AccountId) -> BoxFuture<'static, Result<bool, StoreError>>;
+
     /// The account with this id.
     fn account(&self, account: AccountId) -> BoxFuture<'static, Result<Option<AccountRecord>, StoreError>>;
 
@@ -310,6 +369,23 @@ pub(crate) trait Directory: Send + Sync + 'static {
 
     /// A device of an account.
     fn device(&self, device: DeviceAddress) -> BoxFuture<'static, Result<Option<DeviceRecord>, StoreError>>;
+
+    /// What an account lets others know; the default of an account that never said.
+    fn preferences(&self, account: AccountId) -> BoxFuture<'static, Result<Preferences, StoreError>>;
+
+    /// Changes what an account lets others know. Durable on return.
+    fn set_preferences(
+        &self,
+        account: AccountId,
+        preferences: Preferences,
+    ) -> BoxFuture<'static, Result<(), StoreError>>;
+
+    /// What each of `accounts` lets others know, and whether it has written to `peer`; `None` for unknown accounts.
+    fn regards(
+        &self,
+        accounts: Vec<AccountId>,
+        peer: AccountId,
+    ) -> BoxFuture<'static, Result<Vec<Option<Regard>>, StoreError>>;
 
     /// Adds one-time keys up to `ONE_TIME_KEYS_MAX` in the order given, leaving out those it has or had before, and
     /// replaces the fallback key if one is given. Durable on return, idempotent.

@@ -1,4 +1,4 @@
-//! A WebSocket as a stream of frames.
+//! A client's line as a stream of frames: a WebSocket, or a poll, which is one message in and one out.
 //!
 //! What goes wrong without it: a reader that never reads stops its writer for ever, and one large message leaves its
 //! buffer behind in every idle connection. So each write has a time limit, and a message's memory is given back before
@@ -7,17 +7,21 @@
 use std::future::poll_fn;
 use std::time::Duration;
 
-use axum::extract::ws::{CloseFrame, Message, WebSocket};
+use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket};
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt as _;
-use prost::Message as _;
-use waxwing_protocol::frames::{BATCH_BYTES, FRAME_BYTES_MAX, Frame, close};
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep_until};
+use waxwing_protocol::frames::codec::Codec;
+use waxwing_protocol::frames::{BATCH_BYTES, Frame, close, frame::Body};
 
 /// Bytes a connection reads at once: the whole read buffer of an idle one.
 pub(crate) const READ_BUFFER_BYTES: usize = 1024;
 
 /// Bytes of a WebSocket message at most: a frame of the largest size with its prefix.
-pub(crate) const MESSAGE_BYTES_MAX: usize = FRAME_BYTES_MAX + 8;
+pub(crate) const fn message_bytes_max(codec: Codec) -> usize {
+    codec.frame_bytes_max() + 8
+}
 
 /// How long a closing connection waits for the other side to close as well. Without the wait, bytes that the peer has
 /// sent meanwhile reset the connection, and it never learns why it was closed.
@@ -30,8 +34,8 @@ pub(crate) enum Inbound {
     Frames(Bytes),
     /// A ping or pong of WebSocket's own: a sign of life.
     Alive,
-    /// Text, in a subprotocol of binary messages.
-    Text,
+    /// Text in a subprotocol of binary messages, or the other way round.
+    WrongKind,
 }
 
 /// Why a connection cannot go on.
@@ -45,11 +49,14 @@ pub(crate) enum WireError {
     Malformed,
     /// It does not read.
     SlowReader,
+    /// A poll has waited as long as it may.
+    Over,
 }
 
-/// The server's end of a socket.
+/// The server's end of a line.
 pub(crate) struct Wire {
-    socket: WebSocket,
+    line: Line,
+    codec: Codec,
     write_limit: Duration,
     /// The last message, kept until the socket was polled once more: tungstenite then finds its buffer shared and
     /// takes a new small one, where it would otherwise keep one as large as the largest message.
@@ -57,51 +64,128 @@ pub(crate) struct Wire {
     out: BytesMut,
 }
 
+enum Line {
+    Socket(WebSocket),
+    Poll(Poll),
+}
+
+/// A request that waits for its answer.
+struct Poll {
+    /// The frames in it, until they are taken.
+    asked: Option<Bytes>,
+    /// When it is answered at the latest.
+    until: Instant,
+    /// Something was fed that is worth an answer.
+    news: bool,
+    answer: oneshot::Sender<PollAnswer>,
+}
+
+/// What a poll is answered.
+#[derive(Debug)]
+pub(crate) struct PollAnswer {
+    pub(crate) frames: Bytes,
+    /// The code with which a socket would have been closed.
+    pub(crate) close: Option<u16>,
+}
+
 impl Wire {
-    /// `write_limit`: how long one write may take.
-    pub(crate) fn new(socket: WebSocket, write_limit: Duration) -> Self {
-        Self { socket, write_limit, held: Bytes::new(), out: BytesMut::new() }
+    /// A socket. `write_limit`: how long one write may take.
+    pub(crate) fn socket(socket: WebSocket, codec: Codec, write_limit: Duration) -> Self {
+        Self::new(Line::Socket(socket), codec, write_limit)
+    }
+
+    /// A poll that holds the frames `asked` and waits for `limit` at most. The answer comes when the connection ends.
+    pub(crate) fn poll(asked: Bytes, codec: Codec, limit: Duration) -> (Self, oneshot::Receiver<PollAnswer>) {
+        let (answer, answered) = oneshot::channel();
+        let poll = Poll { asked: Some(asked), until: Instant::now() + limit, news: false, answer };
+        (Self::new(Line::Poll(poll), codec, limit), answered)
+    }
+
+    fn new(line: Line, codec: Codec, write_limit: Duration) -> Self {
+        Self { line, codec, write_limit, held: Bytes::new(), out: BytesMut::new() }
+    }
+
+    /// How frames are written.
+    pub(crate) fn codec(&self) -> Codec {
+        self.codec
+    }
+
+    /// Whether this is a poll.
+    pub(crate) fn is_poll(&self) -> bool {
+        matches!(self.line, Line::Poll(_))
+    }
+
+    /// Whether this is a poll that has something to answer.
+    pub(crate) fn has_answer(&self) -> bool {
+        matches!(&self.line, Line::Poll(poll) if poll.news)
     }
 
     /// The next message. Cancelling loses nothing.
     pub(crate) async fn receive(&mut self) -> Result<Inbound, WireError> {
+        let socket = match &mut self.line {
+            Line::Socket(socket) => socket,
+            Line::Poll(poll) => match poll.asked.take() {
+                Some(frames) => return Ok(Inbound::Frames(frames)),
+                None => {
+                    sleep_until(poll.until).await;
+                    return Err(WireError::Over);
+                }
+            },
+        };
         let received = poll_fn(|context| {
-            let polled = self.socket.poll_next_unpin(context);
+            let polled = socket.poll_next_unpin(context);
             if polled.is_pending() {
                 self.held = Bytes::new();
             }
             polled
         });
         match received.await {
-            Some(Ok(Message::Binary(message))) => {
-                if message.len() > READ_BUFFER_BYTES {
-                    self.held = message.clone();
-                }
-                Ok(Inbound::Frames(message))
+            Some(Ok(Message::Binary(message))) if self.codec == Codec::Protobuf => {
+                Ok(Inbound::Frames(self.hold(message)))
             }
-            Some(Ok(Message::Text(_))) => Ok(Inbound::Text),
+            Some(Ok(Message::Text(message))) if self.codec == Codec::Json => {
+                Ok(Inbound::Frames(self.hold(message.into())))
+            }
+            Some(Ok(Message::Binary(_) | Message::Text(_))) => Ok(Inbound::WrongKind),
             Some(Ok(Message::Ping(_) | Message::Pong(_))) => Ok(Inbound::Alive),
             Some(Ok(Message::Close(_))) | None => Err(WireError::Gone),
             Some(Err(error)) => Err(judge(error)),
         }
     }
 
+    /// See [`Self::held`].
+    fn hold(&mut self, message: Bytes) -> Bytes {
+        if message.len() > READ_BUFFER_BYTES {
+            self.held = message.clone();
+        }
+        message
+    }
+
     /// Adds a frame to the next write, writing first when that would become too large.
     pub(crate) async fn feed(&mut self, frame: &Frame) -> Result<(), WireError> {
-        if !self.out.is_empty() && self.out.len() + frame_bytes(frame) > BATCH_BYTES {
-            self.flush().await?;
+        match &mut self.line {
+            Line::Poll(poll) => poll.news |= is_news(frame),
+            Line::Socket(_) if !self.out.is_empty() && self.out.len() + self.codec.bytes(frame) > BATCH_BYTES => {
+                self.flush().await?;
+            }
+            Line::Socket(_) => {}
         }
-        frame.pack(&mut self.out);
+        self.codec.pack(frame, &mut self.out);
         Ok(())
     }
 
-    /// Writes what was fed, as one message.
+    /// Writes what was fed, as one message. A poll writes when it ends.
     pub(crate) async fn flush(&mut self) -> Result<(), WireError> {
+        let Line::Socket(socket) = &mut self.line else { return Ok(()) };
         if self.out.is_empty() {
             return Ok(());
         }
         let message = std::mem::take(&mut self.out).freeze();
-        match tokio::time::timeout(self.write_limit, self.socket.send(Message::Binary(message))).await {
+        let message = match self.codec {
+            Codec::Protobuf => Message::Binary(message),
+            Codec::Json => Message::Text(Utf8Bytes::try_from(message).map_err(|_| WireError::Malformed)?),
+        };
+        match tokio::time::timeout(self.write_limit, socket.send(message)).await {
             Err(_) => Err(WireError::SlowReader),
             Ok(Err(_)) => Err(WireError::Gone),
             Ok(Ok(())) => Ok(()),
@@ -109,20 +193,38 @@ impl Wire {
     }
 
     /// Closes with `code`, giving the client the time to hear it.
-    pub(crate) async fn close(mut self, code: u16, reason: &'static str) {
+    pub(crate) async fn close(self, code: u16, reason: &'static str) {
+        let mut socket = match self.line {
+            Line::Socket(socket) => socket,
+            Line::Poll(poll) => return poll.end(self.out, Some(code)),
+        };
         let goodbye = async {
             let frame = CloseFrame { code, reason: reason.into() };
-            self.socket.send(Message::Close(Some(frame))).await.ok()?;
-            while let Some(Ok(_)) = self.socket.next().await {}
+            socket.send(Message::Close(Some(frame))).await.ok()?;
+            while let Some(Ok(_)) = socket.next().await {}
             Some(())
         };
         let _ = tokio::time::timeout(LINGER, goodbye).await;
     }
+
+    /// Ends without a close code: a poll is answered, of a socket nobody is there to hear.
+    pub(crate) fn end(self) {
+        if let Line::Poll(poll) = self.line {
+            poll.end(self.out, None);
+        }
+    }
 }
 
-/// Bytes of a frame with its prefix, which has five bytes at most.
-fn frame_bytes(frame: &Frame) -> usize {
-    frame.encoded_len() + 5
+impl Poll {
+    fn end(self, frames: BytesMut, close: Option<u16>) {
+        // Nobody waits any more when the client hung up.
+        let _ = self.answer.send(PollAnswer { frames: frames.freeze(), close });
+    }
+}
+
+/// Whether a frame ends a poll: what every connection begins with does not.
+fn is_news(frame: &Frame) -> bool {
+    !matches!(frame.body, Some(Body::Welcome(_) | Body::QueueEmpty(_) | Body::Ping(_)))
 }
 
 /// What a WebSocket error says about the client.
@@ -143,7 +245,7 @@ impl WireError {
     /// The close code and reason to tell the client; `None` when nobody is there to hear it.
     pub(crate) const fn close_code(self) -> Option<(u16, &'static str)> {
         match self {
-            Self::Gone => None,
+            Self::Gone | Self::Over => None,
             Self::TooLarge => Some((close::TOO_LARGE, "a message is over the limit")),
             Self::Malformed => Some((close::BAD_FRAME, "not WebSocket")),
             Self::SlowReader => Some((close::SLOW_READER, "the client reads too slowly")),

@@ -16,7 +16,15 @@ mod client;
 mod mailboxes;
 #[path = "messaging/node.rs"]
 mod node;
+#[path = "messaging/polls.rs"]
+mod polls;
+#[path = "messaging/presence.rs"]
+mod presence;
 #[path = "messaging/random.rs"]
 mod random;
+#[path = "messaging/receipts.rs"]
+mod receipts;
 #[path = "messaging/sockets.rs"]
 mod sockets;
+#[path = "messaging/transport.rs"]
+mod transport;

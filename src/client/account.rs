@@ -9,7 +9,7 @@
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
-use waxwing_protocol::api::{RegisterRequest, RegisterResponse};
+use waxwing_protocol::api::{DeleteRequest, RegisterRequest, RegisterResponse, RenameRequest};
 use waxwing_protocol::identity::{Base64, DeviceList, PublicKey, SignedDeviceList};
 use waxwing_protocol::token::{DeviceToken, TOKEN_SECRET_BYTES};
 use waxwing_protocol::{AccountId, DeviceId, Handle, Timestamp};
@@ -102,6 +102,43 @@ impl Client {
         // Last: only now is there nothing left to continue.
         client.profile.write(|tx| tx.put(&CREDENTIALS, Credentials::KEY, &credentials))?;
         Ok(client)
+    }
+
+    /// Takes another handle; the one it had is free for others at once.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] when it is taken, [`ClientError::Unreachable`].
+    pub async fn rename(&self, handle: &Handle) -> Result<(), ClientError> {
+        let row = self.profile.read(|tx| me(tx))?;
+        let proof = row.account_key()?.rename_proof(row.account, handle);
+        let request = RenameRequest { handle: handle.clone(), proof };
+        let service = &self.service;
+        let url = service.api_url("/v1/account/handle").await?;
+        service.retry(|| service.done(service.authorized(service.http().put(&url)).json(&request))).await?;
+        self.profile.write(|tx| {
+            let row = AccountRow { handle: handle.clone(), ..me(tx)? };
+            tx.put(&ACCOUNT, SELF, &row)
+        })
+    }
+
+    /// Deletes the account at the service, with its devices and everything that waits for them, and ends this profile:
+    /// what was received stays in its directory, but nothing can be sent or received with it any more. Blobs go from
+    /// the origin when their time is over.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] or [`ClientError::Unreachable`].
+    pub async fn delete_account(&self) -> Result<(), ClientError> {
+        let row = self.profile.read(|tx| me(tx))?;
+        let request = DeleteRequest { proof: row.account_key()?.delete_proof(row.account) };
+        let service = &self.service;
+        let url = service.api_url("/v1/account/delete").await?;
+        let ask = || service.done(service.authorized(service.http().post(&url)).json(&request));
+        match service.retry(ask).await {
+            // An earlier try whose answer was lost: the token is nobody's any more.
+            Err(ClientError::Refused { problem, .. }) if problem.status == 401 => {}
+            done => done?,
+        }
+        self.profile.write(|tx| tx.remove(&CREDENTIALS, Credentials::KEY)).map(drop)
     }
 
     /// Who this profile is.

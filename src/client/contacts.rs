@@ -145,6 +145,12 @@ pub(crate) fn known(tx: &impl Rows, account: AccountId) -> Result<Option<Contact
     row.map(|row| read(account, row.handle, row.account_key, &row.device_list)).transpose()
 }
 
+/// The accounts of everybody remembered.
+pub(crate) fn all(tx: &impl Rows) -> Result<Vec<AccountId>, ClientError> {
+    let rows = tx.list(&HANDLES)?;
+    Ok(rows.into_iter().map(|(_, account)| account).collect())
+}
+
 fn known_by_handle(tx: &impl Rows, handle: &Handle) -> Result<Option<Contact>, ClientError> {
     match tx.get(&HANDLES, handle.as_str().as_bytes())? {
         Some(account) => known(tx, account),

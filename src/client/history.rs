@@ -1,11 +1,13 @@
-//! What was received, for whoever shows or searches it.
+//! What was received and sent, for whoever shows or searches it.
 
-use waxwing_protocol::{AccountId, MsgId, Timestamp};
+use waxwing_protocol::{AccountId, Handle, MsgId, Timestamp};
 use waxwing_seal::message::Content;
 
 use crate::inbox::{RECEIVED, Said};
+use crate::outbox::SENT;
 use crate::profile::Rows as _;
-use crate::{Client, ClientError};
+use crate::receipts::{self, Tick};
+use crate::{Client, ClientError, contacts};
 
 /// A message that this device has received.
 #[derive(Clone, Debug)]
@@ -20,7 +22,55 @@ pub struct ReceivedMessage {
     pub content: Result<Content, String>,
 }
 
+/// A message that this device has sent.
+#[derive(Clone, Debug)]
+pub struct SentMessage {
+    /// Whom to.
+    pub to: AccountId,
+    /// What they were called then.
+    pub handle: Handle,
+    /// Its id.
+    pub msg_id: MsgId,
+    /// When the server took it.
+    pub server_ts: Timestamp,
+    /// What it says.
+    pub content: Content,
+    /// What became of it.
+    pub tick: Tick,
+}
+
 impl Client {
+    /// What a person is called, if this profile knows them.
+    ///
+    /// # Errors
+    /// [`ClientError::Profile`] when the profile cannot be read.
+    pub fn handle_of(&self, account: AccountId) -> Result<Option<Handle>, ClientError> {
+        Ok(self.profile.read(|tx| contacts::known(tx, account))?.map(|contact| contact.handle))
+    }
+
+    /// Every message this device has sent, in the order in which the server took them, with what became of it.
+    ///
+    /// # Errors
+    /// [`ClientError::Profile`] when the profile cannot be read.
+    pub fn sent_messages(&self) -> Result<Vec<SentMessage>, ClientError> {
+        let mut messages = self.profile.read(|tx| {
+            let sent = tx.list(&SENT)?.into_iter().map(|(key, row)| {
+                let msg_id = MsgId::from_slice(&key)?;
+                Ok(SentMessage {
+                    to: row.to,
+                    handle: row.handle,
+                    msg_id,
+                    server_ts: row.server_ts,
+                    content: Content::from_bytes(&row.content.0)?,
+                    tick: receipts::tick(tx, msg_id)?,
+                })
+            });
+            sent.collect::<Result<Vec<_>, ClientError>>()
+        })?;
+        messages.sort_by_key(|message| (message.server_ts, message.msg_id));
+        Ok(messages)
+    }
+
     /// Every message this device has received, in the order in which the server took them.
     ///
     /// # Errors
@@ -31,7 +81,11 @@ impl Client {
         for (key, row) in rows {
             let (from, msg_id) = key.split_at_checked(16).ok_or(ClientError::Damaged { what: "a received message" })?;
             let content = match row.said {
-                Said::Content(bytes) => Ok(Content::from_bytes(&bytes.0)?),
+                Said::Content(bytes) => match Content::from_bytes(&bytes.0)? {
+                    // Nobody's words.
+                    Content::Read { .. } => continue,
+                    content => Ok(content),
+                },
                 Said::Unreadable(reason) => Err(reason),
             };
             messages.push(ReceivedMessage {

@@ -9,6 +9,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::{Bytes, BytesMut};
 use http::header::RETRY_AFTER;
 use reqwest::{RequestBuilder, Response, redirect};
 use serde::de::DeserializeOwned;
@@ -27,6 +28,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a small request may take from the first byte to the last of its answer. Bodies of blobs have no such
 /// limit: they may take hours and are watched for standing still instead.
 pub(crate) const SMALL_REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The kind of a problem that is none: an answer without one, by something on the way.
+pub(crate) const NO_DETAILS: &str = "no-details";
 
 /// How long a body may stand still.
 pub(crate) const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
@@ -175,6 +179,14 @@ impl Service {
         serde_json::from_slice(&body).map_err(|error| self.nonsense(format!("not the JSON expected: {error}")))
     }
 
+    /// Sends a small request whose answer has nothing in it.
+    ///
+    /// # Errors
+    /// [`ClientError::Unreachable`] or [`ClientError::Refused`].
+    pub(crate) async fn done(&self, request: RequestBuilder) -> Result<(), ClientError> {
+        self.send(request.timeout(SMALL_REQUEST_TIMEOUT)).await.map(drop)
+    }
+
     /// Sends a request; an answer that is not a success becomes the problem it carries.
     ///
     /// # Errors
@@ -194,22 +206,30 @@ impl Service {
         };
         // A proxy on the way may answer without a problem; the status is then all there is.
         let problem = problem.map_or_else(
-            || Problem::new(status, "no-details", format!("status {status}")),
+            || Problem::new(status, NO_DETAILS, format!("status {status}")),
             |problem: Problem| Problem { status, ..problem },
         );
         let retry_after = retry_after.map(Duration::from_secs);
         ClientError::Refused { server: self.server.to_string(), problem: Box::new(problem), retry_after }
     }
 
-    async fn small_body(&self, mut response: Response) -> Result<Vec<u8>, ClientError> {
-        let mut body = Vec::new();
+    async fn small_body(&self, response: Response) -> Result<Vec<u8>, ClientError> {
+        self.body(response, SMALL_ANSWER_BYTES_MAX).await.map(Into::into)
+    }
+
+    /// The body of an answer, if it has no more than so many bytes.
+    ///
+    /// # Errors
+    /// [`ClientError::Unreachable`] or [`ClientError::Nonsense`].
+    pub(crate) async fn body(&self, mut response: Response, bytes_max: usize) -> Result<Bytes, ClientError> {
+        let mut body = BytesMut::new();
         while let Some(chunk) = response.chunk().await.map_err(|source| self.unreachable(source))? {
-            if body.len() + chunk.len() > SMALL_ANSWER_BYTES_MAX {
-                return Err(self.nonsense(format!("more than {SMALL_ANSWER_BYTES_MAX} bytes")));
+            if body.len() + chunk.len() > bytes_max {
+                return Err(self.nonsense(format!("more than {bytes_max} bytes")));
             }
             body.extend_from_slice(&chunk);
         }
-        Ok(body)
+        Ok(body.freeze())
     }
 
     /// Repeats `request` while it fails in a way that may pass, with pauses, a bounded number of times.

@@ -10,7 +10,7 @@
 use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
-use waxwing_protocol::frames::{Ack, Deliver, Envelope, Have, Lane};
+use waxwing_protocol::frames::{Ack, Class, Deliver, Envelope, Have, Lane};
 use waxwing_protocol::{AccountId, DeviceId, Handle, MsgId, Timestamp};
 use waxwing_seal::message::{Content, Message, Party};
 use waxwing_seal::session::begun_by;
@@ -18,8 +18,9 @@ use waxwing_seal::session::begun_by;
 use crate::account::{DEVICE, SELF, device_keys, me, party};
 use crate::contacts::{self, Contact};
 use crate::profile::{Rows, Table, WriteTx};
+use crate::receipts::{Tick, Ticked};
 use crate::secret::SecretBytes;
-use crate::{ClientError, blob_refs, conversation, sessions};
+use crate::{ClientError, blob_refs, conversation, receipts, sessions};
 
 /// Everything received, by sender's account and message id. Kept: it is what tells a repeat, and the history.
 pub(crate) const RECEIVED: Table<ReceivedRow> = Table::new("received");
@@ -68,6 +69,8 @@ struct MailboxRow {
 /// What one delivered frame came to.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Receipt {
+    /// What became of messages sent from here.
+    pub(crate) ticks: Vec<Ticked>,
     /// What to send now that everything is stored.
     pub(crate) ack: Option<Ack>,
     /// How many messages were new and readable.
@@ -88,7 +91,7 @@ pub(crate) struct Unreadable {
 /// with other keys.
 pub(crate) fn strangers(tx: &impl Rows, deliver: &Deliver) -> Result<Vec<AccountId>, ClientError> {
     let mut strangers = Vec::new();
-    for envelope in &deliver.envelopes {
+    for envelope in deliver.envelopes.iter().filter(|envelope| envelope.class() != Class::Delivery) {
         let (Ok(account), Ok(device)) =
             (AccountId::from_slice(&envelope.from_account), DeviceId::new(envelope.from_device))
         else {
@@ -115,11 +118,19 @@ pub(crate) fn receive(
     let mut keys = device_keys(tx)?;
     let me = party(&me(tx)?, &keys);
     let mut keys_changed = false;
-    let mut receipt = Receipt { ack: None, new: 0, unreadable: Vec::new() };
+    let mut receipt = Receipt { ticks: Vec::new(), ack: None, new: 0, unreadable: Vec::new() };
     for envelope in &deliver.envelopes {
         let lane = if deliver.lane() == Lane::Urgent { &mut mailbox.urgent } else { &mut mailbox.normal };
         *lane = envelope.seq.max(*lane);
         receipt.ack = Some(Ack { lane: deliver.lane, up_to: *lane, ranges: Vec::new() });
+        if let Some(delivery) = envelope.delivery.as_ref().filter(|_| envelope.class() == Class::Delivery) {
+            let ids: Vec<_> = delivery.msg_ids.iter().filter_map(|id| MsgId::from_slice(id).ok()).collect();
+            if let Ok(peer) = AccountId::from_slice(&delivery.account) {
+                let msg_ids = receipts::delivered(tx, peer, &ids)?;
+                receipt.ticked(peer, msg_ids, Tick::Delivered);
+            }
+            continue;
+        }
         let (Ok(from), Ok(msg_id)) =
             (AccountId::from_slice(&envelope.from_account), MsgId::from_slice(&envelope.msg_id))
         else {
@@ -135,6 +146,13 @@ pub(crate) fn receive(
         let mut opener = Opener { tx, keys: &mut keys, me: &me, keys_changed: &mut keys_changed };
         let opened = opener.open(envelope, from, msg_id, refused)?;
         let (client_hlc, said) = match opened {
+            Ok(Message { content: Content::Read { client_hlc: up_to, up_to: last }, client_hlc, .. }) => {
+                let msg_ids = receipts::read(tx, from, up_to)?;
+                receipt.ticked(from, msg_ids, Tick::Read);
+                // Kept like any other, to tell a repeat.
+                let said = Content::Read { up_to: last, client_hlc: up_to }.to_bytes();
+                (conversation::observe(tx, client_hlc, now)?, Said::Content(said.into()))
+            }
             Ok(message) => {
                 conversation::seen(tx, from, msg_id, &message.parents)?;
                 if let Content::File(file) = &message.content {
@@ -163,6 +181,14 @@ pub(crate) fn receive(
     }
     tx.put(&MAILBOX, SELF, &mailbox)?;
     Ok(receipt)
+}
+
+impl Receipt {
+    fn ticked(&mut self, peer: AccountId, msg_ids: Vec<MsgId>, tick: Tick) {
+        if !msg_ids.is_empty() {
+            self.ticks.push(Ticked { peer, msg_ids, tick });
+        }
+    }
 }
 
 /// What opening needs.
@@ -226,6 +252,7 @@ pub(crate) struct Pending {
     pub(crate) row: PendingRow,
     pub(crate) contact: Contact,
     pub(crate) content: Content,
+    client_hlc: u64,
 }
 
 impl Pending {
@@ -242,15 +269,19 @@ pub(crate) fn pending(tx: &impl Rows) -> Result<Vec<Pending>, ClientError> {
         let received = tx.get(&RECEIVED, &[&row.from.as_bytes()[..], row.msg_id.as_bytes()].concat())?;
         let contact = contacts::known(tx, row.from)?;
         // Both were stored with the row, or before it.
-        if let (Some(ReceivedRow { said: Said::Content(content), .. }), Some(contact)) = (received, contact) {
-            pending.push(Pending { key, row, contact, content: Content::from_bytes(&content.0)? });
+        if let (Some(ReceivedRow { said: Said::Content(content), client_hlc, .. }), Some(contact)) = (received, contact)
+        {
+            pending.push(Pending { key, row, contact, content: Content::from_bytes(&content.0)?, client_hlc });
         }
     }
     Ok(pending)
 }
 
-/// The message was shown; a file in it is still to be saved.
-pub(crate) fn shown(tx: &WriteTx<'_>, pending: &Pending) -> Result<(), ClientError> {
+/// The message was shown, to a person when it was `seen`; a file in it is still to be saved.
+pub(crate) fn shown(tx: &WriteTx<'_>, pending: &Pending, seen: bool) -> Result<(), ClientError> {
+    if seen {
+        receipts::shown(tx, pending.row.from, pending.row.msg_id, pending.client_hlc)?;
+    }
     if matches!(pending.content, Content::File(_)) {
         tx.put(&PENDING, &pending.key, &PendingRow { shown: true, ..pending.row.clone() })
     } else {
@@ -324,7 +355,10 @@ mod tests {
         for n in 1..=4_u8 {
             let there = envelope(&alice, &alice.send(&bob, msg(n), &text("there")), n.into());
             (alice, bob) = (alice.restarted(), bob.restarted());
-            assert_eq!(bob.receive_one(there), Receipt { ack: acked(n.into()), new: 1, unreadable: vec![] });
+            assert_eq!(
+                bob.receive_one(there),
+                Receipt { ticks: vec![], ack: acked(n.into()), new: 1, unreadable: vec![] }
+            );
             let back = envelope(&bob, &bob.send(&alice, msg(100 + n), &text("back")), n.into());
             (alice, bob) = (alice.restarted(), bob.restarted());
             assert_eq!(alice.receive_one(back).new, 1);
@@ -342,7 +376,7 @@ mod tests {
         assert_eq!(bob.receive(&deliver(vec![one.clone(), two.clone()])).new, 2);
         let bob = bob.restarted();
         let again = bob.receive(&deliver(vec![one, two]));
-        assert_eq!(again, Receipt { ack: acked(2), new: 0, unreadable: vec![] });
+        assert_eq!(again, Receipt { ticks: vec![], ack: acked(2), new: 0, unreadable: vec![] });
         assert_eq!(bob.pending(), [text("one"), text("two")]);
     }
 
@@ -442,7 +476,7 @@ mod tests {
         let all = |bob: &Person| bob.profile.read(|tx| pending(tx)).unwrap();
         let waiting = all(&bob);
         assert!(waiting.iter().all(|pending| !pending.row.shown));
-        bob.profile.write(|tx| waiting.iter().try_for_each(|pending| shown(tx, pending))).unwrap();
+        bob.profile.write(|tx| waiting.iter().try_for_each(|pending| shown(tx, pending, true))).unwrap();
 
         let bob = bob.restarted();
         let waiting = all(&bob);

@@ -14,7 +14,9 @@ use waxwing_seal::blob::{BlobHeader, BlobKey};
 use waxwing_seal::blob_ref::BlobRef;
 
 use crate::http::Backoff;
-use crate::{Client, ClientError, Content, MessageSummary, RegisterOptions, WatchEvent, WatchOptions, WatchReport};
+use crate::{
+    Client, ClientError, Content, MessageSummary, RegisterOptions, Tick, WatchEvent, WatchOptions, WatchReport,
+};
 
 /// A service, and a directory for people's profiles.
 struct Town {
@@ -81,7 +83,7 @@ async fn receive(client: &Client) -> (Vec<String>, WatchReport) {
             words.lock().unwrap().push(text);
         }
     };
-    let report = client.watch(WatchOptions { once: true, save: None }, &on).await.unwrap();
+    let report = client.watch(WatchOptions { once: true, ..WatchOptions::default() }, &on).await.unwrap();
     (words.into_inner().unwrap(), report)
 }
 
@@ -260,7 +262,7 @@ async fn next_words(events: &mut mpsc::UnboundedReceiver<WatchEvent>) -> String 
 #[tokio::test]
 async fn a_watch_for_one_message_waits_for_it() {
     let (_town, alice, bob_) = Town::pair().await;
-    let (mut events, watcher) = watching(&bob_, WatchOptions { once: true, save: None });
+    let (mut events, watcher) = watching(&bob_, WatchOptions { once: true, ..WatchOptions::default() });
     assert!(matches!(events.recv().await, Some(WatchEvent::Connected { pending: 0 })));
     alice.send_content(&bob(), msg(1), text("at last")).await.unwrap();
     assert_eq!(watcher.await.unwrap().unwrap().received, 1);
@@ -326,6 +328,35 @@ async fn a_device_displaced_elsewhere_stops_watching() {
     second.abort();
 }
 
+/// What a person has seen is told to its author, as far as they want it told.
+#[tokio::test]
+async fn a_message_shown_is_told_as_read_unless_receipts_are_off_or_nobody_looks() {
+    let (town, alice, bob_) = Town::pair().await;
+    alice.send_content(&bob(), msg(1), text("one")).await.unwrap();
+    alice.send_content(&bob(), msg(2), text("two")).await.unwrap();
+    receive(&bob_).await;
+    let (mut events, watcher) = watching(&alice, WatchOptions::default());
+    let ticked = loop {
+        if let WatchEvent::Ticked { to, msg_ids, tick } = events.recv().await.unwrap() {
+            break (to, msg_ids, tick);
+        }
+    };
+    assert_eq!(ticked, (bob(), vec![msg(1), msg(2)], Tick::Read));
+    watcher.abort();
+    assert!(alice.messages().unwrap().is_empty(), "a receipt is no message");
+
+    bob_.set_read_receipts(false).unwrap();
+    alice.send_content(&bob(), msg(3), text("three")).await.unwrap();
+    receive(&bob_).await;
+    bob_.set_read_receipts(true).unwrap();
+    alice.send_content(&bob(), msg(4), text("four")).await.unwrap();
+    let background = WatchOptions { once: true, background: true, ..WatchOptions::default() };
+    bob_.watch(background, &|_| {}).await.unwrap();
+    assert_eq!(town.server.world().sends.len(), 5, "four messages and the first receipt");
+    let ticks = || alice.sent_messages().unwrap().into_iter().map(|message| message.tick).collect::<Vec<_>>();
+    assert_eq!(ticks(), [Tick::Read, Tick::Read, Tick::Sent, Tick::Sent]);
+}
+
 /// A file whose blob is gone is told and given up; what came with it is not held up.
 #[tokio::test]
 async fn a_file_that_is_gone_is_told_and_given_up() {
@@ -335,7 +366,7 @@ async fn a_file_that_is_gone_is_told_and_given_up() {
     alice.send_content(&bob(), msg(1), Content::File(Box::new(file))).await.unwrap();
     alice.send_content(&bob(), msg(2), text("look")).await.unwrap();
     let save = Some(town.dir.path().join("inbox"));
-    let (mut events, watcher) = watching(&bob_, WatchOptions { once: true, save });
+    let (mut events, watcher) = watching(&bob_, WatchOptions { once: true, save, ..WatchOptions::default() });
     let report = watcher.await.unwrap().unwrap();
     assert_eq!(report, WatchReport { received: 2, lost: 1, ..WatchReport::default() });
     let mut failed = 0;
@@ -356,7 +387,7 @@ async fn a_file_shown_without_a_directory_is_left_for_a_later_watch() {
     alice.send_content(&bob(), msg(1), Content::File(Box::new(file))).await.unwrap();
     assert_eq!(receive(&bob_).await.1.received, 1);
     let bob_ = town.restart("bob", bob_);
-    let options = WatchOptions { once: true, save: Some(town.dir.path().join("inbox")) };
+    let options = WatchOptions { once: true, save: Some(town.dir.path().join("inbox")), ..WatchOptions::default() };
     let report = bob_.watch(options, &|_| {}).await.unwrap();
     assert_eq!(report, WatchReport { lost: 1, ..WatchReport::default() });
 }
@@ -366,7 +397,7 @@ async fn a_directory_that_cannot_be_made_is_told_before_anything_is_received() {
     let (town, _alice, bob_) = Town::pair().await;
     let in_the_way = town.dir.path().join("file");
     std::fs::write(&in_the_way, b"").unwrap();
-    let options = WatchOptions { once: true, save: Some(in_the_way.join("inbox")) };
+    let options = WatchOptions { once: true, save: Some(in_the_way.join("inbox")), ..WatchOptions::default() };
     let refused = bob_.watch(options, &|_| {}).await.unwrap_err();
     assert!(matches!(refused, ClientError::File { .. }), "{refused}");
 }

@@ -19,18 +19,17 @@ use waxwing_seal::message::{Content, Message, Party};
 use waxwing_seal::session::SessionError;
 
 use crate::account::{device_keys, me, now, party};
-use crate::contacts::{Asked, Contact};
-use crate::conversation;
+use crate::contacts::{self, Asked, Contact};
 use crate::profile::{Rows, Table, WriteTx};
 use crate::route::{Line, Reply};
 use crate::secret::SecretBytes;
-use crate::{Client, ClientError, sessions};
+use crate::{Client, ClientError, conversation, receipts, sessions};
 
 /// Messages encrypted and not yet taken by the server, by message id: in the order of their making.
 const OUTBOX: Table<OutboxRow> = Table::new("outbox");
 
 /// Messages the server has, by message id.
-const SENT: Table<SentRow> = Table::new("sent");
+pub(crate) const SENT: Table<SentRow> = Table::new("sent");
 
 /// How often a message is fitted to changed devices before giving up. Each time a device came or went in the moment
 /// between asking for the list and sending.
@@ -46,6 +45,9 @@ struct OutboxRow {
     /// Kept to encrypt for a device that is listed only later.
     content: SecretBytes,
     bodies: Vec<BodyRow>,
+    /// A receipt that replaces an earlier one which its reader has not got yet.
+    #[serde(default)]
+    coalesce: bool,
 }
 
 /// A ciphertext for one device.
@@ -58,12 +60,12 @@ struct BodyRow {
 
 /// A message that was sent.
 #[derive(Serialize, Deserialize)]
-struct SentRow {
-    to: AccountId,
-    handle: Handle,
+pub(crate) struct SentRow {
+    pub(crate) to: AccountId,
+    pub(crate) handle: Handle,
     client_hlc: u64,
-    server_ts: Timestamp,
-    content: SecretBytes,
+    pub(crate) server_ts: Timestamp,
+    pub(crate) content: SecretBytes,
 }
 
 /// A message of the outbox that will not be sent.
@@ -107,20 +109,32 @@ impl Client {
         self.service.retry(flush).await
     }
 
+    /// Sends words, and returns when the server has them durably. Cut before that, they may have been put into the
+    /// outbox already, and are sent at the next chance.
+    ///
+    /// # Errors
+    /// Those of [`Client::send_content`].
+    pub async fn send_text(&self, to: &Handle, words: &str) -> Result<MsgId, ClientError> {
+        let msg_id = MsgId::from(uuid::Uuid::now_v7());
+        Box::pin(self.send_content(to, msg_id, Content::Text(words.to_owned()))).await
+    }
+
     /// Sends everything in the outbox, oldest first. What the server will never take is removed and told. Whoever calls
     /// it has the [turn](crate::route::Route::turn).
     pub(crate) async fn flush(&self, line: &mut Line<'_>) -> Result<Vec<Unsent>, ClientError> {
         let mut unsent = Vec::new();
         for msg_id in self.profile.read(|tx| queued(tx))? {
+            // A receipt is nobody's message: whether it arrives is not worth telling.
+            let quiet = self.profile.read(|tx| is_receipt(tx, msg_id))?;
             match self.deliver(line, msg_id).await {
                 Ok(()) => {}
                 // This one must wait, and those behind it need not.
                 Err(error @ (ClientError::NotNow { .. } | ClientError::DevicesUnsettled { .. })) => {
-                    unsent.push(Unsent { msg_id, error });
+                    unsent.extend((!quiet).then_some(Unsent { msg_id, error }));
                 }
                 Err(error) if is_about_message(&error) => {
                     self.profile.write(|tx| tx.remove(&OUTBOX, msg_id.as_bytes()))?;
-                    unsent.push(Unsent { msg_id, error });
+                    unsent.extend((!quiet).then_some(Unsent { msg_id, error }));
                 }
                 // The network, the service or the profile: no message is to blame.
                 Err(error) => return Err(error),
@@ -134,6 +148,23 @@ impl Client {
         let contact = self.contact(to).await?;
         let prekeys = self.claim_prekeys(&contact).await?;
         self.profile.write(|tx| enqueue(tx, &contact, &prekeys, msg_id, content, now()))
+    }
+
+    /// Encrypts receipts of what was read since the last ones into the outbox. Whom they cannot be encrypted for now is
+    /// told with the next ones.
+    pub(crate) async fn queue_receipts(&self) -> Result<(), ClientError> {
+        for account in self.profile.read(|tx| receipts::due(tx))? {
+            let Some(contact) = self.profile.read(|tx| contacts::known(tx, account))? else { continue };
+            match self.claim_prekeys(&contact).await {
+                Ok(prekeys) => {
+                    let msg_id = MsgId::from(uuid::Uuid::now_v7());
+                    self.profile.write(|tx| enqueue_receipt(tx, &contact, &prekeys, msg_id, now()))?;
+                }
+                Err(error @ ClientError::Profile { .. }) => return Err(error),
+                Err(error) => tracing::debug!("a receipt to {account} waits: {error}"),
+            }
+        }
+        Ok(())
     }
 
     /// Sends one message of the outbox until the server has it, fitting it to the recipient's devices.
@@ -193,6 +224,19 @@ fn is_queued(tx: &impl Rows, msg_id: MsgId) -> Result<bool, ClientError> {
     Ok(tx.get(&OUTBOX, msg_id.as_bytes())?.is_some())
 }
 
+fn is_receipt(tx: &impl Rows, msg_id: MsgId) -> Result<bool, ClientError> {
+    let Some(row) = tx.get(&OUTBOX, msg_id.as_bytes())? else { return Ok(false) };
+    Ok(matches!(Content::from_bytes(&row.content.0)?, Content::Read { .. }))
+}
+
+/// To whom a message goes or went, as far as this profile remembers.
+pub(crate) fn recipient(tx: &impl Rows, msg_id: MsgId) -> Result<Option<AccountId>, ClientError> {
+    if let Some(row) = tx.get(&SENT, msg_id.as_bytes())? {
+        return Ok(Some(row.to));
+    }
+    Ok(tx.get(&OUTBOX, msg_id.as_bytes())?.map(|row| row.to))
+}
+
 fn is_sent(tx: &impl Rows, msg_id: MsgId) -> Result<bool, ClientError> {
     Ok(tx.get(&SENT, msg_id.as_bytes())?.is_some())
 }
@@ -241,11 +285,36 @@ fn enqueue(
         parents: conversation::follow(tx, contact.account, msg_id)?,
         content: content.to_bytes().into(),
         bodies: Vec::new(),
+        coalesce: false,
     };
     encrypt_missing(tx, contact, prekeys, msg_id, &mut row)?;
     if row.bodies.is_empty() {
         return Err(ClientError::OwnAccount);
     }
+    receipts::sending(tx, contact.account, msg_id, row.client_hlc)?;
+    tx.put(&OUTBOX, msg_id.as_bytes(), &row)
+}
+
+/// Encrypts a receipt of what was read of `contact`, if one is due. It is no part of the conversation: no message names
+/// it as seen before.
+fn enqueue_receipt(
+    tx: &WriteTx<'_>,
+    contact: &Contact,
+    prekeys: &[(DeviceId, SignedPrekey)],
+    msg_id: MsgId,
+    now: Timestamp,
+) -> Result<(), ClientError> {
+    let Some(receipts::Due { content, coalesce }) = receipts::take(tx, contact.account)? else { return Ok(()) };
+    let mut row = OutboxRow {
+        to: contact.account,
+        handle: contact.handle.clone(),
+        client_hlc: conversation::tick(tx, now)?,
+        parents: Vec::new(),
+        content: content.to_bytes().into(),
+        bodies: Vec::new(),
+        coalesce,
+    };
+    encrypt_missing(tx, contact, prekeys, msg_id, &mut row)?;
     tx.put(&OUTBOX, msg_id.as_bytes(), &row)
 }
 
@@ -307,15 +376,18 @@ fn frame(tx: &impl Rows, msg_id: MsgId) -> Result<Option<(AccountId, Send)>, Cli
         reg_id: body.reg_id,
         ciphertext: body.ciphertext.0.into(),
     });
+    let receipt = matches!(Content::from_bytes(&row.content.0)?, Content::Read { .. });
+    let (class, urgency) = if receipt { (Class::Receipt, Urgency::None) } else { (Class::Message, Urgency::High) };
     let direct = Direct { account: row.to.as_bytes().to_vec().into(), devices: devices.collect() };
     let send = Send {
         msg_id: msg_id.as_bytes().to_vec().into(),
         target: Some(Target::Direct(direct)),
-        class: Class::Message.into(),
-        urgency: Urgency::High.into(),
+        class: class.into(),
+        urgency: urgency.into(),
         ttl_s: None,
         conv_id: Vec::new().into(),
         client_hlc: row.client_hlc,
+        coalesce_key: if row.coalesce { receipts::COALESCE_KEY.into() } else { Vec::new().into() },
     };
     Ok(Some((row.to, send)))
 }
@@ -323,6 +395,9 @@ fn frame(tx: &impl Rows, msg_id: MsgId) -> Result<Option<(AccountId, Send)>, Cli
 /// The server has the message.
 fn settle(tx: &WriteTx<'_>, msg_id: MsgId, result: &SendResult) -> Result<(), ClientError> {
     let Some(row) = tx.get(&OUTBOX, msg_id.as_bytes())? else { return Ok(()) };
+    if matches!(Content::from_bytes(&row.content.0)?, Content::Read { .. }) {
+        return tx.remove(&OUTBOX, msg_id.as_bytes()).map(drop);
+    }
     let OutboxRow { to, handle, client_hlc, content, .. } = row;
     let server_ts = Timestamp::from_millis(result.server_ts);
     tx.put(&SENT, msg_id.as_bytes(), &SentRow { to, handle, client_hlc, server_ts, content })?;

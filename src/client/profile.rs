@@ -12,6 +12,7 @@
 //! between commit and the step it allows.
 
 use std::marker::PhantomData;
+use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -171,18 +172,30 @@ pub(crate) trait Rows {
     /// [`ClientError::Profile`] when the store fails.
     fn get<V: DeserializeOwned>(&self, table: &Table<V>, key: &[u8]) -> Result<Option<V>, ClientError>;
 
+    /// The rows whose keys lie within these bounds, by rising key.
+    ///
+    /// # Errors
+    /// [`ClientError::Profile`] when the store fails.
+    fn range<V: DeserializeOwned>(
+        &self,
+        table: &Table<V>,
+        keys: (Bound<&[u8]>, Bound<&[u8]>),
+    ) -> Result<Vec<(Vec<u8>, V)>, ClientError>;
+
     /// All rows, by rising key. For tables that stay small.
     ///
     /// # Errors
     /// [`ClientError::Profile`] when the store fails.
-    fn list<V: DeserializeOwned>(&self, table: &Table<V>) -> Result<Vec<(Vec<u8>, V)>, ClientError>;
+    fn list<V: DeserializeOwned>(&self, table: &Table<V>) -> Result<Vec<(Vec<u8>, V)>, ClientError> {
+        self.range(table, (Bound::Unbounded, Bound::Unbounded))
+    }
 }
 
 fn decode<V: DeserializeOwned>(table: &'static str, bytes: &[u8]) -> Result<V, StoreError> {
     serde_json::from_slice(bytes).map_err(|source| StoreError::Row { table, source })
 }
 
-/// `get` and `list` are the same text for redb's two kinds of tables, which share no object-safe trait.
+/// `get` and `range` are the same text for redb's two kinds of tables, which share no object-safe trait.
 macro_rules! rows {
     ($tx:ident) => {
         impl Rows for $tx<'_> {
@@ -200,7 +213,11 @@ macro_rules! rows {
                 get().map_err(|error| self.profile.failed(error))
             }
 
-            fn list<V: DeserializeOwned>(&self, table: &Table<V>) -> Result<Vec<(Vec<u8>, V)>, ClientError> {
+            fn range<V: DeserializeOwned>(
+                &self,
+                table: &Table<V>,
+                keys: (Bound<&[u8]>, Bound<&[u8]>),
+            ) -> Result<Vec<(Vec<u8>, V)>, ClientError> {
                 let list = || {
                     let rows = match self.tx.open_table(table.definition()) {
                         Ok(rows) => rows,
@@ -208,7 +225,7 @@ macro_rules! rows {
                         Err(TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
                         Err(error) => return Err(engine(error)),
                     };
-                    let rows = rows.iter().map_err(engine)?.map(|row| {
+                    let rows = rows.range::<&[u8]>(keys).map_err(engine)?.map(|row| {
                         let (key, value) = row.map_err(engine)?;
                         Ok((key.value().to_vec(), decode(table.name, value.value())?))
                     });

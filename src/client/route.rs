@@ -15,10 +15,12 @@ use crate::{Client, ClientError};
 /// Messages on their way to the watching connection: the protocol allows 64 in flight.
 const QUEUE: usize = 64;
 
-/// A message for the watching connection, and where its answer goes.
-pub(crate) struct Outgoing {
-    pub(crate) send: Send,
-    pub(crate) reply: oneshot::Sender<Reply>,
+/// Something for the watching connection.
+pub(crate) enum Outgoing {
+    /// A message, and where its answer goes.
+    Message(Send, oneshot::Sender<Reply>),
+    /// A frame that asks for no answer.
+    Push(Body),
 }
 
 /// The server's answer to a Send.
@@ -57,6 +59,12 @@ impl Route {
         self.turn.lock().await
     }
 
+    /// Sends a frame that asks for no answer, if there is a connection that watches and it is not busy; tells whether
+    /// it did.
+    pub(crate) fn push(&self, body: Body) -> bool {
+        self.watching().is_some_and(|sender| sender.try_send(Outgoing::Push(body)).is_ok())
+    }
+
     fn watching(&self) -> Option<mpsc::Sender<Outgoing>> {
         let watching = self.watching.lock().unwrap_or_else(PoisonError::into_inner);
         watching.clone().filter(|sender| !sender.is_closed())
@@ -87,7 +95,7 @@ impl<'a> Line<'a> {
             return Ok(Self::Watching(client, sender));
         }
         // What waits in the mailbox is for a watching connection; the smallest window keeps it there.
-        let (socket, _) = Socket::connect(client, None, Window { msgs: 1, bytes: 1 }).await?;
+        let (socket, _) = Socket::connect(client, None, Window { msgs: 1, bytes: 1 }, false).await?;
         Ok(Self::Own(client, Box::new(socket)))
     }
 
@@ -101,7 +109,7 @@ impl<'a> Line<'a> {
             Self::Watching(client, sender) => {
                 let (reply, answer) = oneshot::channel();
                 let gone = || client.service.lost("the watching connection ended");
-                sender.send(Outgoing { send, reply }).await.map_err(|_| gone())?;
+                sender.send(Outgoing::Message(send, reply)).await.map_err(|_| gone())?;
                 // The connection may be waiting for its next try; the caller has a patience of its own.
                 match timeout(REPLY_TIMEOUT, answer).await {
                     Ok(reply) => reply.map_err(|_| gone()),

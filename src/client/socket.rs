@@ -1,4 +1,5 @@
-//! The socket: frames to and from the messaging service, over WebSocket (RFC 6455).
+//! The socket: frames to and from the messaging service, over WebSocket (RFC 6455), or over polls where a proxy on the
+//! way does not let one through.
 //!
 //! A connection can die without a word: a phone leaves its network, a node loses power. Without a heartbeat the client
 //! would wait for messages that nobody sends any more. So silence is answered by a Ping, and silence of 2.5 heartbeats
@@ -28,7 +29,8 @@ use waxwing_protocol::frames::{
 };
 
 use crate::account::{device_keys, me};
-use crate::http::{SMALL_REQUEST_TIMEOUT, Service};
+use crate::http::{NO_DETAILS, SMALL_REQUEST_TIMEOUT, Service};
+use crate::polls::Polls;
 use crate::{Client, ClientError};
 
 /// How long a reply to a frame may take.
@@ -48,7 +50,7 @@ const READ_BUFFER_BYTES: usize = 4096;
 
 /// An open connection whose Hello was answered.
 pub(crate) struct Socket {
-    ws: WebSocketStream<Upgraded>,
+    line: Line,
     server: String,
     /// What is left of the last WebSocket message.
     batch: Bytes,
@@ -59,8 +61,15 @@ pub(crate) struct Socket {
     pinged: bool,
 }
 
+/// What frames travel over.
+enum Line {
+    Ws(Box<WebSocketStream<Upgraded>>),
+    Polls(Box<Polls>),
+}
+
 impl Socket {
-    /// Connects as this device, and says what it holds and how much it takes.
+    /// Connects as this device, and says what it holds, how much it takes, and whether a person is
+    /// looking.
     ///
     /// # Errors
     /// [`ClientError::Unreachable`], [`ClientError::Refused`] or [`ClientError::Closed`].
@@ -68,6 +77,7 @@ impl Socket {
         client: &Client,
         have: Option<Have>,
         window: Window,
+        foreground: bool,
     ) -> Result<(Self, Welcome), ClientError> {
         let hello = client.profile.read(|tx| {
             let (row, device) = (me(tx)?, device_keys(tx)?.device());
@@ -81,19 +91,29 @@ impl Socket {
                 features: Vec::new(),
                 have,
                 window: Some(window),
-                foreground: true,
+                foreground,
             })
         })?;
         let service = &client.service;
         let open = timeout(SMALL_REQUEST_TIMEOUT, handshake(service)).await;
-        let upgraded = open.map_err(|_| service.lost("the handshake took too long"))??;
-        let config = WebSocketConfig::default()
-            .read_buffer_size(READ_BUFFER_BYTES)
-            .write_buffer_size(0)
-            .max_message_size(Some(FRAME_BYTES_MAX + BATCH_BYTES))
-            .max_frame_size(Some(FRAME_BYTES_MAX + BATCH_BYTES));
+        let line = match open.map_err(|_| service.lost("the handshake took too long"))? {
+            Ok(upgraded) => {
+                let config = WebSocketConfig::default()
+                    .read_buffer_size(READ_BUFFER_BYTES)
+                    .write_buffer_size(0)
+                    .max_message_size(Some(FRAME_BYTES_MAX + BATCH_BYTES))
+                    .max_frame_size(Some(FRAME_BYTES_MAX + BATCH_BYTES));
+                let ws = WebSocketStream::from_raw_socket(upgraded, Role::Client, Some(config)).await;
+                Line::Ws(Box::new(ws))
+            }
+            Err(refused) if is_by_proxy(&refused) => {
+                tracing::info!("no WebSocket gets through ({refused}): polling instead");
+                Line::Polls(Box::new(Polls::new(service).await?))
+            }
+            Err(error) => return Err(error),
+        };
         let mut socket = Self {
-            ws: WebSocketStream::from_raw_socket(upgraded, Role::Client, Some(config)).await,
+            line,
             server: service.server().to_owned(),
             batch: Bytes::new(),
             last_id: 0,
@@ -161,11 +181,26 @@ impl Socket {
                     continue;
                 }
                 Some(Frame { body: Some(Body::Pong(_)), .. }) => continue,
-                Some(frame) => return Ok(frame),
+                Some(frame) => {
+                    if let Line::Polls(polls) = &mut self.line
+                        && !polls.is_news(&frame)
+                    {
+                        continue;
+                    }
+                    return Ok(frame);
+                }
                 None => {}
             }
+            let ws = match &mut self.line {
+                Line::Ws(ws) => ws,
+                Line::Polls(polls) => {
+                    // Each poll has a time limit of its own, which is all the heartbeat it needs.
+                    self.batch = polls.read().await?;
+                    continue;
+                }
+            };
             let silence = if self.pinged { self.heartbeat.mul_f32(2.5) } else { self.heartbeat };
-            let message = match timeout_at(self.heard_at + silence, self.ws.next()).await {
+            let message = match timeout_at(self.heard_at + silence, ws.next()).await {
                 Ok(Some(message)) => message.map_err(|error| self.broken(error))?,
                 Ok(None) => return Err(self.lost("the connection ended")),
                 Err(_) if self.pinged => return Err(self.lost("the server is silent")),
@@ -188,6 +223,10 @@ impl Socket {
 
     /// Says goodbye. Best effort: everything that matters was acknowledged before.
     pub(crate) async fn bye(mut self) {
+        if let Line::Polls(_) = self.line {
+            // The next poll says what this one stored; nobody waits for it meanwhile.
+            return;
+        }
         let goodbye = async {
             self.push(Body::Bye(Bye { reason: "done".to_owned() })).await?;
             while self.next().await.is_ok() {}
@@ -197,7 +236,13 @@ impl Socket {
     }
 
     async fn write(&mut self, frame: Frame) -> Result<(), ClientError> {
-        self.ws.send(Message::Binary(frame.to_message())).await.map_err(|error| self.broken(error))
+        match &mut self.line {
+            Line::Ws(ws) => ws.send(Message::Binary(frame.to_message())).await.map_err(|error| self.broken(error)),
+            Line::Polls(polls) => {
+                polls.write(frame);
+                Ok(())
+            }
+        }
     }
 
     fn broken(&self, error: WsError) -> ClientError {
@@ -220,6 +265,11 @@ impl Socket {
             None => self.lost("the connection was closed"),
         }
     }
+}
+
+/// Whether an upgrade was refused by something on the way that does not know Waxwing: the service gives its reasons.
+fn is_by_proxy(error: &ClientError) -> bool {
+    matches!(error, ClientError::Refused { problem, .. } if problem.slug() == NO_DETAILS)
 }
 
 /// What a refused Hello means: that trying again is useless, unless it says otherwise.

@@ -9,12 +9,12 @@
 
 use std::collections::HashMap;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, oneshot};
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, interval, sleep, timeout, timeout_at};
 use waxwing_protocol::AccountId;
 use waxwing_protocol::frames::{
     Ack, Deliver, DevicesChanged, Drain, Frame, Lane, WINDOW_BYTES_DEFAULT, WINDOW_MSGS_DEFAULT, Welcome, Window,
@@ -26,10 +26,11 @@ use crate::account::now;
 use crate::contacts::{self, Asked};
 use crate::http::Backoff;
 use crate::inbox::{self, Pending};
-use crate::route::{Line, Reply, Watching};
+use crate::receipts::Ticked;
+use crate::route::{Line, Outgoing, Reply, Watching};
 use crate::socket::Socket;
 use crate::watch_event::{MessageSummary, WatchEvent, WatchOptions, WatchReport};
-use crate::{Client, ClientError};
+use crate::{Client, ClientError, presence};
 
 /// Pauses between connections and between tries to save a file: full jitter, up to five minutes.
 const BACKOFF: Backoff = Backoff { tries: u32::MAX, first: Duration::from_secs(1), most: Duration::from_secs(300) };
@@ -65,7 +66,10 @@ impl Client {
             tend: Notify::new(),
             stop: Notify::new(),
             drained: AtomicBool::new(false),
-            tended: AtomicBool::new(false),
+            keys_due: AtomicBool::new(false),
+            // The first connect calls for it as well: nothing is in order before that.
+            tend_called: AtomicU64::new(1),
+            tend_done: AtomicU64::new(0),
         };
         if let Some(dir) = &watch.options.save {
             // Before anything is received: a wrong directory is told at once.
@@ -110,8 +114,12 @@ struct Watch<'a> {
     stop: Notify,
     /// Everything that waited at connect was received.
     drained: AtomicBool,
-    /// Outbox and prekeys are in order.
-    tended: AtomicBool,
+    /// Prekeys are to be looked at: after each connect, and when the server says that they are low.
+    keys_due: AtomicBool,
+    /// How often tending was called for, and up to which call it was done: equal when outbox, receipts and prekeys are in
+    /// order.
+    tend_called: AtomicU64,
+    tend_done: AtomicU64,
 }
 
 impl Watch<'_> {
@@ -145,20 +153,32 @@ impl Watch<'_> {
         let client = self.client;
         let have = client.profile.read(|tx| inbox::have(tx))?;
         let window = Window { msgs: WINDOW_MSGS_DEFAULT, bytes: WINDOW_BYTES_DEFAULT };
-        let (mut socket, welcome) = Socket::connect(client, have, window).await?;
+        let (mut socket, welcome) = Socket::connect(client, have, window, !self.options.background).await?;
         let mut lanes = Lanes::waiting(&welcome);
         let mut replies: HashMap<u32, oneshot::Sender<Reply>> = HashMap::new();
         let pending = welcome.pending.iter().map(|lane| lane.count_estimate).sum();
         (self.on)(WatchEvent::Connected { pending });
         self.drained(&lanes);
-        self.tended.store(false, Ordering::Release);
-        self.tend.notify_one();
+        self.keys_due.store(true, Ordering::Release);
+        self.call_for_tending();
+        let mut subscribe = interval(presence::RENEWAL);
         loop {
             let frame = tokio::select! {
                 frame = socket.next() => frame?,
                 Some(outgoing) = watching.outgoing.recv() => {
-                    let id = socket.ask(Body::Send(outgoing.send)).await?;
-                    replies.insert(id, outgoing.reply);
+                    match outgoing {
+                        Outgoing::Message(send, reply) => {
+                            let id = socket.ask(Body::Send(send)).await?;
+                            replies.insert(id, reply);
+                        }
+                        Outgoing::Push(body) => socket.push(body).await?,
+                    }
+                    continue;
+                }
+                _ = subscribe.tick(), if self.options.presence => {
+                    if let Some(sub) = client.profile.read(|tx| presence::subscription(tx))? {
+                        socket.push(Body::PresenceSub(sub)).await?;
+                    }
                     continue;
                 }
                 () = self.stop.notified() => {
@@ -186,10 +206,18 @@ impl Watch<'_> {
                     None => tracing::warn!(code = error.code().as_str_name(), "the server reports: {}", error.message),
                 },
                 Body::KeysLow(_) => {
-                    self.tended.store(false, Ordering::Release);
-                    self.tend.notify_one();
+                    self.keys_due.store(true, Ordering::Release);
+                    self.call_for_tending();
                 }
                 Body::DevicesChanged(changed) => Box::pin(self.look_again(&changed)).await?,
+                Body::PresenceUpdate(update) => {
+                    for item in &update.items {
+                        client.profile.read(|tx| presence::view(tx, item))?.into_iter().for_each(self.on);
+                    }
+                }
+                Body::EphemeralPush(push) => {
+                    client.profile.read(|tx| presence::moment(tx, &push))?.into_iter().for_each(self.on);
+                }
                 Body::Drain(drain) => {
                     *wait = Some(drain_pause(&drain));
                     let server = client.service.server().to_owned();
@@ -217,6 +245,11 @@ impl Watch<'_> {
         for inbox::Unreadable { from, msg_id, reason } in receipt.unreadable {
             self.with_report(|report| report.unreadable += 1);
             (self.on)(WatchEvent::Unreadable { from, msg_id, reason });
+        }
+        for Ticked { peer, msg_ids, tick } in receipt.ticks {
+            if let Some(contact) = client.profile.read(|tx| contacts::known(tx, peer))? {
+                (self.on)(WatchEvent::Ticked { to: contact.handle, msg_ids, tick });
+            }
         }
         self.arrived.notify_one();
         Ok(receipt.ack)
@@ -261,7 +294,10 @@ impl Watch<'_> {
                 });
             }
             if !fresh.is_empty() {
-                self.client.profile.write(|tx| fresh.iter().try_for_each(|pending| inbox::shown(tx, pending)))?;
+                let seen = !self.options.background;
+                self.client.profile.write(|tx| fresh.iter().try_for_each(|it| inbox::shown(tx, it, seen)))?;
+                // Receipts are due.
+                self.call_for_tending();
             }
             self.shown.notify_one();
         }
@@ -334,26 +370,36 @@ impl Watch<'_> {
         let report = self.with_report(|report| *report);
         let something = report != WatchReport::default();
         let left = pending.iter().any(|pending| !pending.row.shown || self.options.save.is_some());
-        let quiet = self.drained.load(Ordering::Acquire) && self.tended.load(Ordering::Acquire);
+        let tended = self.tend_done.load(Ordering::Acquire) == self.tend_called.load(Ordering::Acquire);
+        let quiet = self.drained.load(Ordering::Acquire) && tended;
         self.options.once && something && !left && quiet
     }
 
-    /// After each connect: fills up the prekeys and empties the outbox.
+    fn call_for_tending(&self) {
+        self.tend_called.fetch_add(1, Ordering::AcqRel);
+        self.tend.notify_one();
+    }
+
+    /// After each connect, and when messages were shown: fills up the prekeys, tells what was read, empties the outbox.
     async fn tend(&self) -> Result<(), ClientError> {
         let client = self.client;
         loop {
             self.tend.notified().await;
-            if let Err(error) = Box::pin(client.replenish_prekeys(now())).await {
+            let called = self.tend_called.load(Ordering::Acquire);
+            if self.keys_due.swap(false, Ordering::AcqRel)
+                && let Err(error) = Box::pin(client.replenish_prekeys(now())).await
+            {
                 // Strangers get the fallback key meanwhile.
                 tracing::warn!("prekeys were not filled up: {error}");
             }
+            Box::pin(client.queue_receipts()).await?;
             match Box::pin(self.flush()).await {
                 Ok(()) => {}
                 Err(error @ ClientError::Profile { .. }) => return Err(error),
                 // The next connect brings the next try.
                 Err(error) => tracing::warn!("the outbox was not emptied: {error}"),
             }
-            self.tended.store(true, Ordering::Release);
+            self.tend_done.store(called, Ordering::Release);
             self.shown.notify_one();
         }
     }

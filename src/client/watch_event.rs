@@ -6,7 +6,7 @@ use std::time::Duration;
 use waxwing_protocol::{AccountId, BlobId, Handle, MsgId};
 use waxwing_seal::message::Content;
 
-use crate::{ClientError, FetchedFile};
+use crate::{ClientError, FetchedFile, PresenceView, Tick};
 
 /// How to watch.
 #[derive(Clone, Debug, Default)]
@@ -17,6 +17,10 @@ pub struct WatchOptions {
     /// Save files into this directory, made when it is not there. Without it, files stay to be saved by a later watch,
     /// or are fetched one by one with [`Client::fetch`](crate::Client::fetch).
     pub save: Option<PathBuf>,
+    /// Nobody is looking: this device is not shown as online, and what comes is not told as read.
+    pub background: bool,
+    /// Tell of the presence of everybody this profile knows, as far as they show it.
+    pub presence: bool,
 }
 
 /// What happens while watching.
@@ -67,6 +71,29 @@ pub enum WatchEvent {
         msg_id: MsgId,
         /// Why.
         reason: String,
+    },
+    /// Somebody came or went, as far as they show it.
+    Presence {
+        /// Who.
+        who: Handle,
+        /// What is known.
+        presence: PresenceView,
+    },
+    /// Somebody is typing a message to this account.
+    Typing {
+        /// Who.
+        who: Handle,
+        /// How long that holds, unless it is said again or a message comes.
+        holds: Duration,
+    },
+    /// More is known of messages sent from here.
+    Ticked {
+        /// To whom they went.
+        to: Handle,
+        /// Which.
+        msg_ids: Vec<MsgId>,
+        /// What.
+        tick: Tick,
     },
     /// A message left in the outbox by an earlier command was not taken by the server.
     SendFailed {
@@ -129,7 +156,8 @@ impl MessageSummary {
                 bytes: file.true_bytes,
                 media_type: file.media_type.clone(),
             },
-            Content::Unsupported => Self::Unsupported,
+            // Shown as ticks, not as a message.
+            Content::Read { .. } | Content::Unsupported => Self::Unsupported,
         }
     }
 }

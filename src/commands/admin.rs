@@ -25,6 +25,14 @@ pub(crate) async fn run(command: AdminCommand, output: Output) -> anyhow::Result
             output.result(&grant.text, &json!({ "grant": grant.text, "expires_at": grant.expires }));
             Ok(())
         }
+        AdminCommand::Invite { count, days, data } => {
+            let lifetime = Duration::from_secs(u64::from(days) * 24 * 60 * 60);
+            for _ in 0..count {
+                let invite = waxwing_messaging::mint_invite(&data.join("messaging"), lifetime)?;
+                output.result(&invite.code, &json!({ "invite": invite.code, "expires_at": invite.expires_at }));
+            }
+            Ok(())
+        }
         AdminCommand::Uploads { state, node } => {
             let filter = state.map(|state| format!("&state={}", state.name())).unwrap_or_default();
             Node::at(&node.admin)?.list("uploads", &filter, |upload| print_upload(output, upload)).await

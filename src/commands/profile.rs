@@ -1,10 +1,10 @@
-//! `waxwing register` and `waxwing grant`: the account and what it may do.
+//! `waxwing register`, `waxwing account` and `waxwing grant`: the account and what it may do.
 
 use serde_json::json;
 use waxwing_client::{Client, RegisterOptions};
 use waxwing_protocol::api::GrantRequest;
 
-use crate::cli::{GrantArgs, GrantKind, RegisterArgs};
+use crate::cli::{AccountCommand, GrantArgs, GrantKind, RegisterArgs};
 use crate::output::Output;
 
 /// Makes an account.
@@ -21,6 +21,24 @@ pub(crate) async fn register(args: RegisterArgs, output: Output) -> anyhow::Resu
             "server": identity.server,
         }),
     );
+    Ok(())
+}
+
+/// Changes the account or deletes it.
+pub(crate) async fn account(command: AccountCommand, output: Output) -> anyhow::Result<()> {
+    match command {
+        AccountCommand::Handle { profile, handle } => {
+            let client = Client::open(&profile.home)?;
+            client.rename(&handle).await?;
+            output.result(format_args!("this account is called {handle} now"), &json!({ "handle": handle }));
+        }
+        AccountCommand::Delete { profile, yes: _ } => {
+            let client = Client::open(&profile.home)?;
+            let handle = client.whoami()?.handle;
+            client.delete_account().await?;
+            output.result(format_args!("the account {handle} is gone"), &json!({ "deleted": handle }));
+        }
+    }
     Ok(())
 }
 

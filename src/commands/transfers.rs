@@ -13,12 +13,18 @@ use crate::output::{Interrupted, Output, ProgressLine, bytes, program};
 /// Seals a file, uploads it and sends its reference.
 pub(crate) async fn send(args: SendArgs, output: Output) -> anyhow::Result<()> {
     let client = Client::open(&args.profile.home)?;
-    let line = ProgressLine::new(file_name(&args.file));
+    let (to, home) = (&args.to, &args.profile.home);
+    let Some(file) = &args.file else {
+        let msg_id = client.send_text(to, &args.text.unwrap_or_default()).await?;
+        output.result(format_args!("sent to {to}"), &json!({ "message": msg_id, "to": to }));
+        return Ok(());
+    };
+    let line = ProgressLine::new(file_name(file));
     let on = |progress| line.update(&progress);
-    let left = || left_of(&client, &args.file, Some(&args.to), &args.profile.home, "nothing was sent");
-    let sent = or_interrupt(Box::pin(client.send_file(&args.file, &args.to, &on)), left).await?;
+    let left = || left_of(&client, file, Some(to), home, "nothing was sent");
+    let sent = or_interrupt(Box::pin(client.send_file(file, to, &on)), left).await?;
     drop(line);
-    print_sent(&sent, &file_name(&args.file), output);
+    print_sent(&sent, &file_name(file), output);
     Ok(())
 }
 

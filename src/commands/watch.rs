@@ -2,7 +2,7 @@
 
 use anyhow::ensure;
 use serde_json::json;
-use waxwing_client::{Client, MessageSummary, WatchEvent, WatchOptions};
+use waxwing_client::{Client, MessageSummary, PresenceView, Tick, WatchEvent, WatchOptions};
 use waxwing_protocol::{Handle, MsgId};
 
 use super::transfers::print_fetched;
@@ -12,7 +12,8 @@ use crate::output::{Output, bytes, visible};
 /// Receives until Ctrl-C, or with `--once` until what waits is received and saved.
 pub(crate) async fn watch(args: WatchArgs, output: Output) -> anyhow::Result<()> {
     let client = Client::open(&args.profile.home)?;
-    let options = WatchOptions { once: args.once, save: args.save };
+    let options =
+        WatchOptions { once: args.once, save: args.save, background: args.background, presence: args.presence };
     let on = |event: WatchEvent| print_event(event, output);
     tokio::select! {
         done = client.watch(options, &on) => {
@@ -42,6 +43,10 @@ fn print_event(event: WatchEvent, output: Output) {
         WatchEvent::Unreadable { from, msg_id, reason } => {
             output.warn(format_args!("message {msg_id} of account {from} cannot be read: {}", visible(&reason)));
         }
+        WatchEvent::Presence { who, presence } => print_presence(&who, presence, output),
+        WatchEvent::Typing { who, .. } if output.is_json() => output.result("", &json!({ "typing": who })),
+        WatchEvent::Typing { who, .. } => output.note(format_args!("{who} is typing")),
+        WatchEvent::Ticked { to, msg_ids, tick } => print_ticks(&to, &msg_ids, tick, output),
         WatchEvent::SendFailed { msg_id, error } => {
             output.warn(format_args!("message {msg_id} was not sent: {}", visible(&error.to_string())));
         }
@@ -51,6 +56,29 @@ fn print_event(event: WatchEvent, output: Output) {
         }
         _ => {}
     }
+}
+
+fn print_presence(who: &Handle, presence: PresenceView, output: Output) {
+    let (state, last_seen) = match presence {
+        PresenceView::Online => ("online", None),
+        PresenceView::Offline(last_seen) => ("offline", last_seen),
+        _ => ("hidden", None),
+    };
+    if output.is_json() {
+        output.result("", &json!({ "presence": state, "of": who, "last_seen": last_seen }));
+        return;
+    }
+    let seen = last_seen.map_or_else(String::new, |seen| format!(", last seen about {seen}"));
+    output.note(format_args!("{who} is {state}{seen}"));
+}
+
+fn print_ticks(to: &Handle, msg_ids: &[MsgId], tick: Tick, output: Output) {
+    if output.is_json() {
+        output.result("", &json!({ "to": to, "tick": tick, "messages": msg_ids }));
+        return;
+    }
+    let word = if tick == Tick::Read { "read" } else { "delivered" };
+    output.note(format_args!("{} {word} to {to}: {}", super::messages::mark(tick), msg_ids.len()));
 }
 
 fn print_message(from: &Handle, msg_id: MsgId, content: &MessageSummary, output: Output) {

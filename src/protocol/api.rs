@@ -87,6 +87,32 @@ pub struct RegisterResponse {
     pub device: DeviceId,
 }
 
+/// Body of `PUT /v1/account/handle`: another handle for the calling account. The one it had is free at once.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RenameRequest {
+    /// The handle wanted.
+    pub handle: Handle,
+    /// By the account key, domain [`crate::identity::RENAME_DOMAIN`], over [`RenameRequest::proof_message`].
+    pub proof: Base64,
+}
+
+impl RenameRequest {
+    /// What `proof` covers after its domain: account id, handle.
+    pub fn proof_message(account: AccountId, handle: &Handle) -> Vec<u8> {
+        [account.as_bytes(), handle.as_str().as_bytes()].concat()
+    }
+}
+
+/// Body of `POST /v1/account/delete`: the calling account goes for good, with its devices and everything that waits for
+/// them. Its handle is free at once.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DeleteRequest {
+    /// By the account key, domain [`crate::identity::DELETE_DOMAIN`], over the account's id.
+    pub proof: Base64,
+}
+
 /// Answer of `GET /v1/accounts/{handle or account id}`: what one needs to write to somebody.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AccountView {
@@ -98,6 +124,34 @@ pub struct AccountView {
     pub account_key: PublicKey,
     /// Its devices, signed by that key.
     pub device_list: SignedDeviceList,
+}
+
+/// Body and answer of `PUT /v1/preferences`, answer of `GET /v1/preferences`: what an account lets others know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Preferences {
+    /// Whether people this account has written to are told when its devices have stored their messages.
+    pub delivery_receipts: bool,
+    /// Who is told when this account is online and when it was last seen.
+    pub presence: Visibility,
+}
+
+impl Default for Preferences {
+    fn default() -> Self {
+        Self { delivery_receipts: true, presence: Visibility::Contacts }
+    }
+}
+
+/// To whom something is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Visibility {
+    /// To whoever asks.
+    Everyone,
+    /// To accounts that this one has written to.
+    Contacts,
+    /// To nobody.
+    Nobody,
 }
 
 /// Body of `PUT /v1/keys`: prekeys of the calling device. Keys that the directory has already are counted once.

@@ -13,12 +13,20 @@ mod generated {
     )]
     #![allow(unreachable_pub, unused_qualifications, clippy::all, reason = "generated")]
     include!(concat!(env!("OUT_DIR"), "/waxwing.v1.rs"));
+    #[cfg(feature = "json")]
+    include!(concat!(env!("OUT_DIR"), "/waxwing.v1.serde.rs"));
 }
+
+#[cfg(feature = "json")]
+pub mod codec;
 
 pub use generated::*;
 
 /// The subprotocol whose messages are protobuf.
 pub const SUBPROTOCOL_PB: &str = "waxwing.v1.pb";
+
+/// The subprotocol whose messages are JSON, one frame a line: for browsers' developer tools, curl and scripts.
+pub const SUBPROTOCOL_JSON: &str = "waxwing.v1.json";
 
 /// Bytes of a message's ciphertext at most: 96 KiB. Larger things are blobs.
 pub const BODY_BYTES_MAX: usize = 96 * 1024;
@@ -37,6 +45,18 @@ pub const WINDOW_MSGS_MAX: u32 = 4096;
 pub const WINDOW_BYTES_DEFAULT: u32 = 1024 * 1024;
 /// The largest window: bytes unacked at once.
 pub const WINDOW_BYTES_MAX: u32 = 8 * 1024 * 1024;
+
+/// Bytes of a coalesce key at most.
+pub const COALESCE_KEY_BYTES_MAX: usize = 16;
+
+/// Messages that one [`DeliveryUpdate`] names at most.
+pub const DELIVERY_IDS_MAX: usize = 256;
+
+/// Accounts whose presence one connection can subscribe to at a time.
+pub const PRESENCE_SUBSCRIPTIONS_MAX: usize = 512;
+
+/// Bytes of an [`Ephemeral`]'s payload at most.
+pub const EPHEMERAL_BYTES_MAX: usize = 512;
 
 /// WebSocket close codes that are Waxwing's own.
 pub mod close {
@@ -64,6 +84,9 @@ pub enum FrameError {
     /// The protobuf or a length prefix is malformed.
     #[error("malformed frame: {0}")]
     Malformed(#[from] prost::DecodeError),
+    /// A line is not a frame as JSON.
+    #[error("malformed frame: {0}")]
+    Json(#[from] serde_json::Error),
     /// A frame is over [`FRAME_BYTES_MAX`].
     #[error("a frame of {0} bytes is over the limit of {FRAME_BYTES_MAX}")]
     TooLarge(usize),

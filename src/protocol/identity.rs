@@ -23,6 +23,12 @@ pub const PREKEY_DOMAIN: &str = "waxwing/prekey/v1";
 /// The domain of registration proofs: the account key signs account, handle and token hash.
 pub const REGISTER_DOMAIN: &str = "waxwing/register/v1";
 
+/// The domain of a change of handle: the account key signs account and handle.
+pub const RENAME_DOMAIN: &str = "waxwing/rename/v1";
+
+/// The domain of an account's deletion: the account key signs the account's id.
+pub const DELETE_DOMAIN: &str = "waxwing/delete-account/v1";
+
 /// The most devices an account can list.
 pub const DEVICES_MAX: usize = 32;
 

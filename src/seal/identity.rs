@@ -7,8 +7,10 @@
 
 use ed25519_dalek::{Signer as _, SigningKey};
 use sha2::{Digest as _, Sha512};
-use waxwing_protocol::api::RegisterRequest;
-use waxwing_protocol::identity::{Base64, DEVICE_LIST_DOMAIN, DeviceList, PublicKey, SignedDeviceList, signed_bytes};
+use waxwing_protocol::api::{RegisterRequest, RenameRequest};
+use waxwing_protocol::identity::{
+    Base64, DELETE_DOMAIN, DEVICE_LIST_DOMAIN, DeviceList, PublicKey, RENAME_DOMAIN, SignedDeviceList, signed_bytes,
+};
 use waxwing_protocol::{AccountId, Handle};
 use zeroize::Zeroizing;
 
@@ -50,6 +52,22 @@ impl AccountKey {
     pub fn registration_proof(&self, account: AccountId, token_hash: &[u8; 32], handle: &Handle) -> Base64 {
         let signature = self.0.sign(&RegisterRequest::proof_bytes(account, token_hash, handle));
         Base64(signature.to_bytes().to_vec())
+    }
+}
+
+impl AccountKey {
+    /// The proof in a [`RenameRequest`]: this key's owner wants this handle.
+    pub fn rename_proof(&self, account: AccountId, handle: &Handle) -> Base64 {
+        self.sign(RENAME_DOMAIN, &RenameRequest::proof_message(account, handle))
+    }
+
+    /// The proof in a [`DeleteRequest`](waxwing_protocol::api::DeleteRequest): this key's owner wants the account gone.
+    pub fn delete_proof(&self, account: AccountId) -> Base64 {
+        self.sign(DELETE_DOMAIN, account.as_bytes())
+    }
+
+    fn sign(&self, domain: &str, message: &[u8]) -> Base64 {
+        Base64(self.0.sign(&signed_bytes(domain, message)).to_bytes().to_vec())
     }
 }
 

@@ -53,6 +53,13 @@ pub enum Content {
     Text(String),
     /// A sealed blob.
     File(Box<BlobRef>),
+    /// How far the sender has read what the recipient wrote: everything with a clock up to that of `up_to`.
+    Read {
+        /// The last message read.
+        up_to: MsgId,
+        /// Its hybrid logical clock.
+        client_hlc: u64,
+    },
     /// A kind this version does not know, from a newer one. Shown as such: it must not block what comes after it.
     Unsupported,
 }
@@ -197,6 +204,9 @@ impl Content {
         let kind = match self {
             Self::Text(text) => Some(Kind::Text(text.clone())),
             Self::File(file) => Some(Kind::File(file.encode().to_vec())),
+            Self::Read { up_to, client_hlc } => {
+                Some(Kind::Read(generated::ReadReceipt { up_to: up_to.as_bytes().to_vec(), client_hlc: *client_hlc }))
+            }
             Self::Unsupported => None,
         };
         generated::Content { kind }
@@ -208,6 +218,10 @@ impl Content {
             Some(Kind::File(file)) => match BlobRef::decode(file) {
                 Ok(file) => Ok(Self::File(Box::new(file))),
                 Err(_) => Err(MessageError::Malformed("not a reference to a blob")),
+            },
+            Some(Kind::Read(read)) => match MsgId::from_slice(&read.up_to) {
+                Ok(up_to) => Ok(Self::Read { up_to, client_hlc: read.client_hlc }),
+                Err(_) => Err(MessageError::Malformed("a message's id")),
             },
             None => Ok(Self::Unsupported),
         };
@@ -221,7 +235,7 @@ fn erase(content: Option<&mut generated::Content>) {
     match content.and_then(|content| content.kind.as_mut()) {
         Some(Kind::Text(text)) => text.zeroize(),
         Some(Kind::File(file)) => file.zeroize(),
-        None => {}
+        Some(Kind::Read(_)) | None => {}
     }
 }
 

@@ -23,6 +23,10 @@ use tracing::{debug, warn};
 
 use super::interim::Line;
 
+/// How long written bytes may stay unacknowledged by the peer's network (RFC 5482).
+#[cfg(target_os = "linux")]
+const UNACKED_TIMEOUT_MS: u32 = 30_000;
+
 /// Bytes read at once of a connection that has brought little so far. hyper doubles its buffer with every read that fills
 /// it, and keeps it while it waits for more: a thousand uploads that stall after a few pieces would hold a hundred
 /// megabytes.
@@ -100,6 +104,11 @@ pub(crate) async fn serve(
         // Small frames of the socket must not wait for more to come.
         if let Err(error) = stream.set_nodelay(true) {
             debug!(%error, "cannot switch off Nagle's algorithm");
+        }
+        // A peer that has gone without a word is not written to for a quarter of an hour.
+        #[cfg(target_os = "linux")]
+        if let Err(error) = rustix::net::sockopt::set_tcp_user_timeout(&stream, UNACKED_TIMEOUT_MS) {
+            debug!(%error, "cannot bound how long written bytes stay unacknowledged");
         }
         let service = TowerToHyperService::new(router.clone());
         let line = Line::default();

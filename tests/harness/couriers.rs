@@ -45,7 +45,7 @@ pub fn receive(home: &Path, recorder: &str) {
             _ => {}
         };
         loop {
-            let options = WatchOptions { once: false, save: None };
+            let options = WatchOptions::default();
             if client.watch(options, &on).await.is_err() {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }

@@ -49,6 +49,8 @@ pub(crate) struct Flow {
     unacked_bytes: usize,
     /// The last seq present at Hello, until everything up to it was sent.
     present_at_hello: Option<u64>,
+    /// A page has been read. Before that nobody knows what came between the opening of the mailbox and the route.
+    looked: bool,
 }
 
 impl Flow {
@@ -66,6 +68,7 @@ impl Flow {
             unacked: VecDeque::new(),
             unacked_bytes: 0,
             present_at_hello: Some(if view.waiting > 0 { view.last } else { 0 }),
+            looked: false,
         }
     }
 
@@ -119,6 +122,7 @@ impl Flow {
             sent.push(self.send(row));
         }
         self.position = self.position.max(page.up_to);
+        self.looked = true;
         // What was missed while the page was read stays missed.
         self.behind |= !page.end || self.known > self.position;
         sent
@@ -157,9 +161,9 @@ impl Flow {
         self.waits_for_ack = false;
     }
 
-    /// The tail at Hello, once, when everything up to it was sent.
+    /// The tail at Hello, once, when everything up to it was sent and the lane was looked at since.
     pub(crate) fn take_queue_empty(&mut self) -> Option<u64> {
-        self.present_at_hello.take_if(|tail| *tail <= self.position)
+        self.present_at_hello.take_if(|tail| self.looked && *tail <= self.position)
     }
 
     /// The last seq sent on this connection; 0 before the first.
@@ -203,7 +207,6 @@ mod tests {
     #[test]
     fn a_row_after_a_gap_is_left_to_the_mailbox_and_nothing_overtakes() {
         let mut flow = flow(4, 4, 10);
-        assert_eq!(flow.take_queue_empty(), Some(0));
         assert_eq!(flow.offer(row(5)).unwrap().prev_seq, 0, "the first of this connection");
         assert_eq!(flow.offer(row(7)), None);
         assert_eq!(flow.offer(row(8)), None, "behind: 8 must not overtake 6 and 7");
@@ -212,6 +215,18 @@ mod tests {
         assert_eq!(flow.page(page(6..=8, true)).len(), 3);
         assert_eq!(flow.offer(row(8)), None, "sent already");
         assert_eq!(flow.offer(row(9)).unwrap().prev_seq, 8);
+    }
+
+    /// It committed when the mailbox was open and no route led to the connection yet.
+    #[test]
+    fn a_lane_that_looked_empty_is_read_before_it_is_called_so() {
+        let mut flow = flow(4, 4, 10);
+        flow.missed();
+        assert_eq!(flow.take_queue_empty(), None);
+        flow.next_page().unwrap();
+        assert_eq!(flow.take_queue_empty(), None);
+        assert_eq!(flow.page(page(5..=5, true)).len(), 1);
+        assert_eq!(flow.take_queue_empty(), Some(0));
     }
 
     /// The row is committed after the page's snapshot was taken, and handed over before the page arrives.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::time::{Instant, sleep_until};
 use waxwing_protocol::frames::{
     ErrorCode, FRAME_BYTES_MAX, Frame, Hello, Lane, Pending, WINDOW_BYTES_DEFAULT, WINDOW_BYTES_MAX,
-    WINDOW_MSGS_DEFAULT, WINDOW_MSGS_MAX, Welcome, Window, close, frame::Body, unpack,
+    WINDOW_MSGS_DEFAULT, WINDOW_MSGS_MAX, Welcome, Window, close, frame::Body,
 };
 use waxwing_protocol::{AccountId, DeviceId, DeviceToken, Timestamp};
 
@@ -16,11 +16,15 @@ use crate::accounts::Caller;
 use crate::config::seconds;
 use crate::fabric::Outbox;
 use crate::node::{Node, random};
+use crate::presence::ConnectionId;
 use crate::store::{DeviceAddress, Held, LaneView, Opened, StoreError};
 use crate::wire::{Inbound, Wire};
 
 /// Messages of the urgent lane that may be unacked at once, whatever the client's window.
 const URGENT_MSGS: usize = 32;
+
+/// What this server knows beside the first frames of the protocol.
+const FEATURES: [&str; 3] = ["delivery", "coalesce", "presence"];
 
 /// Why a Hello was not welcomed: what to answer, and how to close.
 struct Refused {
@@ -44,7 +48,7 @@ pub(crate) async fn greet(node: Arc<Node>, mut wire: Wire, shown: Option<Caller>
             return None;
         }
     };
-    let (id, hello) = match unpack(&mut inbox) {
+    let (id, hello) = match wire.codec().unpack(&mut inbox) {
         Ok(Some(Frame { id, body: Some(Body::Hello(hello)), .. })) => (id, hello),
         _ => {
             let answer = refusal(0, ErrorCode::BadRequest, "the first frame is Hello");
@@ -59,7 +63,9 @@ pub(crate) async fn greet(node: Arc<Node>, mut wire: Wire, shown: Option<Caller>
             return None;
         }
     };
-    let held = hello.have.map_or(Held::default(), |have| Held { epoch: have.epoch, up_to: [have.normal, have.urgent] });
+    let receipts = node.delivery.receipts(node.clock.now());
+    let held = hello.have.unwrap_or_default();
+    let held = Held { epoch: held.epoch, up_to: [held.normal, held.urgent], receipts };
     let opened = match node.mailboxes.open(device, held).await {
         Ok(Some(opened)) => opened,
         Ok(None) => {
@@ -77,12 +83,18 @@ pub(crate) async fn greet(node: Arc<Node>, mut wire: Wire, shown: Option<Caller>
     // a page, also one that was empty when it was opened.
     let outbox = Arc::new(Outbox::default());
     let route = node.fabric.announce(device, opened.generation, outbox.clone());
+    let connection = ConnectionId { device, generation: opened.generation };
+    let attendance = node.presence.enter(connection, hello.foreground);
     let heartbeat = node.config.heartbeat(hello.foreground);
-    let window = granted(hello.window.as_ref());
+    let mut window = granted(hello.window.as_ref());
+    if wire.is_poll() {
+        // Its answer is one body, held in memory as a whole.
+        window.bytes = window.bytes.min(WINDOW_BYTES_DEFAULT);
+    }
     let mut flows = flows(&opened, &window);
     flows.iter_mut().for_each(Flow::missed);
     let welcome = welcome(&opened, window, heartbeat.as_secs(), node.clock.wall());
-    let connection = Connection::new(node, wire, device, route, outbox, flows, heartbeat, inbox);
+    let connection = Connection::new(node, wire, attendance, route, outbox, flows, heartbeat, inbox);
     Box::new(connection).welcome(Frame::with_id(id, Body::Welcome(welcome))).await
 }
 
@@ -92,7 +104,9 @@ async fn first_message(wire: &mut Wire) -> Result<bytes::Bytes, End> {
         match wire.receive().await {
             Ok(Inbound::Frames(message)) => return Ok(message),
             Ok(Inbound::Alive) => {}
-            Ok(Inbound::Text) => return Err(End::Close(close::BAD_FRAME, "text in a binary subprotocol")),
+            Ok(Inbound::WrongKind) => {
+                return Err(End::Close(close::BAD_FRAME, "not the subprotocol's kind of message"));
+            }
             Err(error) => return Err(End::of(error)),
         }
     }
@@ -170,7 +184,7 @@ fn welcome(opened: &Opened, window: Window, heartbeat_s: u64, now: Timestamp) ->
         frame_bytes_max: u32::try_from(FRAME_BYTES_MAX).unwrap_or(u32::MAX),
         epoch: opened.epoch,
         pending: vec![pending(Lane::Normal, &opened.lanes[0]), pending(Lane::Urgent, &opened.lanes[1])],
-        features: Vec::new(),
+        features: FEATURES.map(str::to_owned).into(),
     }
 }
 
@@ -185,7 +199,7 @@ mod tests {
     use tokio_tungstenite::tungstenite::Message;
     use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
     use waxwing_protocol::MsgId;
-    use waxwing_protocol::frames::{Envelope, SUBPROTOCOL_PB};
+    use waxwing_protocol::frames::{Envelope, SUBPROTOCOL_PB, unpack};
     use waxwing_protocol::identity::{Base64, PublicKey, SignedDeviceList};
 
     use super::*;
@@ -195,7 +209,9 @@ mod tests {
     use crate::delivery::Delivery;
     use crate::fabric::Fabric;
     use crate::grants::Grants;
+    use crate::invites::Invites;
     use crate::keys::Keys;
+    use crate::presence::Presence;
     use crate::store::{
         AccountRecord, AckRequest, Append, AppendError, Appended, Body as Ciphertext, Directory as _, EmbeddedStore,
         MailboxStore, NewAccount, Page, PageRequest, Quota, Swept,
@@ -257,7 +273,7 @@ mod tests {
             account_key: PublicKey([1; 32]),
             device_list: SignedDeviceList { list: Base64(vec![1]), signature: Base64(vec![1; 64]) },
         };
-        NewAccount { record, device: token.device, reg_id: REG_ID, token_hash: token.hash(), epoch: 7 }
+        NewAccount { record, device: token.device, reg_id: REG_ID, token_hash: token.hash(), epoch: 7, invite: None }
     }
 
     fn message(from: DeviceAddress, to: DeviceAddress) -> Append {
@@ -270,6 +286,8 @@ mod tests {
             bodies: vec![Ciphertext { device: to.device, reg_id: REG_ID, ciphertext: Bytes::from_static(b"sealed") }],
             absent: Vec::new(),
             lane: Lane::Normal,
+            coalesce_key: Bytes::new(),
+            introduces: true,
             envelope: Envelope {
                 msg_id: Bytes::copy_from_slice(msg_id.as_bytes()),
                 expires_at: Timestamp::from(std::time::SystemTime::now()).plus(Duration::from_secs(1000)).as_millis(),
@@ -291,12 +309,14 @@ mod tests {
         store.register(account(&alice, "alice")).await.unwrap();
         store.register(account(&bob, "bob")).await.unwrap();
         let message = Mutex::new(Some(message(address(&alice), address(&bob))));
+        let clock = Arc::new(Clock::start());
         let node = Node {
-            clock: Clock::start(),
-            accounts: Accounts::new(store.clone(), config.registration, config.look_ups_per_minute),
+            clock: clock.clone(),
+            accounts: Accounts::new(store.clone(), Invites::open(dir.path()).unwrap(), &config),
             keys: Keys::new(store.clone(), fabric.clone(), config.one_time_claims_per_hour),
             grants: Grants::open(&config, dir.path()).unwrap(),
             delivery: Delivery::new(store.clone(), fabric.clone(), &config),
+            presence: Arc::new(Presence::new(store.clone(), fabric.clone(), clock)),
             fabric,
             mailboxes: Arc::new(CommitsAfterOpen { store, message }),
             config,

@@ -8,6 +8,7 @@ use waxwing_protocol::frames::{Error, ErrorCode, Frame, SendResult, frame::Body}
 use waxwing_protocol::{DeviceId, MsgId};
 
 use crate::delivery::SendError;
+use crate::presence::PresenceError;
 use crate::store::{AppendError, Appended, StoreError, StoreErrorKind};
 
 /// When a client whose request could not be taken just now may try again.
@@ -36,6 +37,16 @@ pub(crate) fn send_refusal(id: u32, refused: SendError) -> Frame {
     let code = match refused {
         SendError::Malformed(_) => ErrorCode::BadRequest,
         SendError::TooLarge => ErrorCode::TooLarge,
+    };
+    refusal(id, code, refused.to_string())
+}
+
+/// The answer to a frame about presence that was refused.
+pub(crate) fn presence_refusal(id: u32, refused: &PresenceError) -> Frame {
+    let code = match refused {
+        PresenceError::Malformed(_) => ErrorCode::BadRequest,
+        PresenceError::TooMany | PresenceError::TooLarge => ErrorCode::TooLarge,
+        PresenceError::Store(failed) => return store_refusal(id, failed),
     };
     refusal(id, code, refused.to_string())
 }

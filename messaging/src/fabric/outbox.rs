@@ -7,6 +7,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
+use waxwing_protocol::frames::{EphemeralPush, PresenceItem};
 
 use crate::store::Committed;
 
@@ -16,11 +17,16 @@ const ROWS_MAX: usize = 64;
 /// Bytes of bodies that wait at most.
 const BYTES_MAX: usize = 256 * 1024;
 
+/// Frames for the moment that wait at most: with the largest payloads about 35 KB. More are dropped.
+const EPHEMERALS_MAX: usize = 64;
+
 /// Why a connection has to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stop {
     /// A newer connection of the same device has come.
     Displaced,
+    /// The device may not connect any more: it was revoked, or its account deleted.
+    Revoked,
     /// The server is going away.
     Draining,
 }
@@ -45,6 +51,10 @@ pub(crate) struct Taken {
     pub(crate) rows: Vec<Committed>,
     /// Rows were forgotten: the mailbox knows more than this outbox.
     pub(crate) overflowed: bool,
+    /// For the moment: the oldest first.
+    pub(crate) ephemerals: Vec<EphemeralPush>,
+    /// Presence that changed, each account once.
+    pub(crate) presence: Vec<PresenceItem>,
     /// One-time keys left, when they are few.
     pub(crate) keys_low: Option<u32>,
     /// The connection has to end. Remains set.
@@ -68,6 +78,24 @@ impl Outbox {
 
     pub(crate) fn keys_low(&self, remaining: u32) {
         self.change(|waiting| waiting.taken.keys_low = Some(remaining));
+    }
+
+    /// Adds something for the moment, or drops it when there is no room.
+    pub(crate) fn ephemeral(&self, push: EphemeralPush) {
+        self.change(|waiting| {
+            if waiting.taken.ephemerals.len() < EPHEMERALS_MAX {
+                waiting.taken.ephemerals.push(push);
+            }
+        });
+    }
+
+    /// Adds presence; of each account only the newest is kept, so that it is bounded by the subscriptions.
+    pub(crate) fn presence(&self, items: Vec<PresenceItem>) {
+        self.change(|waiting| {
+            let older = &mut waiting.taken.presence;
+            older.retain(|old| !items.iter().any(|item| item.account == old.account));
+            older.extend(items);
+        });
     }
 
     /// Tells the connection to end. The first reason stands.

@@ -1,10 +1,10 @@
-//! `/v1/register` and `/v1/accounts`.
+//! `/v1/register`, `/v1/accounts`, and what an account does to itself at `/v1/account`.
 
 use std::sync::Arc;
 
 use axum::extract::{Path, State};
 use http::StatusCode;
-use waxwing_protocol::api::{AccountView, RegisterRequest, RegisterResponse};
+use waxwing_protocol::api::{AccountView, DeleteRequest, RegisterRequest, RegisterResponse, RenameRequest};
 
 use super::error::HttpError;
 use super::extract::{Authenticated, Json};
@@ -16,7 +16,7 @@ pub(crate) async fn register(
     State(node): State<Arc<Node>>,
     Json(request): Json<RegisterRequest>,
 ) -> Result<(StatusCode, axum::Json<RegisterResponse>), HttpError> {
-    let (response, created) = node.accounts.register(request, u64::from_be_bytes(random())).await?;
+    let (response, created) = node.accounts.register(request, u64::from_be_bytes(random()), node.clock.now()).await?;
     let status = if created { StatusCode::CREATED } else { StatusCode::OK };
     Ok((status, axum::Json(response)))
 }
@@ -32,4 +32,25 @@ pub(crate) async fn view(
     let name = by_id.or_else(|_| name.parse().map(AccountName::Handle));
     let name = name.map_err(|_| HttpError::new(StatusCode::NOT_FOUND, "account-not-found", "no such account"))?;
     Ok(axum::Json(node.accounts.look_up(caller.device, name, node.clock.now()).await?))
+}
+
+/// `PUT /v1/account/handle`: another handle for the calling account; the one it had is free.
+pub(crate) async fn rename(
+    State(node): State<Arc<Node>>,
+    Authenticated(caller): Authenticated,
+    Json(request): Json<RenameRequest>,
+) -> Result<StatusCode, HttpError> {
+    node.accounts.rename(caller.device.account, request).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// `POST /v1/account/delete`: the calling account goes, with everything that waits for it.
+pub(crate) async fn delete(
+    State(node): State<Arc<Node>>,
+    Authenticated(caller): Authenticated,
+    Json(request): Json<DeleteRequest>,
+) -> Result<StatusCode, HttpError> {
+    node.accounts.delete(caller.device.account, &request).await?;
+    node.fabric.revoke(caller.device.account, None);
+    Ok(StatusCode::NO_CONTENT)
 }

@@ -9,7 +9,7 @@ use tracing::error;
 use waxwing_protocol::Problem;
 use waxwing_protocol::problem::PROBLEM_MEDIA_TYPE;
 
-use crate::accounts::{LookUpError, RegisterError};
+use crate::accounts::{ChangeError, LookUpError, RegisterError};
 use crate::keys::KeysError;
 use crate::store::{StoreError, StoreErrorKind};
 
@@ -43,6 +43,11 @@ impl HttpError {
         Self::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "this path does not take this method")
     }
 
+    pub(crate) fn going_away() -> Self {
+        let busy = Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", "the server is busy or going away");
+        busy.retry_after(Duration::from_secs(1))
+    }
+
     pub(crate) fn not_found(detail: &str) -> Self {
         Self::new(StatusCode::NOT_FOUND, "not-found", detail)
     }
@@ -69,8 +74,7 @@ impl IntoResponse for HttpError {
 impl From<StoreError> for HttpError {
     fn from(failed: StoreError) -> Self {
         if failed.kind == StoreErrorKind::Unavailable {
-            let busy = Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", "the server is busy or going away");
-            return busy.retry_after(Duration::from_secs(1));
+            return Self::going_away();
         }
         // Logged here, once; its details stay inside.
         error!(error = %failed, "the store failed");
@@ -82,12 +86,25 @@ impl From<RegisterError> for HttpError {
     fn from(refused: RegisterError) -> Self {
         let (status, slug) = match &refused {
             RegisterError::InviteOnly => (StatusCode::FORBIDDEN, "registration-invite-only"),
+            RegisterError::InviteInvalid => (StatusCode::FORBIDDEN, "invite-invalid"),
             RegisterError::Closed => (StatusCode::FORBIDDEN, "registration-closed"),
             RegisterError::Identity(_) => (StatusCode::UNPROCESSABLE_ENTITY, "identity-invalid"),
             RegisterError::Malformed(_) => (StatusCode::UNPROCESSABLE_ENTITY, "registration-malformed"),
             RegisterError::HandleTaken(_) => (StatusCode::CONFLICT, "handle-taken"),
             RegisterError::AccountTaken(_) => (StatusCode::CONFLICT, "account-taken"),
             RegisterError::Store(failed) => return failed.clone().into(),
+        };
+        Self::new(status, slug, refused)
+    }
+}
+
+impl From<ChangeError> for HttpError {
+    fn from(refused: ChangeError) -> Self {
+        let (status, slug) = match &refused {
+            ChangeError::Identity(_) => (StatusCode::UNPROCESSABLE_ENTITY, "identity-invalid"),
+            ChangeError::HandleTaken(_) => (StatusCode::CONFLICT, "handle-taken"),
+            ChangeError::NotFound => (StatusCode::NOT_FOUND, "account-not-found"),
+            ChangeError::Store(failed) => return failed.clone().into(),
         };
         Self::new(status, slug, refused)
     }

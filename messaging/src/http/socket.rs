@@ -10,20 +10,17 @@ use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::{State, WebSocketUpgrade};
 use axum::response::Response;
 use http::{HeaderMap, StatusCode, Uri, header};
-use waxwing_protocol::frames::SUBPROTOCOL_PB;
+use waxwing_protocol::frames::codec::Codec;
 
 use super::error::HttpError;
 use super::extract::caller;
 use crate::config::seconds;
 use crate::connection;
 use crate::node::Node;
-use crate::wire::{MESSAGE_BYTES_MAX, READ_BUFFER_BYTES, Wire};
+use crate::wire::{READ_BUFFER_BYTES, Wire, message_bytes_max};
 
-/// Subprotocols that this server speaks.
-const SUBPROTOCOLS: [&str; 1] = [SUBPROTOCOL_PB];
-
-/// Bytes that may wait in a socket's own write buffer. One message is written at a time: this only has to hold one.
-const WRITE_BUFFER_BYTES_MAX: usize = 2 * MESSAGE_BYTES_MAX;
+/// Subprotocols that this server speaks, the preferred one first.
+const SUBPROTOCOLS: [&str; 2] = [Codec::Protobuf.subprotocol(), Codec::Json.subprotocol()];
 
 /// `GET /v1/ws`.
 pub(crate) async fn upgrade(
@@ -34,28 +31,38 @@ pub(crate) async fn upgrade(
     let upgrade = upgrade.map_err(|refused| {
         HttpError::new(refused.status(), "not-a-websocket", "this path is a WebSocket: send an upgrade request")
     })?;
-    if !origin_allowed(&headers, &node.config.origins) {
-        return Err(HttpError::new(StatusCode::FORBIDDEN, "origin-refused", "pages of this origin may not connect"));
-    }
+    check_origin(&headers, &node)?;
     let upgrade = upgrade.protocols(SUBPROTOCOLS);
-    if upgrade.selected_protocol().is_none() {
+    let selected = upgrade.selected_protocol().cloned();
+    let Some(codec) =
+        Codec::ALL.into_iter().find(|codec| selected.as_ref().is_some_and(|it| it == codec.subprotocol()))
+    else {
         let detail = "offer a subprotocol that this server speaks";
         let refused = HttpError::new(StatusCode::BAD_REQUEST, "subprotocol-unsupported", detail);
         return Err(refused.with("supported", SUBPROTOCOLS.to_vec()));
-    }
+    };
     let shown = caller(&headers, &node).await?;
     let upgrade = upgrade
         .read_buffer_size(READ_BUFFER_BYTES)
         .write_buffer_size(0)
-        .max_write_buffer_size(WRITE_BUFFER_BYTES_MAX)
-        .max_message_size(MESSAGE_BYTES_MAX)
-        .max_frame_size(MESSAGE_BYTES_MAX);
+        // One message is written at a time: this only has to hold one.
+        .max_write_buffer_size(2 * message_bytes_max(codec))
+        .max_message_size(message_bytes_max(codec))
+        .max_frame_size(message_bytes_max(codec));
     let write_limit = seconds(node.config.slow_reader_s);
     Ok(upgrade.on_upgrade(move |socket| {
         // A task of its own: that of the upgrade carries what upgrading needed for as long as it lives.
-        tokio::spawn(connection::serve(node, Wire::new(socket, write_limit), shown));
+        tokio::spawn(connection::serve(node, Wire::socket(socket, codec, write_limit), shown));
         std::future::ready(())
     }))
+}
+
+/// Refuses pages that may not connect.
+pub(super) fn check_origin(headers: &HeaderMap, node: &Node) -> Result<(), HttpError> {
+    if origin_allowed(headers, &node.config.origins) {
+        return Ok(());
+    }
+    Err(HttpError::new(StatusCode::FORBIDDEN, "origin-refused", "pages of this origin may not connect"))
 }
 
 /// Whether the page that opens the socket may: not a page at all, one of this host, or one that the operator allows.

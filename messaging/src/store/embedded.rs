@@ -7,10 +7,12 @@
 //! The writer thread is also the lock under which seqs are given: it alone appends, so what commits later has a higher
 //! seq, and a reader sees a seq only when every lower one is there.
 
+mod deletion;
 mod directory;
 mod lane;
 mod mailboxes;
 mod pages;
+mod receipts;
 mod records;
 mod sweep;
 mod tables;
@@ -21,6 +23,7 @@ use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 use tokio::sync::{Semaphore, oneshot};
+use waxwing_protocol::api::Preferences;
 use waxwing_protocol::identity::SignedPrekey;
 use waxwing_protocol::{AccountId, Handle, Timestamp};
 
@@ -28,8 +31,8 @@ use self::tables::Tables;
 use self::writer::{Command, Writer};
 use super::{
     AccountRecord, AckRequest, Append, AppendError, Appended, Claimed, CommitSink, DeviceAddress, DeviceRecord,
-    Directory, Held, MailboxStore, NewAccount, Opened, Page, PageRequest, PrekeysHeld, Registered, StoreError,
-    StoreErrorKind, Swept,
+    Directory, Held, MailboxStore, NewAccount, Opened, Page, PageRequest, PrekeysHeld, Regard, Registered, Renamed,
+    StoreError, StoreErrorKind, Swept,
 };
 
 /// Reads that may be under way at once. Each takes a thread of tokio's blocking pool: a crowd that reconnects waits
@@ -77,6 +80,16 @@ impl EmbeddedStore {
                 .await
                 .map_err(|error| StoreError::new(StoreErrorKind::Other, error))?
         })
+    }
+
+    /// Records whose keys name an account, in all keyspaces.
+    #[cfg(test)]
+    pub(super) fn records_under(&self, account: AccountId) -> usize {
+        let tables = &self.tables;
+        let keyspaces = [&tables.directory, &tables.mailboxes, &tables.rows, &tables.sends];
+        let keys = keyspaces.into_iter().flat_map(|keyspace| keyspace.iter());
+        let names = |key: &[u8]| key.windows(16).any(|id| id == account.as_bytes());
+        keys.map(|guard| guard.key().expect("a sound store")).filter(|key| names(key)).count()
     }
 
     /// Gives the writer a command now, and waits for its answer when polled.
@@ -136,6 +149,14 @@ impl Directory for EmbeddedStore {
         self.write(|reply| Command::Register { account: Box::new(account), reply })
     }
 
+    fn rename(&self, account: AccountId, handle: Handle) -> BoxFuture<'static, Result<Renamed, StoreError>> {
+        self.write(|reply| Command::Rename { account, handle, reply })
+    }
+
+    fn delete(&self, account: AccountId) -> BoxFuture<'static, Result<bool, StoreError>> {
+        self.write(|reply| Command::Delete { account, reply })
+    }
+
     fn account(&self, account: AccountId) -> BoxFuture<'static, Result<Option<AccountRecord>, StoreError>> {
         self.read_with(move |tables| directory::account(tables, account))
     }
@@ -146,6 +167,26 @@ impl Directory for EmbeddedStore {
 
     fn device(&self, device: DeviceAddress) -> BoxFuture<'static, Result<Option<DeviceRecord>, StoreError>> {
         self.read_with(move |tables| directory::device(tables, device))
+    }
+
+    fn preferences(&self, account: AccountId) -> BoxFuture<'static, Result<Preferences, StoreError>> {
+        self.read_with(move |tables| directory::preferences(tables, account))
+    }
+
+    fn set_preferences(
+        &self,
+        account: AccountId,
+        preferences: Preferences,
+    ) -> BoxFuture<'static, Result<(), StoreError>> {
+        self.write(|reply| Command::SetPreferences { account, preferences, reply })
+    }
+
+    fn regards(
+        &self,
+        accounts: Vec<AccountId>,
+        peer: AccountId,
+    ) -> BoxFuture<'static, Result<Vec<Option<Regard>>, StoreError>> {
+        self.read_with(move |tables| directory::regards(tables, &accounts, peer))
     }
 
     fn add_prekeys(

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use proptest::prelude::*;
 use waxwing_protocol::api::ONE_TIME_KEYS_MAX;
-use waxwing_protocol::frames::{Envelope, Lane};
+use waxwing_protocol::frames::{Class, Envelope, Lane};
 use waxwing_protocol::identity::{Base64, PrekeyKind, PublicKey, SignedDeviceList, SignedPrekey, Suite};
 use waxwing_protocol::{AccountId, DeviceId, MsgId, Timestamp};
 
@@ -72,7 +72,13 @@ impl Engine {
     }
 
     async fn ack(&self, up_to: u64, ranges: &[(u64, u64)]) {
-        let ack = AckRequest { mailbox: mailbox(1), lane: Lane::Normal, up_to, ranges: ranges.to_vec() };
+        let ack = AckRequest {
+            mailbox: mailbox(1),
+            lane: Lane::Normal,
+            up_to,
+            ranges: ranges.to_vec(),
+            receipts: receipts(),
+        };
         self.store.ack(ack).await.unwrap();
     }
 
@@ -94,6 +100,14 @@ impl Engine {
     }
 }
 
+fn receipts() -> ReceiptRows {
+    ReceiptRows {
+        now: NOW,
+        expires_at: NOW.plus(Duration::from_secs(1000)),
+        quota: Quota { msgs: 1000, bytes: 1 << 20 },
+    }
+}
+
 fn mailbox(n: u8) -> DeviceAddress {
     DeviceAddress { account: AccountId::from_bytes([n; 16]), device: DeviceId::FIRST }
 }
@@ -105,7 +119,7 @@ fn account(n: u8) -> NewAccount {
         account_key: PublicKey([n; 32]),
         device_list: SignedDeviceList { list: Base64(vec![n]), signature: Base64(vec![n; 64]) },
     };
-    NewAccount { record, device: DeviceId::FIRST, reg_id: REG_ID, token_hash: [n; 32], epoch: EPOCH }
+    NewAccount { record, device: DeviceId::FIRST, reg_id: REG_ID, token_hash: [n; 32], epoch: EPOCH, invite: None }
 }
 
 /// Message `n` of account 2 to account 1.
@@ -121,6 +135,8 @@ fn message(n: u64) -> Append {
         bodies: vec![body],
         absent: Vec::new(),
         lane: Lane::Normal,
+        coalesce_key: Bytes::new(),
+        introduces: true,
         envelope: Envelope {
             msg_id: Bytes::copy_from_slice(&msg_id),
             server_ts: NOW.as_millis() + n,
@@ -290,13 +306,13 @@ async fn what_a_client_holds_counts_as_acked_only_in_the_same_epoch() {
     for n in 1..=5 {
         engine.store.append(message(n)).await.unwrap();
     }
-    let opened = engine.open(Held { epoch: EPOCH + 1, up_to: [5, 0] }).await;
+    let opened = engine.open(Held { epoch: EPOCH + 1, up_to: [5, 0], receipts: receipts() }).await;
     assert_eq!(opened.lanes[0], LaneView { acked: 0, last: 5, waiting: 5 });
-    let again = engine.open(Held { epoch: EPOCH, up_to: [6, 0] }).await;
+    let again = engine.open(Held { epoch: EPOCH, up_to: [6, 0], receipts: receipts() }).await;
     assert_eq!(again.lanes[0].acked, 0, "nobody can hold what was never given");
     assert!(again.generation > opened.generation);
     let engine = engine.reopened();
-    let opened = engine.open(Held { epoch: EPOCH, up_to: [3, 0] }).await;
+    let opened = engine.open(Held { epoch: EPOCH, up_to: [3, 0], receipts: receipts() }).await;
     assert_eq!(opened.lanes[0], LaneView { acked: 3, last: 5, waiting: 2 });
     assert!(opened.generation > again.generation, "generations grow over restarts");
     assert_eq!(opened.epoch, EPOCH);
@@ -503,4 +519,128 @@ proptest! {
             }
         });
     }
+}
+
+/// Two accounts that know each other; message `n` is from 2 to 1.
+async fn acquainted() -> Engine {
+    let engine = Engine::start().with_account(1).await.with_account(2).await;
+    let hello = Append { from: mailbox(1), to: mailbox(2).account, ..of_class(Class::Message, 1000) };
+    engine.store.append(hello).await.unwrap();
+    engine
+}
+
+fn of_class(class: Class, n: u64) -> Append {
+    let message = message(n);
+    let from_account = Bytes::copy_from_slice(mailbox(2).account.as_bytes());
+    Append { envelope: Envelope { class: class.into(), from_account, ..message.envelope }, ..message }
+}
+
+/// The receipts in the mailbox of account 2: seqs and the numbers of the messages delivered.
+async fn delivered(engine: &Engine) -> Vec<(u64, Vec<u64>)> {
+    let request =
+        PageRequest { mailbox: mailbox(2), lane: Lane::Normal, after: 0, msgs: 100, bytes: 1 << 20, now: NOW };
+    let page = engine.store.read(request).await.unwrap();
+    let receipts = page.rows.into_iter().filter_map(|row| row.delivery.map(|delivery| (row.seq, delivery)));
+    let number = |id: &Bytes| u64::from_be_bytes(*id.last_chunk().unwrap());
+    receipts.map(|(seq, delivery)| (seq, delivery.msg_ids.iter().map(number).collect())).collect()
+}
+
+#[tokio::test]
+async fn an_ack_tells_the_sender_in_one_row_as_long_as_that_waits() {
+    let engine = acquainted().await;
+    for n in 1..=5 {
+        engine.store.append(of_class(Class::Message, n)).await.unwrap();
+    }
+    engine.ack(2, &[(4, 4)]).await;
+    assert_eq!(delivered(&engine).await, [(2, vec![1, 2, 4])]);
+    let engine = engine.reopened();
+    engine.ack(5, &[]).await;
+    assert_eq!(
+        delivered(&engine).await,
+        [(3, vec![1, 2, 4, 3, 5])],
+        "the row that waited has grown, and 4 is told once"
+    );
+    let ack =
+        AckRequest { mailbox: mailbox(2), lane: Lane::Normal, up_to: 3, ranges: Vec::new(), receipts: receipts() };
+    engine.store.ack(ack).await.unwrap();
+    engine.store.append(of_class(Class::Message, 6)).await.unwrap();
+    engine.open(Held { epoch: EPOCH, up_to: [6, 0], receipts: receipts() }).await;
+    assert_eq!(delivered(&engine).await, [(4, vec![6])], "what a client holds is delivered as well");
+    engine.sweep(NOW).await;
+    assert_eq!(delivered(&engine).await, [(4, vec![6])]);
+}
+
+#[tokio::test]
+async fn nobody_is_told_of_what_is_no_message_or_expired_or_from_a_stranger_or_not_to_be_told() {
+    let engine = acquainted().await;
+    for (n, class) in [(1, Class::Receipt), (2, Class::Sync), (3, Class::Control), (4, Class::Delivery)] {
+        engine.store.append(of_class(class, n)).await.unwrap();
+    }
+    let expired = of_class(Class::Message, 5);
+    let envelope = Envelope { expires_at: NOW.as_millis(), ..expired.envelope };
+    engine.store.append(Append { envelope, ..expired }).await.unwrap();
+    engine.ack(5, &[]).await;
+    assert_eq!(delivered(&engine).await, []);
+
+    let stranger = Engine::start().with_account(1).await.with_account(2).await;
+    // Reading somebody's messages is not writing to them, and a receipt of one's own is neither.
+    let receipt = Append { from: mailbox(1), to: mailbox(2).account, introduces: false, ..of_class(Class::Receipt, 9) };
+    stranger.store.append(receipt).await.unwrap();
+    stranger.store.append(of_class(Class::Message, 1)).await.unwrap();
+    stranger.ack(1, &[]).await;
+    assert_eq!(delivered(&stranger).await, []);
+
+    let silent = Preferences { delivery_receipts: false, ..Preferences::default() };
+    engine.store.set_preferences(mailbox(1).account, silent).await.unwrap();
+    let engine = engine.reopened();
+    assert_eq!(engine.store.preferences(mailbox(1).account).await.unwrap(), silent);
+    engine.store.append(of_class(Class::Message, 6)).await.unwrap();
+    engine.ack(6, &[]).await;
+    assert_eq!(delivered(&engine).await, []);
+}
+
+#[tokio::test]
+async fn a_message_with_a_coalesce_key_replaces_the_one_that_waits_also_within_one_commit() {
+    let engine = acquainted().await;
+    let receipt = |n, key: &'static [u8]| Append { coalesce_key: key.into(), ..of_class(Class::Receipt, n) };
+    engine.store.append(of_class(Class::Message, 1)).await.unwrap();
+    join_all([2, 3, 4].map(|n| engine.store.append(receipt(n, b"read")))).await;
+    engine.store.append(receipt(5, b"other")).await.unwrap();
+    assert_eq!(engine.seqs().await, [1, 4, 5], "2 and 3 were replaced");
+    let engine = engine.reopened();
+    engine.store.append(receipt(6, b"read")).await.unwrap();
+    assert_eq!(engine.seqs().await, [1, 5, 6]);
+    let from_elsewhere = Append { from: mailbox(7), ..receipt(7, b"read") };
+    engine.store.append(from_elsewhere).await.unwrap();
+    assert_eq!(engine.seqs().await, [1, 5, 6, 7], "keys are each device's own");
+    engine.ack(7, &[]).await;
+    engine.sweep(NOW).await;
+    engine.store.append(receipt(8, b"read")).await.unwrap();
+    assert_eq!(engine.seqs().await, [8], "what was acked is not replaced");
+    let opened = engine.open(Held::default()).await;
+    assert_eq!(opened.lanes[0], LaneView { acked: 7, last: 8, waiting: 1 });
+}
+
+/// Everything that a deleted account has left goes, a step at a time, and nothing of others.
+#[tokio::test]
+async fn what_a_deleted_account_leaves_is_erased_also_when_a_crash_comes_between() {
+    let engine = acquainted().await.with_account(3).await;
+    let roomy = |n| Append { quota: Quota { msgs: 10_000, bytes: 1 << 30 }, ..message(n) };
+    join_all((1..=3000).map(|n| engine.store.append(roomy(n)))).await;
+    let kept = Append { to: mailbox(3).account, ..message(5000) };
+    engine.store.append(kept).await.unwrap();
+    // The last message to it waits for the same commit: it is refused or goes with the rest.
+    let last = engine.store.append(message(4000));
+    assert!(engine.store.delete(mailbox(1).account).await.unwrap());
+    let _ = last.await;
+    assert!(matches!(engine.store.append(message(4001)).await, Err(AppendError::UnknownAccount)));
+    assert_eq!(engine.store.register(account(1)).await.unwrap(), Registered::AccountTaken, "not while it is erased");
+    engine.store.sweep(NOW).await.unwrap();
+    let engine = engine.reopened();
+    engine.sweep(NOW).await;
+    assert!(!engine.store.delete(mailbox(1).account).await.unwrap());
+    assert_eq!(engine.store.records_under(mailbox(1).account), 0, "of 3,000 messages and everything else");
+    let others = PageRequest { mailbox: mailbox(3), lane: Lane::Normal, after: 0, msgs: 10, bytes: 1 << 20, now: NOW };
+    assert_eq!(engine.store.read(others).await.unwrap().rows.len(), 1);
+    assert_eq!(engine.store.register(account(1)).await.unwrap(), Registered::Created);
 }

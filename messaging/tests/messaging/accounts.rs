@@ -1,17 +1,21 @@
 //! Accounts, the key directory and grants over HTTP.
 
+use std::time::Duration;
+
 use axum::body::Body;
 use futures_util::future::join_all;
 use http::{Method, Request, StatusCode};
 use serde_json::{Value, json};
-use waxwing_messaging::{Config, mint_edge_grant};
-use waxwing_protocol::api::{AccountView, PrekeyClaim, PrekeyUpload, Registration};
-use waxwing_protocol::frames::frame;
+use waxwing_messaging::{Config, mint_edge_grant, mint_invite};
+use waxwing_protocol::api::{
+    AccountView, DeleteRequest, PrekeyClaim, PrekeyUpload, RegisterRequest, Registration, RenameRequest,
+};
+use waxwing_protocol::frames::{ErrorCode, close, frame};
 use waxwing_protocol::grant::{Audience, Grant, GrantKeys, Jwks};
-use waxwing_protocol::identity::{Base64, PrekeyKind};
+use waxwing_protocol::identity::{Base64, DELETE_DOMAIN, PrekeyKind, RENAME_DOMAIN};
 use waxwing_protocol::{BlobId, DeviceId, Timestamp};
 
-use crate::client::Client;
+use crate::client::{Client, message, msg_id};
 use crate::node::{Person, TestNode, open_config, slug};
 
 #[tokio::test]
@@ -78,6 +82,10 @@ async fn registration_may_be_for_the_invited_or_closed() {
         let (status, body) = node.call(Method::POST, "/v1/register", None, &request).await;
         assert_eq!((status, slug(&body)), (StatusCode::FORBIDDEN, expected));
     }
+    // Where everybody may, a code makes no difference.
+    let node = TestNode::start().await;
+    let request = RegisterRequest { invite: Some("anything".into()), ..Person::new("alice").registration() };
+    assert_eq!(node.call(Method::POST, "/v1/register", None, &request).await.0, StatusCode::CREATED);
 }
 
 #[tokio::test]
@@ -293,7 +301,7 @@ async fn grants_verify_with_the_published_keys_before_and_after_a_restart() {
     let blob = BlobId::from_bytes([5; 32]);
     let share = mint(&node, &json!({"kind": "share", "blob": blob, "lifetime_s": 60})).await;
     assert_eq!(keys.verify(&share, &[Audience::Share], now()).unwrap().grant, Grant::Share { blob });
-    let edge = node.messaging().mint_edge_grant("edge-1", std::time::Duration::from_secs(60));
+    let edge = node.messaging().mint_edge_grant("edge-1", Duration::from_secs(60));
     assert!(keys.verify(&edge.text, &[Audience::Edge], now()).is_ok());
 
     node.crash_and_restart().await;
@@ -303,6 +311,93 @@ async fn grants_verify_with_the_published_keys_before_and_after_a_restart() {
     assert!(matches!(again, Grant::Upload { owner: same, .. } if same == owner));
     let (status, _) = node.call(Method::POST, "/v1/grants", Some(&alice), &json!({"kind": "edge"})).await;
     assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "accounts get no edge grants");
-    let nowhere = mint_edge_grant(std::path::Path::new("/nonexistent"), "edge-1", std::time::Duration::ZERO);
+    let nowhere = mint_edge_grant(std::path::Path::new("/nonexistent"), "edge-1", Duration::ZERO);
     assert!(nowhere.is_err());
+}
+
+#[tokio::test]
+async fn a_code_lets_one_person_in_once_whatever_crashes_between() {
+    let mut node = TestNode::with(Config { registration: Registration::Invite, ..open_config() }).await;
+    // Made beside the running node, as an operator does.
+    let invite = |lifetime_s| mint_invite(&node.data(), Duration::from_secs(lifetime_s)).unwrap().code;
+    let (code, ended) = (invite(1000), invite(0));
+    let ask = |handle: &str, code: &str| RegisterRequest {
+        invite: Some(code.to_owned()),
+        ..Person::new(handle).registration()
+    };
+    for wrong in [&ended, "wrong", &code.replace('-', "x")] {
+        let (status, body) = node.call(Method::POST, "/v1/register", None, &ask("alice", wrong)).await;
+        assert_eq!((status, slug(&body)), (StatusCode::FORBIDDEN, "invite-invalid"), "{wrong}");
+    }
+    let both = [ask("alice", &code), ask("bob", &code)];
+    let asked = join_all(both.iter().map(|request| node.call(Method::POST, "/v1/register", None, request))).await;
+    let mut statuses: Vec<_> = asked.iter().map(|(status, _)| status.as_u16()).collect();
+    let first = statuses.iter().position(|status| *status == 201).unwrap();
+    statuses.sort_unstable();
+    assert_eq!(statuses, [201, 403], "of two who race, one gets in");
+
+    node.crash_and_restart().await;
+    let (status, _) = node.call(Method::POST, "/v1/register", None, &both[first]).await;
+    assert_eq!(status, StatusCode::OK, "the same request again is the same registration");
+    let (status, body) = node.call(Method::POST, "/v1/register", None, &both[1 - first]).await;
+    assert_eq!((status, slug(&body)), (StatusCode::FORBIDDEN, "invite-invalid"));
+}
+
+#[tokio::test]
+async fn a_handle_is_changed_by_the_account_key_alone_and_the_old_one_is_free() {
+    let mut node = TestNode::start().await;
+    let (alice, bob) = (node.register("alice").await, node.register("bob").await);
+    let rename = |handle: &str, signer: &Person| {
+        let handle: waxwing_protocol::Handle = handle.parse().unwrap();
+        let proof = signer.sign(RENAME_DOMAIN, &RenameRequest::proof_message(alice.account, &handle));
+        RenameRequest { handle, proof }
+    };
+    let path = "/v1/account/handle";
+    let (status, body) = node.call(Method::PUT, path, Some(&alice), &rename("alicia", &bob)).await;
+    assert_eq!((status, slug(&body)), (StatusCode::UNPROCESSABLE_ENTITY, "identity-invalid"));
+    let (status, body) = node.call(Method::PUT, path, Some(&alice), &rename("bob", &alice)).await;
+    assert_eq!((status, slug(&body)), (StatusCode::CONFLICT, "handle-taken"));
+    for _again in 0..2 {
+        let (status, _) = node.call(Method::PUT, path, Some(&alice), &rename("alicia", &alice)).await;
+        assert_eq!(status, StatusCode::NO_CONTENT);
+    }
+    node.crash_and_restart().await;
+    let (_, view) = node.get("/v1/accounts/alicia", &bob).await;
+    assert_eq!(view["account"], json!(alice.account));
+    assert_eq!(node.get("/v1/accounts/alice", &bob).await.0, StatusCode::NOT_FOUND);
+    let mut heir = Person::new("heir");
+    heir.handle = "alice".into();
+    assert_eq!(node.call(Method::POST, "/v1/register", None, &heir.registration()).await.0, StatusCode::CREATED);
+}
+
+#[tokio::test]
+async fn a_deleted_account_is_gone_for_everybody_at_once_and_for_good() {
+    let mut node = TestNode::start().await;
+    let (alice, bob) = (node.register("alice").await, node.register("bob").await);
+    let mut from = Client::connect(&node, &alice).await;
+    let mut gone = Client::connect(&node, &bob).await;
+    gone.send(message(&alice, 1, b"hello")).await.unwrap();
+    for n in 2..5 {
+        from.send(message(&bob, n, b"canary-of-the-mailbox")).await.unwrap();
+    }
+    let by = |signer: &Person| DeleteRequest { proof: signer.sign(DELETE_DOMAIN, bob.account.as_bytes()) };
+    let path = "/v1/account/delete";
+    let (status, _) = node.call(Method::POST, path, Some(&bob), &by(&alice)).await;
+    assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "a token alone deletes nothing");
+    let (status, _) = node.call(Method::POST, path, Some(&bob), &by(&bob)).await;
+    assert_eq!(status, StatusCode::NO_CONTENT);
+
+    assert_eq!(gone.closed().await, Some(close::UNAUTHENTICATED));
+    let refused = from.send(message(&bob, 9, b"still there?")).await.unwrap_err();
+    assert_eq!(refused.code(), ErrorCode::NotFound);
+    assert_eq!(node.get("/v1/accounts/bob", &alice).await.0, StatusCode::NOT_FOUND);
+    assert_eq!(node.get("/v1/keys", &bob).await.0, StatusCode::UNAUTHORIZED);
+    node.crash_and_restart().await;
+    assert_eq!(node.get("/v1/keys", &bob).await.0, StatusCode::UNAUTHORIZED);
+    let mut heir = Person::new("heir");
+    heir.handle = "bob".into();
+    assert_eq!(node.call(Method::POST, "/v1/register", None, &heir.registration()).await.0, StatusCode::CREATED);
+    let mut from = Client::connect(&node, &alice).await;
+    let row = from.next_delivered(|row| row.msg_id == msg_id(1)).await;
+    assert_eq!(row.from_account, bob.account.as_bytes()[..], "what it sent before still arrives");
 }

@@ -5,18 +5,18 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::{SinkExt as _, StreamExt as _};
+use futures_util::SinkExt as _;
 use tokio::net::TcpStream;
-use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use tokio_tungstenite::tungstenite::{Error as WsError, Message, handshake::client::Request};
 use waxwing_protocol::MsgId;
 use waxwing_protocol::frames::{
-    Ack, Class, Deliver, DeviceBody, Direct, Envelope, Error, Frame, Have, Hello, Lane, Ping, QueueEmpty,
-    SUBPROTOCOL_PB, Send, SendResult, SeqRange, Urgency, Welcome, Window, frame::Body, send, unpack,
+    Ack, Class, Deliver, DeviceBody, Direct, Envelope, Error, Frame, Have, Hello, Lane, Ping, QueueEmpty, Send,
+    SendResult, SeqRange, Urgency, Welcome, Window, frame::Body, send,
 };
 
 use crate::node::{Person, TestNode};
+use crate::transport::{Line, Transport, current};
 
 /// How a socket ended: its close code, `None` when it was just cut.
 pub type CloseCode = Option<u16>;
@@ -24,7 +24,8 @@ pub type CloseCode = Option<u16>;
 /// An upgrade request as a good client sends it.
 pub fn upgrade(address: SocketAddr, token: Option<&str>) -> Request {
     let mut request = format!("ws://{address}/v1/ws").into_client_request().unwrap();
-    request.headers_mut().insert("sec-websocket-protocol", SUBPROTOCOL_PB.parse().unwrap());
+    let subprotocol = current().codec().subprotocol();
+    request.headers_mut().insert("sec-websocket-protocol", subprotocol.parse().unwrap());
     if let Some(token) = token {
         request.headers_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
     }
@@ -69,9 +70,9 @@ pub fn number(envelope: &Envelope) -> u64 {
     u64::from_be_bytes(*envelope.msg_id.last_chunk().unwrap())
 }
 
-/// A socket.
+/// A client on the transport of the test that runs.
 pub struct Client {
-    socket: WebSocketStream<TcpStream>,
+    line: Line,
     frames: VecDeque<Frame>,
     /// Given by the server.
     pub welcome: Welcome,
@@ -79,15 +80,24 @@ pub struct Client {
 }
 
 impl Client {
-    /// Opens a socket without saying anything.
+    /// Opens a line without saying anything.
     pub async fn open(address: SocketAddr, request: Request) -> Result<Self, WsError> {
+        if let Transport::Poll(codec) = current() {
+            let authorization = request.headers().get("authorization");
+            let authorization = authorization.map(|value| value.to_str().unwrap().to_owned());
+            return Ok(Self::of(Line::poll(address, authorization, codec)));
+        }
         Self::open_on(TcpStream::connect(address).await.unwrap(), request).await
     }
 
     /// The same on a connection made before.
     pub async fn open_on(stream: TcpStream, request: Request) -> Result<Self, WsError> {
         let (socket, _) = tokio_tungstenite::client_async(request, stream).await?;
-        Ok(Self { socket, frames: VecDeque::new(), welcome: Welcome::default(), next_id: 1 })
+        Ok(Self::of(Line::Socket(Box::new(socket), current().codec())))
+    }
+
+    fn of(line: Line) -> Self {
+        Self { line, frames: VecDeque::new(), welcome: Welcome::default(), next_id: 1 }
     }
 
     /// Connects `person` and is welcomed.
@@ -115,18 +125,20 @@ impl Client {
     }
 
     pub async fn put(&mut self, frame: Frame) {
-        self.put_message(Message::Binary(frame.to_message())).await;
+        self.line.put(frame).await;
     }
 
     /// Sends a raw message. A server that has closed meanwhile is noticed at the next read.
     pub async fn put_message(&mut self, message: Message) {
-        let _ = self.socket.send(message).await;
+        let Line::Socket(socket, _) = &mut self.line else { panic!("a poll has no messages") };
+        let _ = socket.send(message).await;
     }
 
     /// Writes until the other side has gone, without reading anything.
     pub async fn write_until_cut(&mut self) {
         let ping = Frame::push(Body::Ping(Ping { nonce: 1 })).to_message();
-        while self.socket.send(Message::Binary(ping.clone())).await.is_ok() {
+        let Line::Socket(socket, _) = &mut self.line else { panic!("a poll is written once") };
+        while socket.send(Message::Binary(ping.clone())).await.is_ok() {
             // Not as fast as it can: the kernel says that a peer has gone only after it was written to.
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -166,16 +178,7 @@ impl Client {
             if let Some(frame) = self.frames.pop_front() {
                 return Ok(frame);
             }
-            match self.socket.next().await {
-                Some(Ok(Message::Binary(mut message))) => {
-                    while let Some(frame) = unpack(&mut message).unwrap() {
-                        self.frames.push_back(frame);
-                    }
-                }
-                Some(Ok(Message::Close(frame))) => return Err(frame.map(|frame| frame.code.into())),
-                Some(Ok(_)) => {}
-                Some(Err(_)) | None => return Err(None),
-            }
+            self.frames.extend(self.line.receive().await?);
         }
     }
 

@@ -10,8 +10,26 @@ use waxwing_protocol::frames::{
 
 use crate::client::{Client, have, hello, message, number, unfolded, window};
 use crate::node::{Person, TestNode, open_config};
+use crate::transport::{on_both_sockets, on_every_transport};
 
-#[tokio::test]
+on_every_transport!(
+    a_message_reaches_a_connected_device_and_goes_when_it_is_acked,
+    a_repeated_send_is_delivered_once_and_other_content_is_refused,
+    a_message_for_other_devices_than_the_account_has_is_refused_with_the_difference,
+    acks_lost_with_a_socket_are_covered_by_what_the_client_has,
+    calls_do_not_wait_behind_a_full_window_of_messages,
+    a_full_mailbox_is_told_to_the_sender_and_empties_with_acks,
+);
+
+on_both_sockets!(
+    a_thousand_messages_wait_and_drain_in_order_within_a_small_window,
+    a_window_in_bytes_holds_large_bodies_back,
+    a_crash_keeps_what_is_unacked_and_forgets_what_is_acked,
+    a_client_cannot_ack_what_it_was_not_sent,
+    two_senders_race_and_neither_loses_or_overtakes_itself,
+    a_message_for_connected_devices_only_is_not_kept_for_an_absent_one,
+);
+
 async fn a_message_reaches_a_connected_device_and_goes_when_it_is_acked() {
     let node = TestNode::start().await;
     let (alice, bob) = (node.register("alice").await, node.register("bob").await);
@@ -33,7 +51,6 @@ async fn a_message_reaches_a_connected_device_and_goes_when_it_is_acked() {
     assert_eq!(again.drained().await.0.len(), 0);
 }
 
-#[tokio::test]
 async fn a_thousand_messages_wait_and_drain_in_order_within_a_small_window() {
     const WINDOW: usize = 10;
     let node = TestNode::start().await;
@@ -79,7 +96,6 @@ fn hello_with_window(person: &Person, window: Option<Window>) -> Hello {
     Hello { window, ..hello(person) }
 }
 
-#[tokio::test]
 async fn a_window_in_bytes_holds_large_bodies_back() {
     let node = TestNode::start().await;
     let (alice, bob) = (node.register("alice").await, node.register("bob").await);
@@ -103,7 +119,6 @@ async fn a_window_in_bytes_holds_large_bodies_back() {
     assert_eq!(to.messages(1).await[0].1.body.len(), BODY_BYTES_MAX);
 }
 
-#[tokio::test]
 async fn a_repeated_send_is_delivered_once_and_other_content_is_refused() {
     let mut node = TestNode::start().await;
     let (alice, bob) = (node.register("alice").await, node.register("bob").await);
@@ -122,7 +137,6 @@ async fn a_repeated_send_is_delivered_once_and_other_content_is_refused() {
     assert_eq!(to.drained().await.0.len(), 1);
 }
 
-#[tokio::test]
 async fn a_message_for_other_devices_than_the_account_has_is_refused_with_the_difference() {
     let node = TestNode::start().await;
     let (alice, bob) = (node.register("alice").await, node.register("bob").await);
@@ -180,7 +194,6 @@ async fn malformed_sends_are_refused_one_by_one_and_the_connection_lives() {
     assert!(from.send(good()).await.is_ok());
 }
 
-#[tokio::test]
 async fn a_crash_keeps_what_is_unacked_and_forgets_what_is_acked() {
     let mut node = TestNode::start().await;
     let (alice, bob) = (node.register("alice").await, node.register("bob").await);
@@ -203,7 +216,6 @@ async fn a_crash_keeps_what_is_unacked_and_forgets_what_is_acked() {
     assert_eq!(empty.up_to, 9);
 }
 
-#[tokio::test]
 async fn acks_lost_with_a_socket_are_covered_by_what_the_client_has() {
     let node = TestNode::start().await;
     let (alice, bob) = (node.register("alice").await, node.register("bob").await);
@@ -220,7 +232,6 @@ async fn acks_lost_with_a_socket_are_covered_by_what_the_client_has() {
 }
 
 /// An ack beyond what was sent would erase messages that nobody has seen.
-#[tokio::test]
 async fn a_client_cannot_ack_what_it_was_not_sent() {
     let node = TestNode::start().await;
     let (alice, bob) = (node.register("alice").await, node.register("bob").await);
@@ -239,7 +250,6 @@ async fn a_client_cannot_ack_what_it_was_not_sent() {
     assert_eq!(rest, [3, 4, 5]);
 }
 
-#[tokio::test]
 async fn calls_do_not_wait_behind_a_full_window_of_messages() {
     let node = TestNode::start().await;
     let (alice, bob) = (node.register("alice").await, node.register("bob").await);
@@ -256,7 +266,6 @@ async fn calls_do_not_wait_behind_a_full_window_of_messages() {
     assert_eq!((&calls[0].1.body[..], calls[0].1.seq), (&b"ringing"[..], 1));
 }
 
-#[tokio::test]
 async fn two_senders_race_and_neither_loses_or_overtakes_itself() {
     const EACH: u64 = 200;
     let node = TestNode::start().await;
@@ -333,7 +342,6 @@ async fn a_burst_larger_than_what_may_wait_arrives_whole() {
     }
 }
 
-#[tokio::test]
 async fn a_message_for_connected_devices_only_is_not_kept_for_an_absent_one() {
     let node = TestNode::start().await;
     let (alice, bob) = (node.register("alice").await, node.register("bob").await);
@@ -346,7 +354,6 @@ async fn a_message_for_connected_devices_only_is_not_kept_for_an_absent_one() {
     assert_eq!(number(&to.messages(1).await[0].1), 2);
 }
 
-#[tokio::test]
 async fn a_full_mailbox_is_told_to_the_sender_and_empties_with_acks() {
     let node = TestNode::with(Config { mailbox_msgs_max: 2, ..open_config() }).await;
     let (alice, bob) = (node.register("alice").await, node.register("bob").await);

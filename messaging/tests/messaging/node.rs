@@ -19,7 +19,7 @@ use waxwing_protocol::{AccountId, DeviceId, DeviceToken, Timestamp};
 
 /// A node that anyone may register with.
 pub fn open_config() -> Config {
-    Config { registration: Registration::Open, look_ups_per_minute: 1000, ..Config::default() }
+    Config { registration: Registration::Open, look_ups_per_minute: 1000, poll_s: 1, ..Config::default() }
 }
 
 /// A node in a runtime of its own, so that it can be stopped dead in the middle of anything.
@@ -48,6 +48,10 @@ impl TestNode {
 
     pub fn address(&self) -> SocketAddr {
         self.running().address
+    }
+
+    pub fn data(&self) -> PathBuf {
+        self.dir.path().join("data")
     }
 
     pub fn messaging(&self) -> &Messaging {
@@ -190,6 +194,11 @@ impl Person {
             proof: Base64(proof.to_bytes().to_vec()),
             invite: None,
         }
+    }
+
+    /// The account key's signature.
+    pub fn sign(&self, domain: &str, message: &[u8]) -> Base64 {
+        Base64(self.account_key.sign(&signed_bytes(domain, message)).to_bytes().to_vec())
     }
 
     pub fn prekey(&self, n: u8, kind: PrekeyKind) -> SignedPrekey {

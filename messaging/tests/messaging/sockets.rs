@@ -5,12 +5,20 @@ use tokio_tungstenite::tungstenite::{Error as WsError, Message};
 use waxwing_messaging::Config;
 use waxwing_protocol::Problem;
 use waxwing_protocol::frames::{
-    Bye, ErrorCode, FRAME_BYTES_MAX, Frame, Hello, Ping, SUBPROTOCOL_PB, WINDOW_BYTES_MAX, WINDOW_MSGS_MAX, Welcome,
-    Window, close, frame::Body,
+    Bye, ErrorCode, FRAME_BYTES_MAX, Frame, Hello, Ping, SUBPROTOCOL_JSON, SUBPROTOCOL_PB, WINDOW_BYTES_MAX,
+    WINDOW_MSGS_MAX, Welcome, Window, close, frame::Body,
 };
 
 use crate::client::{Client, hello, message, upgrade};
 use crate::node::{TestNode, open_config};
+use crate::transport::on_both_sockets;
+
+on_both_sockets!(
+    a_hello_that_names_another_device_or_other_keys_is_refused,
+    a_newer_connection_displaces_the_older_and_gets_its_messages,
+    goodbye_closes_normally_after_what_was_asked_before,
+    who_says_no_hello_in_time_is_closed,
+);
 
 /// The problem with which an upgrade was refused.
 fn problem(refused: Result<Client, WsError>) -> Problem {
@@ -40,7 +48,7 @@ async fn a_client_that_offers_no_known_subprotocol_is_told_which_there_are() {
         }
         let problem = problem(Client::open(node.address(), request).await);
         assert_eq!((problem.status, problem.slug()), (400, "subprotocol-unsupported"), "{offered:?}");
-        assert_eq!(problem.extensions["supported"], serde_json::json!([SUBPROTOCOL_PB]));
+        assert_eq!(problem.extensions["supported"], serde_json::json!([SUBPROTOCOL_PB, SUBPROTOCOL_JSON]));
     }
 }
 
@@ -88,7 +96,6 @@ async fn wrong_tokens_do_not_get_in_by_header_or_by_hello() {
     client.say_hello(Hello { token: text, ..hello(&alice) }).await.unwrap();
 }
 
-#[tokio::test]
 async fn a_hello_that_names_another_device_or_other_keys_is_refused() {
     let node = TestNode::start().await;
     let (alice, bob) = (node.register("alice").await, node.register("bob").await);
@@ -106,7 +113,6 @@ async fn a_hello_that_names_another_device_or_other_keys_is_refused() {
     }
 }
 
-#[tokio::test]
 async fn who_says_no_hello_in_time_is_closed() {
     let node = TestNode::with(Config { hello_timeout_s: 1, ..open_config() }).await;
     let alice = node.register("alice").await;
@@ -115,7 +121,6 @@ async fn who_says_no_hello_in_time_is_closed() {
     assert_eq!(client.closed().await, Some(close::SILENT));
 }
 
-#[tokio::test]
 async fn a_newer_connection_displaces_the_older_and_gets_its_messages() {
     let node = TestNode::start().await;
     let (alice, bob) = (node.register("alice").await, node.register("bob").await);
@@ -187,7 +192,6 @@ async fn unknown_frames_are_ignored_when_optional_and_answered_when_not() {
     }
 }
 
-#[tokio::test]
 async fn goodbye_closes_normally_after_what_was_asked_before() {
     let node = TestNode::start().await;
     let alice = node.register("alice").await;

@@ -4,15 +4,16 @@
 //! exclusive: two claims never look at the same remaining keys.
 
 use prost::Message as _;
-use waxwing_protocol::api::ONE_TIME_KEYS_MAX;
+use waxwing_protocol::api::{ONE_TIME_KEYS_MAX, Preferences};
 use waxwing_protocol::identity::{PrekeyKind, SignedPrekey};
 use waxwing_protocol::{AccountId, DeviceId, Handle, Timestamp};
 
-use super::records::{AccountRow, DeviceRow, MailboxRow, PrekeyRow};
+use super::records::{AccountRow, DeviceRow, MailboxRow, PreferencesRow, PrekeyRow};
 use super::tables::{self, Tables, corrupt, engine_error, of_device, tag};
 use super::writer::Turn;
 use crate::store::{
-    AccountRecord, Claimed, DeviceAddress, DeviceRecord, NewAccount, PrekeysHeld, Registered, StoreError,
+    AccountRecord, Claimed, DeviceAddress, DeviceRecord, NewAccount, PrekeysHeld, Regard, Registered, Renamed,
+    StoreError,
 };
 
 /// Reads an account.
@@ -55,6 +56,35 @@ pub(super) fn devices(tables: &Tables, account: AccountId) -> Result<Vec<(Device
     rows.collect()
 }
 
+/// Reads what an account lets others know.
+pub(super) fn preferences(tables: &Tables, account: AccountId) -> Result<Preferences, StoreError> {
+    let Some(value) = tables.directory.get(tables::preferences(account)).map_err(engine_error)? else {
+        return Ok(Preferences::default());
+    };
+    PreferencesRow::decode(&value[..]).map_err(|_| corrupt("an account's preferences"))?.into_preferences()
+}
+
+/// Whether an account has ever written to another.
+pub(super) fn has_written(tables: &Tables, account: AccountId, peer: AccountId) -> Result<bool, StoreError> {
+    tables.directory.contains_key(tables::written(account, peer)).map_err(engine_error)
+}
+
+/// How each of `accounts` stands to `peer`.
+pub(super) fn regards(
+    tables: &Tables,
+    accounts: &[AccountId],
+    peer: AccountId,
+) -> Result<Vec<Option<Regard>>, StoreError> {
+    let regard = |account: &AccountId| {
+        if !tables.directory.contains_key(tables::account(*account)).map_err(engine_error)? {
+            return Ok(None);
+        }
+        let has_written = has_written(tables, *account, peer)?;
+        Ok(Some(Regard { preferences: preferences(tables, *account)?, has_written }))
+    };
+    accounts.iter().map(regard).collect()
+}
+
 /// Counts a device's prekeys.
 pub(super) fn prekeys_held(tables: &Tables, device: DeviceAddress) -> Result<PrekeysHeld, StoreError> {
     let fallback = of_device(tag::FALLBACK, device, &[]);
@@ -85,8 +115,19 @@ impl Turn<'_> {
             let same = known == *record && known_token == Some(new.token_hash);
             return Ok(if same { Registered::Repeated } else { Registered::AccountTaken });
         }
+        if self.tables.directory.contains_key(tables::deleted(record.account)).map_err(engine_error)? {
+            return Ok(Registered::AccountTaken);
+        }
         if self.tables.directory.contains_key(tables::handle(&record.handle)).map_err(engine_error)? {
             return Ok(Registered::HandleTaken);
+        }
+        if let Some(invite) = &new.invite {
+            let key = tables::invite(invite);
+            if self.tables.directory.contains_key(&key).map_err(engine_error)? {
+                return Ok(Registered::InviteUsed);
+            }
+            let ends = invite.expires_at.as_millis().to_be_bytes();
+            self.batch.insert(&self.tables.directory, key, [&ends[..], record.account.as_bytes()].concat());
         }
         let directory = &self.tables.directory;
         let row = DeviceRow { token_hash: new.token_hash.to_vec(), reg_id: new.reg_id };
@@ -96,6 +137,42 @@ impl Turn<'_> {
         let mailbox = MailboxRow::new(new.epoch).encode_to_vec();
         self.batch.insert(&self.tables.mailboxes, tables::address(device), mailbox);
         Ok(Registered::Created)
+    }
+
+    /// Gives an account another handle.
+    pub(super) fn rename(&mut self, id: AccountId, handle: &Handle) -> Result<Renamed, StoreError> {
+        let Some(record) = account(self.tables, id)? else {
+            return Ok(Renamed::NotFound);
+        };
+        if record.handle == *handle {
+            return Ok(Renamed::Done);
+        }
+        let directory = &self.tables.directory;
+        if directory.contains_key(tables::handle(handle)).map_err(engine_error)? {
+            return Ok(Renamed::HandleTaken);
+        }
+        self.batch.remove(directory, tables::handle(&record.handle));
+        self.batch.insert(directory, tables::handle(handle), id.as_bytes());
+        let record = AccountRecord { handle: handle.clone(), ..record };
+        self.batch.insert(directory, tables::account(id), AccountRow::new(&record).encode_to_vec());
+        Ok(Renamed::Done)
+    }
+
+    /// What an account lets others know, as this turn has it.
+    pub(super) fn preferences(&mut self, account: AccountId) -> Result<Preferences, StoreError> {
+        if let Some(preferences) = self.memory.preferences.get(&account) {
+            return Ok(*preferences);
+        }
+        let preferences = preferences(self.tables, account)?;
+        self.memory.preferences.insert(account, preferences);
+        Ok(preferences)
+    }
+
+    /// Changes what an account lets others know.
+    pub(super) fn set_preferences(&mut self, account: AccountId, preferences: Preferences) {
+        let row = PreferencesRow::new(preferences).encode_to_vec();
+        self.batch.insert(&self.tables.directory, tables::preferences(account), row);
+        self.memory.preferences.insert(account, preferences);
     }
 
     /// Adds one-time keys and replaces the fallback key.

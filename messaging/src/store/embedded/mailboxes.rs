@@ -40,23 +40,102 @@ impl Turn<'_> {
                 return Err(AppendError::MailboxFull { device: body.device });
             }
         }
+        let (from, to) = (append.from.account, append.to);
+        let introduces = append.introduces && !self.has_written(from, to)?;
+        let mut replaced = Vec::new();
+        for body in bodies().filter(|_| !append.coalesce_key.is_empty()) {
+            let mailbox = DeviceAddress { account: to, device: body.device };
+            let key = tables::coalesce(mailbox, append.lane, from, Some(append.from.device), &append.coalesce_key);
+            replaced.push((body.device, self.waiting_row(mailbox, append.lane, &key)?, key));
+        }
+        for (device, waiting, _) in &replaced {
+            if let Some(seq) = waiting {
+                self.replace(DeviceAddress { account: to, device: *device }, append.lane, *seq)?;
+            }
+        }
         for body in bodies() {
-            let to = DeviceAddress { account: append.to, device: body.device };
-            let lane = &mut self.changed(to).lanes[lane_index(append.lane)];
-            let prev_seq = lane.last;
-            lane.last += 1;
-            lane.bytes_given += body.ciphertext.len() as u64;
-            let (seq, bytes_given) = (lane.last, lane.bytes_given);
+            let mailbox = DeviceAddress { account: to, device: body.device };
             let row = Envelope { body: body.ciphertext.clone(), ..append.envelope.clone() };
-            let key = tables::row(to, append.lane, seq);
-            self.batch.insert(&self.tables.rows, key, row_to_bytes(bytes_given, &row));
-            self.committed.push(Committed { to, lane: append.lane, envelope: Envelope { seq, prev_seq, ..row } });
+            let key = replaced.iter().position(|(device, ..)| *device == body.device);
+            let key = key.map(|at| replaced.swap_remove(at).2);
+            self.put_row(mailbox, append.lane, body.ciphertext.len() as u64, row, key);
+        }
+        if introduces {
+            self.batch.insert(&self.tables.directory, tables::written(from, to), []);
+            self.batch.insert(&self.tables.directory, tables::written_by(to, from), []);
+            self.memory.written.insert((from, to));
         }
         let server_ts = append.envelope.server_ts;
         let send = SendRow { content_hash: append.content_hash.to_vec(), server_ts };
         self.batch.insert(&self.tables.sends, send_key, send.encode_to_vec());
         self.sends.insert(send_key, send);
         Ok(Appended { server_ts: Timestamp::from_millis(server_ts), duplicate: false })
+    }
+
+    /// Puts a row at the end of a lane of a mailbox that this turn has looked at. `bytes` is what it counts for,
+    /// `coalesce` the key under which a later one finds it.
+    pub(super) fn put_row(
+        &mut self,
+        to: DeviceAddress,
+        lane: Lane,
+        bytes: u64,
+        row: Envelope,
+        coalesce: Option<Vec<u8>>,
+    ) {
+        let counts = &mut self.changed(to).lanes[lane_index(lane)];
+        let prev_seq = counts.last;
+        counts.last += 1;
+        counts.bytes_given += bytes;
+        let (seq, bytes_given) = (counts.last, counts.bytes_given);
+        let key = tables::row(to, lane, seq);
+        self.batch.insert(&self.tables.rows, key, row_to_bytes(bytes_given, &row));
+        self.put.insert(key, bytes_given);
+        if let Some(key) = coalesce {
+            self.batch.insert(&self.tables.directory, key.clone(), seq.to_be_bytes());
+            self.coalesced.insert(key, seq);
+        }
+        self.committed.push(Committed { to, lane, envelope: Envelope { seq, prev_seq, ..row } });
+    }
+
+    /// The seq of the row with this coalesce key, as long as it is not acked.
+    pub(super) fn waiting_row(&mut self, to: DeviceAddress, lane: Lane, key: &[u8]) -> Result<Option<u64>, StoreError> {
+        let seq = match self.coalesced.get(key) {
+            Some(seq) => Some(*seq),
+            None => match self.tables.directory.get(key).map_err(engine_error)? {
+                Some(value) => Some(tables::coalesced_seq(&value)?),
+                None => None,
+            },
+        };
+        let Some(mailbox) = self.mailbox(to)? else { return Ok(None) };
+        Ok(seq.filter(|seq| !mailbox.lanes[lane_index(lane)].is_acked(*seq)))
+    }
+
+    /// Takes a row out of a lane: what replaces it comes after. When there are too many gaps already it stays, and its
+    /// reader gets both.
+    pub(super) fn replace(&mut self, to: DeviceAddress, lane: Lane, seq: u64) -> Result<(), StoreError> {
+        let Some(mailbox) = self.mailbox(to)? else { return Ok(()) };
+        let mut counts = mailbox.lanes[lane_index(lane)].clone();
+        let before = counts.acked;
+        if !counts.ack_range(seq, seq) {
+            return Ok(());
+        }
+        if counts.acked > before {
+            let Some(bytes) = self.bytes_given(to, lane, counts.acked)? else { return Ok(()) };
+            counts.bytes_acked = bytes;
+            self.unswept.insert(to);
+        }
+        self.changed(to).lanes[lane_index(lane)] = counts;
+        Ok(())
+    }
+
+    /// Bytes given to a lane up to and with a row, of this turn or committed; `None` when there is no such row.
+    fn bytes_given(&self, to: DeviceAddress, lane: Lane, seq: u64) -> Result<Option<u64>, StoreError> {
+        let key = tables::row(to, lane, seq);
+        if let Some(bytes) = self.put.get(&key) {
+            return Ok(Some(*bytes));
+        }
+        let row = self.tables.rows.get(key).map_err(engine_error)?;
+        row.map(|row| Ok(RowHead::read(&row)?.bytes_given)).transpose()
     }
 
     /// Opens a mailbox for a new connection.
@@ -71,7 +150,7 @@ impl Turn<'_> {
                 if up_to > last[lane_index(lane)] {
                     continue;
                 }
-                self.ack(&AckRequest { mailbox: address, lane, up_to, ranges: Vec::new() })?;
+                self.ack(&AckRequest { mailbox: address, lane, up_to, ranges: Vec::new(), receipts: held.receipts })?;
             }
         }
         let mailbox = self.changed(address);
@@ -100,14 +179,17 @@ impl Turn<'_> {
             return Ok(());
         }
         if lane.acked > before.acked {
-            let key = tables::row(ack.mailbox, ack.lane, lane.acked);
             // A row that is not committed yet was shown to nobody: whoever acks it is guessing.
-            let Some(row) = self.tables.rows.get(key).map_err(engine_error)? else {
+            if self.put.contains_key(&tables::row(ack.mailbox, ack.lane, ack.up_to)) {
+                return Ok(());
+            }
+            let Some(bytes) = self.bytes_given(ack.mailbox, ack.lane, lane.acked)? else {
                 return Ok(());
             };
-            lane.bytes_acked = RowHead::read(&row)?.bytes_given;
+            lane.bytes_acked = bytes;
             self.unswept.insert(ack.mailbox);
         }
+        self.note_deliveries(ack, &before, &lane)?;
         self.changed(ack.mailbox).lanes[index] = lane;
         Ok(())
     }
@@ -124,7 +206,10 @@ impl Turn<'_> {
     }
 
     /// An account's devices and their reg_ids; none when it is unknown.
-    fn devices(&mut self, account: AccountId) -> Result<Arc<[(DeviceId, u32)]>, StoreError> {
+    pub(super) fn devices(&mut self, account: AccountId) -> Result<Arc<[(DeviceId, u32)]>, StoreError> {
+        if self.deleted == Some(account) {
+            return Ok(Arc::new([]));
+        }
         if let Some(devices) = self.memory.devices.get(&account) {
             return Ok(devices.clone());
         }
@@ -137,6 +222,9 @@ impl Turn<'_> {
 
     /// A mailbox as this turn has it.
     pub(super) fn mailbox(&mut self, address: DeviceAddress) -> Result<Option<&MailboxRow>, StoreError> {
+        if self.deleted == Some(address.account) {
+            return Ok(None);
+        }
         if !self.memory.mailboxes.contains_key(&address) {
             let Some(value) = self.tables.mailboxes.get(tables::address(address)).map_err(engine_error)? else {
                 return Ok(None);

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use prost::Message;
+use waxwing_protocol::api::{Preferences, Visibility};
 use waxwing_protocol::frames::Envelope;
 use waxwing_protocol::identity::{Base64, PrekeyKind, PublicKey, SignedDeviceList, SignedPrekey, Suite};
 use waxwing_protocol::{AccountId, Timestamp};
@@ -39,6 +40,37 @@ impl AccountRow {
             account_key: PublicKey::from_slice(&self.account_key).map_err(|_| corrupt("an account"))?,
             device_list: SignedDeviceList { list: Base64(self.device_list), signature: Base64(self.signature) },
         })
+    }
+}
+
+/// What an account lets others know. Zeros are the defaults.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct PreferencesRow {
+    #[prost(bool, tag = "1")]
+    no_delivery_receipts: bool,
+    /// 0: contacts, 1: everyone, 2: nobody.
+    #[prost(uint32, tag = "2")]
+    presence: u32,
+}
+
+impl PreferencesRow {
+    pub(super) fn new(preferences: Preferences) -> Self {
+        let presence = match preferences.presence {
+            Visibility::Contacts => 0,
+            Visibility::Everyone => 1,
+            Visibility::Nobody => 2,
+        };
+        Self { no_delivery_receipts: !preferences.delivery_receipts, presence }
+    }
+
+    pub(super) fn into_preferences(self) -> Result<Preferences, StoreError> {
+        let presence = match self.presence {
+            0 => Visibility::Contacts,
+            1 => Visibility::Everyone,
+            2 => Visibility::Nobody,
+            _ => return Err(corrupt("an account's preferences")),
+        };
+        Ok(Preferences { delivery_receipts: !self.no_delivery_receipts, presence })
     }
 }
 
@@ -164,6 +196,11 @@ impl RowHead {
         let number = |bytes: &[u8]| bytes.try_into().map(u64::from_be_bytes).map_err(|_| corrupt("a message"));
         Ok(Self { bytes_given: number(bytes)?, expires_at: Timestamp::from_millis(number(expires)?) })
     }
+
+    /// What stands behind the head: the envelope, encoded.
+    pub(super) fn body(value: &[u8]) -> Result<&[u8], StoreError> {
+        value.get(ROW_HEAD_BYTES..).ok_or_else(|| corrupt("a message"))
+    }
 }
 
 /// A message's record.
@@ -177,6 +214,5 @@ pub(super) fn row_to_bytes(bytes_given: u64, envelope: &Envelope) -> Vec<u8> {
 
 /// The envelope in a message's record; its body shares one copy of the value.
 pub(super) fn row_envelope(value: &[u8]) -> Result<Envelope, StoreError> {
-    let envelope = value.get(ROW_HEAD_BYTES..).ok_or_else(|| corrupt("a message"))?;
-    Envelope::decode(Bytes::copy_from_slice(envelope)).map_err(|_| corrupt("a message"))
+    Envelope::decode(Bytes::copy_from_slice(RowHead::body(value)?)).map_err(|_| corrupt("a message"))
 }

@@ -38,7 +38,7 @@ pub(super) struct Sweep {
     next_pass: Timestamp,
 }
 
-/// A full pass goes through three keyspaces, each from where the last step stopped.
+/// A full pass goes through the keyspaces, each from where the last step stopped.
 #[derive(Clone, Debug, Default)]
 enum Stage {
     #[default]
@@ -46,12 +46,15 @@ enum Stage {
     Mailboxes(Vec<u8>),
     Sends(Vec<u8>),
     UsedKeys(Vec<u8>),
+    Invites(Vec<u8>),
+    CoalesceKeys(Vec<u8>),
 }
 
 impl Turn<'_> {
     /// One step of sweeping.
     pub(super) fn sweep(&mut self, now: Timestamp) -> Result<Swept, StoreError> {
         let mut swept = Swept::default();
+        let deleting = self.sweep_deleted()?;
         let acked: Vec<_> = self.unswept.iter().copied().take(STEP / 8).collect();
         for address in acked {
             if self.sweep_past_damage(address, now, &mut swept)? {
@@ -64,7 +67,7 @@ impl Turn<'_> {
         if swept.rows < STEP as u64 {
             self.step(now, &mut swept)?;
         }
-        swept.more = !self.unswept.is_empty() || !matches!(self.memory.sweep.stage, Stage::Idle);
+        swept.more = deleting || !self.unswept.is_empty() || !matches!(self.memory.sweep.stage, Stage::Idle);
         Ok(swept)
     }
 
@@ -87,6 +90,14 @@ impl Turn<'_> {
             },
             Stage::UsedKeys(from) => match self.sweep_used_keys(&from, now)? {
                 Some(from) => Stage::UsedKeys(from),
+                None => Stage::Invites(vec![tag::INVITE]),
+            },
+            Stage::Invites(from) => match self.sweep_invites(&from, now)? {
+                Some(from) => Stage::Invites(from),
+                None => Stage::CoalesceKeys(vec![tag::COALESCE]),
+            },
+            Stage::CoalesceKeys(from) => match self.sweep_coalesce_keys(&from)? {
+                Some(from) => Stage::CoalesceKeys(from),
                 None => Stage::Idle,
             },
         };
@@ -206,6 +217,43 @@ impl Turn<'_> {
             let (key, value) = guard.into_inner().map_err(engine_error)?;
             let at = value.first_chunk().copied().map(u64::from_be_bytes).ok_or_else(|| corrupt("a used prekey"))?;
             if Timestamp::from_millis(at).plus(USED_KEYS_KEPT) < now {
+                self.batch.remove(&self.tables.directory, key.clone());
+            }
+            seen += 1;
+            last = Some(key.to_vec());
+        }
+        Ok(if seen == STEP { last } else { None })
+    }
+
+    /// Forgets used invites whose codes have ended, after the key `from`; returns where to go on.
+    fn sweep_invites(&mut self, from: &[u8], now: Timestamp) -> Result<Option<Vec<u8>>, StoreError> {
+        let end = [tag::INVITE + 1];
+        let range = (Bound::Excluded(from), Bound::Excluded(&end[..]));
+        let (mut seen, mut last) = (0, None);
+        for guard in self.tables.directory.range::<&[u8], _>(range).take(STEP) {
+            let (key, value) = guard.into_inner().map_err(engine_error)?;
+            let ends = value.first_chunk().copied().map(u64::from_be_bytes).ok_or_else(|| corrupt("an invite"))?;
+            if Timestamp::from_millis(ends) < now {
+                self.batch.remove(&self.tables.directory, key.clone());
+            }
+            seen += 1;
+            last = Some(key.to_vec());
+        }
+        Ok(if seen == STEP { last } else { None })
+    }
+
+    /// Forgets coalesce keys whose row is acked, after the key `from`; returns where to go on.
+    fn sweep_coalesce_keys(&mut self, from: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        let end = [tag::COALESCE + 1];
+        let range = (Bound::Excluded(from), Bound::Excluded(&end[..]));
+        let (mut seen, mut last) = (0, None);
+        for guard in self.tables.directory.range::<&[u8], _>(range).take(STEP) {
+            let (key, value) = guard.into_inner().map_err(engine_error)?;
+            let (mailbox, lane) = tables::coalesce_lane(&key).ok_or_else(|| corrupt("a coalesced message"))?;
+            let seq = tables::coalesced_seq(&value)?;
+            let acked = self.mailbox(mailbox)?.is_none_or(|row| row.lanes[tables::lane_index(lane)].is_acked(seq));
+            // One set in this turn points at a newer row.
+            if acked && !self.coalesced.contains_key(&key[..]) {
                 self.batch.remove(&self.tables.directory, key.clone());
             }
             seen += 1;

@@ -8,10 +8,10 @@ use std::path::Path;
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, Snapshot};
 use tracing::info;
 use waxwing_protocol::frames::Lane;
-use waxwing_protocol::{AccountId, Handle, MsgId};
+use waxwing_protocol::{AccountId, DeviceId, Handle, MsgId};
 
 use super::EmbeddedStoreError;
-use crate::store::{DeviceAddress, StoreError, StoreErrorKind};
+use crate::store::{DeviceAddress, Invite, StoreError, StoreErrorKind};
 
 /// Bytes of memory that a keyspace's newest writes take before they go to a table on disk.
 const MEMTABLE_BYTES: u64 = 32 * 1024 * 1024;
@@ -97,6 +97,18 @@ pub(super) mod tag {
     pub(in crate::store::embedded) const FALLBACK: u8 = b'f';
     /// Device and key to the moment a one-time prekey was handed out.
     pub(in crate::store::embedded) const USED: u8 = b'u';
+    /// Account to what it lets others know.
+    pub(in crate::store::embedded) const PREFERENCES: u8 = b's';
+    /// Account and account it has written to.
+    pub(in crate::store::embedded) const WRITTEN: u8 = b'w';
+    /// Account and account that has written to it: the other way round.
+    pub(in crate::store::embedded) const WRITTEN_BY: u8 = b'v';
+    /// Number of an invite code to who used it and when the code ends.
+    pub(in crate::store::embedded) const INVITE: u8 = b'i';
+    /// Account that was deleted, until everything of it is erased.
+    pub(in crate::store::embedded) const DELETED: u8 = b'x';
+    /// Mailbox, lane, sending device and coalesce key to seq.
+    pub(in crate::store::embedded) const COALESCE: u8 = b'c';
 }
 
 pub(super) fn address(address: DeviceAddress) -> [u8; ADDRESS_BYTES] {
@@ -113,7 +125,10 @@ pub(super) fn address_of(key: &[u8]) -> Option<DeviceAddress> {
     Some(DeviceAddress { account: AccountId::from_slice(account).ok()?, device: device.try_into().ok()? })
 }
 
-pub(super) fn row(mailbox: DeviceAddress, lane: Lane, seq: u64) -> [u8; ADDRESS_BYTES + 9] {
+/// The key of a message.
+pub(super) type RowKey = [u8; ADDRESS_BYTES + 9];
+
+pub(super) fn row(mailbox: DeviceAddress, lane: Lane, seq: u64) -> RowKey {
     let mut key = [0; ADDRESS_BYTES + 9];
     key[..ADDRESS_BYTES].copy_from_slice(&address(mailbox));
     key[ADDRESS_BYTES] = u8::from(lane == Lane::Urgent);
@@ -136,6 +151,56 @@ pub(super) fn send(from: DeviceAddress, msg_id: MsgId) -> [u8; ADDRESS_BYTES + 1
 
 pub(super) fn account(account: AccountId) -> Vec<u8> {
     [&[tag::ACCOUNT], &account.as_bytes()[..]].concat()
+}
+
+pub(super) fn preferences(account: AccountId) -> Vec<u8> {
+    [&[tag::PREFERENCES], &account.as_bytes()[..]].concat()
+}
+
+pub(super) fn written(account: AccountId, peer: AccountId) -> Vec<u8> {
+    [&[tag::WRITTEN], &account.as_bytes()[..], peer.as_bytes()].concat()
+}
+
+/// The other way round: who has written to `account`.
+pub(super) fn written_by(account: AccountId, peer: AccountId) -> Vec<u8> {
+    [&[tag::WRITTEN_BY], &account.as_bytes()[..], peer.as_bytes()].concat()
+}
+
+/// The second account of a pair.
+pub(super) fn second_account(key: &[u8]) -> Option<AccountId> {
+    AccountId::from_slice(key.get(17..)?).ok()
+}
+
+pub(super) fn invite(invite: &Invite) -> Vec<u8> {
+    [&[tag::INVITE], &invite.number[..]].concat()
+}
+
+pub(super) fn deleted(account: AccountId) -> Vec<u8> {
+    [&[tag::DELETED], &account.as_bytes()[..]].concat()
+}
+
+/// Where the seq stands of the row that a later one with the same key replaces. `from_device` is none for rows that the
+/// server makes.
+pub(super) fn coalesce(
+    mailbox: DeviceAddress,
+    lane: Lane,
+    from: AccountId,
+    from_device: Option<DeviceId>,
+    key: &[u8],
+) -> Vec<u8> {
+    let device = from_device.map_or(0, DeviceId::get).to_be_bytes();
+    [&[tag::COALESCE], &address(mailbox)[..], &[u8::from(lane == Lane::Urgent)], from.as_bytes(), &device, key].concat()
+}
+
+/// The seq under a coalesce key.
+pub(super) fn coalesced_seq(value: &[u8]) -> Result<u64, StoreError> {
+    value.try_into().map(u64::from_be_bytes).map_err(|_| corrupt("a coalesced message"))
+}
+
+/// The mailbox and lane of a coalesce key.
+pub(super) fn coalesce_lane(key: &[u8]) -> Option<(DeviceAddress, Lane)> {
+    let (lane, mailbox) = (key.get(1 + ADDRESS_BYTES)?, address_of(key.get(1..)?)?);
+    Some((mailbox, if *lane == 0 { Lane::Normal } else { Lane::Urgent }))
 }
 
 pub(super) fn handle(handle: &Handle) -> Vec<u8> {

@@ -15,16 +15,18 @@ use fjall::{OwnedWriteBatch, PersistMode};
 use prost::Message as _;
 use tokio::sync::oneshot;
 use tracing::error;
+use waxwing_protocol::api::Preferences;
 use waxwing_protocol::identity::SignedPrekey;
-use waxwing_protocol::{AccountId, DeviceId, Timestamp};
+use waxwing_protocol::{AccountId, DeviceId, Handle, Timestamp};
 
+use super::receipts::Deliveries;
 use super::records::{MailboxRow, SendRow};
 use super::sweep::Sweep;
-use super::tables::{self, Tables};
+use super::tables::{self, RowKey, Tables};
 use crate::fault;
 use crate::store::{
     AckRequest, Append, AppendError, Appended, Claimed, CommitSink, Committed, DeviceAddress, Held, NewAccount, Opened,
-    PrekeysHeld, Registered, StoreError, StoreErrorKind, Swept,
+    PrekeysHeld, Registered, Renamed, StoreError, StoreErrorKind, Swept,
 };
 
 /// Commands that may wait for the writer; more are refused at once, and clients try again.
@@ -68,6 +70,20 @@ pub(super) enum Command {
         account: Box<NewAccount>,
         reply: Reply<Registered>,
     },
+    Rename {
+        account: AccountId,
+        handle: Handle,
+        reply: Reply<Renamed>,
+    },
+    Delete {
+        account: AccountId,
+        reply: Reply<bool>,
+    },
+    SetPreferences {
+        account: AccountId,
+        preferences: Preferences,
+        reply: Reply<()>,
+    },
     AddPrekeys {
         device: DeviceAddress,
         one_time: Vec<SignedPrekey>,
@@ -97,7 +113,15 @@ impl Command {
 
     /// Whether it changes the directory. A turn holds one such command at most.
     fn changes_directory(&self) -> bool {
-        matches!(self, Self::Register { .. } | Self::AddPrekeys { .. } | Self::ClaimPrekey { .. })
+        matches!(
+            self,
+            Self::Register { .. }
+                | Self::Rename { .. }
+                | Self::Delete { .. }
+                | Self::SetPreferences { .. }
+                | Self::AddPrekeys { .. }
+                | Self::ClaimPrekey { .. }
+        )
     }
 }
 
@@ -161,6 +185,9 @@ struct Work {
 pub(super) struct Memory {
     pub(super) mailboxes: HashMap<DeviceAddress, MailboxRow>,
     pub(super) devices: HashMap<AccountId, Arc<[(DeviceId, u32)]>>,
+    pub(super) preferences: HashMap<AccountId, Preferences>,
+    /// Accounts, each with one that it has written to.
+    pub(super) written: HashSet<(AccountId, AccountId)>,
     pub(super) sweep: Sweep,
 }
 
@@ -178,6 +205,14 @@ pub(super) struct Turn<'a> {
     pub(super) changed: HashSet<DeviceAddress>,
     /// Sends taken in this turn, which the engine does not show yet.
     pub(super) sends: HashMap<[u8; 36], SendRow>,
+    /// Rows put in this turn, by key, with the bytes given to their lane up to them.
+    pub(super) put: HashMap<RowKey, u64>,
+    /// Coalesce keys set in this turn.
+    pub(super) coalesced: HashMap<Vec<u8>, u64>,
+    /// What acks of this turn have to tell senders.
+    pub(super) deliveries: Deliveries,
+    /// The account deleted in this turn: the engine still shows it.
+    pub(super) deleted: Option<AccountId>,
     pub(super) committed: Vec<Committed>,
 }
 
@@ -195,6 +230,10 @@ impl Work {
                 batch,
                 changed: HashSet::new(),
                 sends: HashMap::new(),
+                put: HashMap::new(),
+                coalesced: HashMap::new(),
+                deliveries: Deliveries::default(),
+                deleted: None,
                 committed: Vec::new(),
             };
             let (mut answers, mut bytes, mut directory_changed) = (Vec::new(), 0, false);
@@ -227,6 +266,12 @@ impl Work {
                 if memory.devices.len() > CACHED_MAX {
                     memory.devices.clear();
                 }
+                if memory.preferences.len() > CACHED_MAX {
+                    memory.preferences.clear();
+                }
+                if memory.written.len() > CACHED_MAX {
+                    memory.written.clear();
+                }
             }
             for answer in answers {
                 answer(done.clone());
@@ -244,6 +289,12 @@ impl Turn<'_> {
             Command::Ack { ack, reply } => answer(self.ack(&ack), reply),
             Command::Sweep { now, reply } => answer(self.sweep(now), reply),
             Command::Register { account, reply } => answer(self.register(&account), reply),
+            Command::Rename { account, handle, reply } => answer(self.rename(account, &handle), reply),
+            Command::Delete { account, reply } => answer(self.delete(account), reply),
+            Command::SetPreferences { account, preferences, reply } => {
+                self.set_preferences(account, preferences);
+                answer(Ok(()), reply)
+            }
             Command::AddPrekeys { device, one_time, fallback, now, reply } => {
                 answer(self.add_prekeys(device, &one_time, fallback.as_deref(), now), reply)
             }
@@ -256,6 +307,10 @@ impl Turn<'_> {
 
     /// Commits the batch; after that everything in it is durable.
     fn commit(mut self) -> (Vec<Committed>, Result<(), StoreError>) {
+        if let Err(error) = self.write_deliveries() {
+            // What was acked stays acked; its senders are not told.
+            error!(%error, "delivery receipts were not written");
+        }
         for address in &self.changed {
             let row = &self.memory.mailboxes[address];
             self.batch.insert(&self.tables.mailboxes, tables::address(*address), row.encode_to_vec());
