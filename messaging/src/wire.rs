@@ -64,6 +64,10 @@ pub(crate) struct Wire {
     out: BytesMut,
 }
 
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly every connection is a socket; a box would be one more allocation each"
+)]
 enum Line {
     Socket(WebSocket),
     Poll(Poll),
