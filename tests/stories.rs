@@ -19,4 +19,5 @@ mod stories {
     mod people;
     mod roles;
     mod structure;
+    mod webhook;
 }

@@ -1,5 +1,6 @@
 //! What an operator can set about an origin, and what holds when nothing is set.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -28,6 +29,19 @@ pub struct Config {
     /// Space on the data disk that uploads leave free, in bytes: journals, tables and compaction of the records, and of
     /// messaging on the same disk. A store whose records find no room is read-only until a restart. Default: 512 MiB.
     pub reserve_bytes: u64,
+    /// Who is told of each upload that became a blob. Default: nobody.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub webhook: Option<Webhook>,
+}
+
+/// Whom an origin tells of each upload that became a blob: a POST by the Standard Webhooks specification.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Webhook {
+    /// Where to, such as `https://backend.example/uploads`. Not followed elsewhere.
+    pub url: String,
+    /// The file with the secret that signs: `whsec_` and 24 to 64 bytes in base64. Read once, at the start.
+    pub secret_file: PathBuf,
 }
 
 impl Default for Config {
@@ -41,6 +55,7 @@ impl Default for Config {
             idle_timeout_s: 60,
             sweep_interval_s: 60,
             reserve_bytes: 512 << 20,
+            webhook: None,
         }
     }
 }

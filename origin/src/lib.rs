@@ -14,6 +14,7 @@ mod http;
 pub mod metrics;
 mod store;
 mod uploads;
+mod webhook;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -27,7 +28,7 @@ use self::store::disk::{DiskOpenError, DiskStore, RecordsError};
 use self::uploads::{Uploads, sweeper};
 
 pub use admin::{AdminError, Collected, UploadInfo, UploadStage};
-pub use config::Config;
+pub use config::{Config, Webhook};
 pub use fault::UnknownFault;
 pub use http::Interim;
 
@@ -66,6 +67,12 @@ pub enum OpenError {
         /// Why.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// The webhook cannot be used as it is configured.
+    #[error("the webhook of [origin.webhook] cannot be used")]
+    Webhook {
+        /// Why.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// `WAXWING_FAULT` names something unknown, in a build that injects faults.
     #[error(transparent)]
     Fault(#[from] UnknownFault),
@@ -78,13 +85,20 @@ impl Origin {
     /// # Errors
     /// [`OpenError`] tells what is wrong with the directory or what is in it.
     pub async fn open(config: Config, data_dir: &Path, keys: Arc<GrantKeys>) -> Result<Self, OpenError> {
+        let webhook = config.webhook.as_ref().map(webhook::Webhook::open).transpose();
+        let webhook = webhook.map_err(|error| OpenError::Webhook { source: error.into() })?;
         let faults = Arc::new(fault::from_env()?);
         let (path, reserve_bytes) = (data_dir.to_owned(), config.reserve_bytes);
         let opened = tokio::task::spawn_blocking(move || DiskStore::open(&path, reserve_bytes, faults)).await;
         let store = opened
             .map_err(|error| OpenError::Directory { path: data_dir.to_owned(), source: error.into() })?
             .map_err(OpenError::from)?;
-        Ok(Self::over(Arc::new(store), config, keys))
+        let store: Arc<dyn BlobStore> = Arc::new(store);
+        let origin = Self::over(Arc::clone(&store), config, keys);
+        if let Some(webhook) = webhook {
+            tokio::spawn(webhook::run(webhook, store, origin.stop.clone()));
+        }
+        Ok(origin)
     }
 
     /// The origin over `store`, with its sweeper running.

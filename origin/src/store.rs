@@ -94,6 +94,12 @@ pub(crate) trait BlobStore: Send + Sync + 'static {
     /// Owners who hold anything, in the order of their tags, at most `limit`, those after `after`.
     fn owners(&self, after: Option<OwnerTag>, limit: usize) -> BoxFuture<'_, Result<Vec<(OwnerTag, u64)>, StoreError>>;
 
+    /// Events that were not settled, the oldest first, at most `limit`.
+    fn events(&self, limit: usize) -> BoxFuture<'_, Result<Vec<Event>, StoreError>>;
+
+    /// Forgets an event. Durable on return.
+    fn settle(&self, event: Event) -> BoxFuture<'_, Result<(), StoreError>>;
+
     /// Frees bytes that no record names, which a crash left behind, when they were last written before `older_than`.
     /// Gives how many uploads' bytes were freed.
     fn collect(&self, older_than: Timestamp) -> BoxFuture<'_, Result<u64, StoreError>>;
@@ -201,6 +207,23 @@ pub(crate) struct NewBlob {
     pub(crate) quota_bytes: u64,
     /// When.
     pub(crate) stored_at: Timestamp,
+    /// Whether somebody waits to be told of it: then it is among [`BlobStore::events`] from the same commit on.
+    pub(crate) announced: bool,
+}
+
+/// An upload that became a blob, to be told to whoever waits for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Event {
+    /// The upload; each becomes a blob once.
+    pub(crate) upload: UploadId,
+    /// When it did.
+    pub(crate) at: Timestamp,
+    /// The blob.
+    pub(crate) blob: BlobId,
+    /// Its size.
+    pub(crate) blob_bytes: u64,
+    /// Who uploaded it.
+    pub(crate) owner: OwnerTag,
 }
 
 /// Bytes of a blob or an outboard, in pieces of bounded size; their length is known beforehand, so a stream that ends

@@ -75,6 +75,8 @@ struct Limits {
     upload_expiry: Duration,
     unacknowledged_expiry: Duration,
     idle_timeout: Duration,
+    /// Whether somebody waits to be told of what became a blob.
+    announces: bool,
 }
 
 impl Uploads {
@@ -88,6 +90,7 @@ impl Uploads {
                 upload_expiry: config.upload_expiry(),
                 unacknowledged_expiry: config.unacknowledged_expiry(),
                 idle_timeout: config.idle_timeout(),
+                announces: config.webhook.is_some(),
             },
             turns: Turns::new(closing.clone()),
             buffers: Arc::new(Semaphore::new(BUFFER_BYTES_MAX / BUFFER_UNIT_BYTES)),
@@ -210,7 +213,8 @@ impl Uploads {
         let turn = self.0.turns.take(id).await;
         let mut writer = self.0.store.begin(id).await?;
         if let Some(blob_bytes) = owned {
-            return known(id, &mut *writer, record, blob_bytes, now.plus(self.0.limits.upload_expiry)).await;
+            let Limits { upload_expiry, announces, .. } = self.0.limits;
+            return known(id, &mut *writer, record, blob_bytes, now.plus(upload_expiry), announces).await;
         }
         let clock = RequestClock::start(now);
         let expiry = self.0.limits.unacknowledged_expiry;
@@ -321,7 +325,7 @@ impl Uploads {
                 _ => return Err(UploadError::Cut),
             }
             appender.check()?;
-            appender.complete().await
+            appender.complete(self.0.limits.announces).await
         };
         let received = received.await;
         if received.is_err() {
@@ -402,7 +406,7 @@ impl Uploads {
 
     /// Makes an upload a blob; one that is not what its creator announced is gone.
     async fn complete(&self, mut appender: Appender) -> Result<Progress, UploadError> {
-        match appender.complete().await {
+        match appender.complete(self.0.limits.announces).await {
             Ok(blob) => {
                 tracing::debug!(blob.id = %blob, size_bytes = appender.written(), "stored blob {blob}");
                 Ok(appender.progress())
@@ -453,12 +457,13 @@ async fn known(
     record: UploadRecord,
     blob_bytes: u64,
     expires: Timestamp,
+    announced: bool,
 ) -> Result<Progress, UploadError> {
     let blob = record.expected.ok_or(UploadError::Aborted)?;
     let UploadRecord { owner, quota_bytes, created, .. } = record;
     let state = UploadState::Complete { blob };
     let record = UploadRecord { length: Some(blob_bytes), offset: blob_bytes, expires, state, ..record };
-    let blob = NewBlob { id: blob, blob_bytes, owner, quota_bytes, stored_at: created };
+    let blob = NewBlob { id: blob, blob_bytes, owner, quota_bytes, stored_at: created, announced };
     writer.complete(blob, Some(record.clone()), Vec::new(), OutboardPart::default()).await?;
     Ok(Progress::of(id, record))
 }

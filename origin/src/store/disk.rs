@@ -40,7 +40,7 @@ use self::records::{BlobPointer, Location, Records};
 use self::slots::{SlotGuard, Slots};
 use self::writer::DiskWriter;
 use super::{
-    BlobReader, BlobStore, Claim, Purges, StoreError, StoreErrorKind, UploadRecord, UploadState, UploadWriter,
+    BlobReader, BlobStore, Claim, Event, Purges, StoreError, StoreErrorKind, UploadRecord, UploadState, UploadWriter,
 };
 use crate::fault::{Fault, Faults, kill_point};
 
@@ -315,6 +315,16 @@ impl BlobStore for DiskStore {
     fn forget_purges(&self, until: Timestamp, limit: usize) -> BoxFuture<'_, Result<usize, StoreError>> {
         let disk = Arc::clone(&self.0);
         Box::pin(blocking(move || disk.forget_purges(until, limit)))
+    }
+
+    fn events(&self, limit: usize) -> BoxFuture<'_, Result<Vec<Event>, StoreError>> {
+        let records = Arc::clone(&self.0.records);
+        Box::pin(blocking(move || records.events(limit)))
+    }
+
+    fn settle(&self, event: Event) -> BoxFuture<'_, Result<(), StoreError>> {
+        let disk = Arc::clone(&self.0);
+        Box::pin(blocking(move || disk.submit(Change::Settle { event }).map(drop)))
     }
 
     fn used(&self, owner: OwnerTag) -> BoxFuture<'_, Result<u64, StoreError>> {

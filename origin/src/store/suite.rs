@@ -9,7 +9,7 @@ use waxwing_protocol::range::ByteRange;
 use waxwing_protocol::{BlobId, OwnerTag, Timestamp, UploadId};
 
 use super::{
-    BlobReader, BlobStore, Claim, NewBlob, OutboardPart, StoreError, StoreErrorKind, UploadRecord, UploadState,
+    BlobReader, BlobStore, Claim, Event, NewBlob, OutboardPart, StoreError, StoreErrorKind, UploadRecord, UploadState,
     UploadWriter,
 };
 
@@ -49,6 +49,7 @@ macro_rules! engine_suite {
             a_quota_holds_what_is_under_way_and_what_is_there,
             purges_are_told_in_order_and_forgotten_in_time,
             what_owners_hold_is_counted_right,
+            what_is_announced_is_an_event_until_it_is_settled,
         );
     };
     ($harness:ty: $($test:ident,)+) => {
@@ -104,7 +105,8 @@ pub(crate) fn blob_of(bytes: &[u8], owner: OwnerTag) -> (NewBlob, OutboardPart) 
     if bytes.len() as u64 <= GROUP_BYTES {
         outboard.cvs.clear();
     }
-    (NewBlob { id, blob_bytes: bytes.len() as u64, owner, quota_bytes: u64::MAX, stored_at: NOW }, outboard)
+    let (blob_bytes, quota_bytes) = (bytes.len() as u64, u64::MAX);
+    (NewBlob { id, blob_bytes, owner, quota_bytes, stored_at: NOW, announced: false }, outboard)
 }
 
 /// Makes `bytes` a blob of `owner`'s through upload `upload`.
@@ -547,6 +549,31 @@ pub(crate) async fn purges_are_told_in_order_and_forgotten_in_time(engine: impl 
     let log = engine.store().purges(0, 10).await.unwrap();
     assert_eq!((log.oldest, log.next, log.entries.len()), (5, 6, 1));
     assert!(engine.store().purges(u64::MAX, 10).await.unwrap().entries.is_empty());
+}
+
+pub(crate) async fn what_is_announced_is_an_event_until_it_is_settled(engine: impl Harness) {
+    let store = engine.store();
+    let complete = async |store: &dyn BlobStore, n: u8, second: u64, announced: bool, record: bool| {
+        let data = bytes(10);
+        let (blob, outboard) = blob_of(&data, ALICE);
+        let stored_at = NOW.plus(std::time::Duration::from_secs(second));
+        let blob = NewBlob { announced, stored_at, ..blob };
+        let (receiving, _) = receiving(&[]);
+        let record = record.then(|| UploadRecord { state: UploadState::Complete { blob: blob.id }, ..receiving });
+        store.begin(id(n)).await.unwrap().complete(blob, record, vec![data], outboard).await.unwrap();
+        Event { upload: id(n), at: stored_at, blob: blob.id, blob_bytes: 10, owner: ALICE }
+    };
+    let later = complete(store, 1, 5, true, true).await;
+    let earlier = complete(store, 2, 3, true, false).await;
+    complete(store, 3, 1, false, true).await;
+    assert_eq!(store.events(10).await.unwrap(), [earlier, later]);
+    assert_eq!(store.events(1).await.unwrap(), [earlier]);
+    // The upload may be forgotten before anybody was told.
+    store.remove(later.upload).await.unwrap();
+    store.settle(earlier).await.unwrap();
+    store.settle(earlier).await.unwrap();
+    let engine = engine.reopen();
+    assert_eq!(engine.store().events(10).await.unwrap(), [later]);
 }
 
 /// Whatever is done in whatever order, an owner's count is what a count of everything gives.

@@ -291,8 +291,8 @@ impl Appender {
         Ok(())
     }
 
-    /// Makes everything taken in a blob, if it is the one expected.
-    pub(super) async fn complete(&mut self) -> Result<BlobId, UploadError> {
+    /// Makes everything taken in a blob, if it is the one expected; `announced` if somebody waits to be told.
+    pub(super) async fn complete(&mut self, announced: bool) -> Result<BlobId, UploadError> {
         let cvs = &mut self.outboard.cvs;
         let id = std::mem::take(&mut self.hasher).finish(|cv| cvs.extend_from_slice(cv));
         if let Some(expected) = self.record.expected.filter(|expected| *expected != id) {
@@ -321,7 +321,7 @@ impl Appender {
         record.expires = now.plus(self.expiry);
         record.state = UploadState::Complete { blob: id };
         let UploadRecord { owner, quota_bytes, .. } = record;
-        let blob = NewBlob { id, blob_bytes: self.written, owner, quota_bytes, stored_at: now };
+        let blob = NewBlob { id, blob_bytes: self.written, owner, quota_bytes, stored_at: now, announced };
         // The batch is kept meanwhile, since its memory counts.
         let last = self.last.take();
         let tail = last.as_ref().map_or_else(Vec::new, |last| last.chunks.clone());

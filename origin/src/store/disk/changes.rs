@@ -9,11 +9,11 @@ use waxwing_protocol::{BlobId, OwnerTag, Timestamp, UploadId};
 use super::packs::PackLocation;
 use super::pending::Pending;
 use super::records::{
-    BlobPointer, Location, blob_key, blob_owners, corrupt, data_key, kept_key, outboard_key, outboard_prefix,
-    owner_key, owner_of, pack_key, packed_bytes, purge_bytes, purge_key, time_bytes, time_of, upload_key, used_bytes,
-    used_key, used_of,
+    BlobPointer, Location, blob_key, blob_owners, corrupt, data_key, event_bytes, event_key, kept_key, outboard_key,
+    outboard_prefix, owner_key, owner_of, pack_key, packed_bytes, purge_bytes, purge_key, time_bytes, time_of,
+    upload_key, used_bytes, used_key, used_of,
 };
-use crate::store::{NewBlob, OutboardPart, StoreError, StoreErrorKind, UploadRecord};
+use crate::store::{Event, NewBlob, OutboardPart, StoreError, StoreErrorKind, UploadRecord};
 
 /// A change of records.
 #[derive(Debug)]
@@ -40,6 +40,8 @@ pub(super) enum Change {
     Expire { due: Vec<(BlobId, OwnerTag)>, until: Timestamp, now: Timestamp },
     /// Nobody has a blob any more.
     RemoveBlob { blob: BlobId, now: Timestamp },
+    /// An event was told.
+    Settle { event: Event },
     /// These purges are forgotten.
     ForgetPurges { numbers: Vec<u64> },
     /// Packed blobs have copies, which are what counts from now on.
@@ -79,6 +81,10 @@ impl Change {
             Self::Disown { blob, owner, now } => disown(pending, blob, owner, Timestamp::MAX, now, next_purge),
             Self::Expire { due, until, now } => Ok(expire(pending, due, until, now, next_purge)),
             Self::RemoveBlob { blob, now } => remove_blob(pending, blob, now, next_purge),
+            Self::Settle { event } => {
+                pending.remove(event_key(event.at, event.upload));
+                Ok(Outcome::Made(Vec::new()))
+            }
             Self::ForgetPurges { numbers } => {
                 numbers.into_iter().for_each(|number| pending.remove(purge_key(number)));
                 Ok(Outcome::Made(Vec::new()))
@@ -148,6 +154,11 @@ fn complete(
         }
     }
     own(pending, blob.id, blob.owner, blob.stored_at, since);
+    if blob.announced {
+        let NewBlob { id: blob, blob_bytes, owner, stored_at: at, .. } = *blob;
+        let event = Event { upload: id, at, blob, blob_bytes, owner };
+        pending.insert(event_key(at, id), event_bytes(&event));
+    }
     if let Some(record) = record {
         pending.insert(upload_key(id), record.to_bytes());
     }

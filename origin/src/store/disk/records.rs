@@ -13,6 +13,7 @@
 //! | `x` time (be64), blob, owner       | nothing: the same the other way round, to find who had it longest |
 //! | `q` owner                          | bytes that this owner's blobs and unfinished uploads hold      |
 //! | `g` number (be64)                  | a purge: which blob went, and when                             |
+//! | `e` time (be64), upload            | an event: which blob that upload became, its size and owner    |
 //! | `v`                                | the version of this table                                      |
 //!
 //! A blob's owners are keys of their own, so that the millionth owner of a popular blob costs no more than the first.
@@ -29,7 +30,7 @@ use super::changes::{Change, Outcome};
 use super::committer::Committer;
 use super::health::Health;
 use super::packs::{Live, PackLocation, entry_bytes};
-use crate::store::{Purge, Purges, StoreError, StoreErrorKind, UploadRecord};
+use crate::store::{Event, Purge, Purges, StoreError, StoreErrorKind, UploadRecord};
 
 /// Bytes of records held in memory before they are written to tables; bounds memory and the time a restart takes.
 const MEMTABLE_BYTES: u64 = 16 << 20;
@@ -247,6 +248,15 @@ impl Records {
             Some(None) => return Ok(Vec::new()),
         };
         self.table.keyspace.range(from..=key(u64::MAX)).take(limit).map(|entry| self.table.live(entry)).collect()
+    }
+
+    /// Events, the oldest first, at most `limit`.
+    pub(super) fn events(&self, limit: usize) -> Result<Vec<Event>, StoreError> {
+        let events = self.table.keyspace.prefix(b"e").take(limit).map(|entry| {
+            let (key, value) = entry.into_inner().map_err(reading)?;
+            event_of(&key, &value).ok_or_else(|| corrupt("an event"))
+        });
+        events.collect()
     }
 
     /// Purges after number `after`, at most `limit`.
@@ -469,6 +479,27 @@ pub(super) fn purge_key(number: u64) -> Vec<u8> {
 
 pub(super) fn purge_bytes(blob: BlobId, at: Timestamp) -> Vec<u8> {
     [&blob.as_bytes()[..], &time_bytes(at)].concat()
+}
+
+pub(super) fn event_key(at: Timestamp, upload: UploadId) -> Vec<u8> {
+    [&b"e"[..], &at.as_millis().to_be_bytes(), upload.as_bytes()].concat()
+}
+
+pub(super) fn event_bytes(event: &Event) -> Vec<u8> {
+    [event.blob.as_bytes(), &event.blob_bytes.to_le_bytes()[..], event.owner.as_bytes()].concat()
+}
+
+fn event_of(key: &[u8], value: &[u8]) -> Option<Event> {
+    let (at, upload) = key.get(1..)?.split_first_chunk()?;
+    let (blob, value) = value.split_first_chunk()?;
+    let (blob_bytes, owner) = value.split_first_chunk()?;
+    Some(Event {
+        upload: UploadId::from_bytes(upload.try_into().ok()?),
+        at: Timestamp::from_millis(u64::from_be_bytes(*at)),
+        blob: BlobId::from_bytes(*blob),
+        blob_bytes: u64::from_le_bytes(*blob_bytes),
+        owner: OwnerTag::from_bytes(owner.try_into().ok()?),
+    })
 }
 
 pub(super) const fn time_bytes(time: Timestamp) -> [u8; 8] {
