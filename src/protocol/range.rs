@@ -176,7 +176,7 @@ pub fn parse_content_range(header: &str) -> Option<(ByteRange, u64)> {
     let (range, size) = rest.split_once('/')?;
     let (first, last) = range.split_once('-')?;
     let (first, last, size) = (digits(first)?, digits(last)?, digits(size)?);
-    (first <= last && last < size).then_some((ByteRange { start: first, end: last + 1 }, size))
+    (first <= last && last < size).then(|| (ByteRange { start: first, end: last + 1 }, size))
 }
 
 #[cfg(test)]
@@ -185,6 +185,13 @@ mod tests {
 
     fn resolve(header: &str, size: u64) -> Option<Vec<Option<Range<u64>>>> {
         Some(parse_ranges(header)?.into_iter().map(|spec| spec.resolve(size).map(ByteRange::as_range)).collect())
+    }
+
+    /// The byte after the largest there is has no number.
+    #[test]
+    fn a_content_range_past_every_size_is_none() {
+        assert_eq!(parse_content_range("bytes 0-18446744073709551616/1000"), None);
+        assert_eq!(parse_content_range("bytes 0-18446744073709551615/18446744073709551615"), None);
     }
 
     #[test]
