@@ -30,7 +30,7 @@ use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use waxwing_protocol::{BlobId, Timestamp};
 
 use crate::Config;
-use crate::cache::{Cache, Head};
+use crate::cache::{Cache, Head, Tier};
 use crate::upstream::Upstream;
 
 pub(crate) use error::{FillError, Lie};
@@ -71,6 +71,8 @@ struct UnderWay {
 pub(crate) struct Progress {
     /// The chunk groups verified so far, in order.
     pub(crate) groups: Vec<Bytes>,
+    /// Whether the origin is asked for it: a miss. Else it comes from this edge's disk.
+    pub(crate) is_from_origin: bool,
     /// How it ended; `None` while more is to come.
     pub(crate) end: Option<End>,
 }
@@ -159,6 +161,14 @@ impl Fills {
         following
     }
 
+    /// Forgets which fills of blob `id` are under way, so that nobody joins them any more; of all blobs when `None`.
+    /// Those who follow them already get what they were promised.
+    pub(crate) fn strike_off(&self, id: Option<BlobId>) {
+        let mut under_way = self.shared.under_way();
+        under_way.slices.retain(|(other, _), _| id.is_some_and(|id| id != *other));
+        under_way.openings.retain(|other, _| id.is_some_and(|id| id != *other));
+    }
+
     /// Registers fills for what is missing of `slices`, one run for each stretch without a gap.
     fn plan(
         &self,
@@ -178,12 +188,13 @@ impl Fills {
             if self.shared.cache.has_slice(id, index) {
                 continue;
             }
-            let (writer, progress) = SliceWriter::new(Arc::clone(&self.shared), id, index);
+            let tier = if self.shared.cache.has_slice_on_disk(id, index) { Tier::Disk } else { Tier::Origin };
+            let (writer, progress) = SliceWriter::new(Arc::clone(&self.shared), id, index, tier);
             under_way.slices.insert((id, index), progress.clone());
             following.push(Following { index, progress, begun: true });
-            match runs.last_mut().filter(|run| run.ends_before(index)) {
+            match runs.last_mut().filter(|run| run.takes(tier, index)) {
                 Some(run) => run.push(writer),
-                None => runs.push(Run::new(Arc::clone(&self.shared), id, source.clone(), writer)),
+                None => runs.push(Run::new(Arc::clone(&self.shared), id, source.clone(), tier, writer)),
             }
         }
         (following, runs)

@@ -16,24 +16,35 @@
 mod blobs;
 mod cache;
 mod config;
+mod disk;
 mod fill;
 mod grants;
 mod http;
 pub mod metrics;
 mod reader;
+mod scrub;
 mod slice;
+mod stats;
+mod tombstones;
 mod upstream;
 
+use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use tokio_util::sync::{CancellationToken, DropGuard};
 use waxwing_protocol::grant::GrantKeys;
 
 pub use config::Config;
+pub use stats::Stats;
 
 use blobs::Blobs;
 use cache::Cache;
+use disk::{Disk, Settings};
 use fill::Fills;
 use grants::Grants;
+use stats::Counters;
+use tombstones::Tombstones;
 use upstream::Upstream;
 
 /// A running edge. Clones share one cache.
@@ -46,6 +57,10 @@ pub struct Edge {
 struct Parts {
     blobs: Blobs,
     grants: Grants,
+    cache: Arc<Cache>,
+    counters: Arc<Counters>,
+    /// Ends what runs beside the requests when the last clone of the edge is gone.
+    _tasks: DropGuard,
 }
 
 /// Why an edge could not be built.
@@ -70,33 +85,67 @@ pub enum EdgeError {
         /// What is wrong with its value.
         reason: &'static str,
     },
+    /// The disk tier cannot be used.
+    #[error("the edge's disk tier in {dir} cannot be used: {reason}")]
+    Disk {
+        /// Its directory.
+        dir: String,
+        /// What the operating system said.
+        reason: String,
+    },
 }
 
 impl Edge {
     /// An edge before the origin at `origin_url`, which it shows `edge_grant` (a JWT for the audience `edge`); its own
-    /// clients' grants are verified by `keys`. Nothing is asked of the origin before the first miss.
+    /// clients' grants are verified by `keys`. What it keeps on disk is in `data_dir`, unless the configuration names
+    /// another place. Must be called within a tokio runtime; with a full disk tier it takes seconds.
     ///
     /// # Errors
-    /// [`EdgeError`] when the configuration, the URL or the grant is unusable.
-    #[expect(clippy::needless_pass_by_value, reason = "the caller hands over the grant: no second copy of a secret")]
-    pub fn new(
+    /// [`EdgeError`] when the configuration, the URL, the grant or the disk is unusable.
+    pub async fn open(
         config: Config,
+        data_dir: &Path,
         origin_url: String,
         edge_grant: String,
         keys: Arc<GrantKeys>,
     ) -> Result<Self, EdgeError> {
         config.check()?;
-        let cache = Arc::new(Cache::new(config.memory_bytes));
+        let counters = Arc::new(Counters::default());
         let upstream = Upstream::new(&config, &origin_url, &edge_grant)?;
+        let tombstones = Arc::new(Tombstones::default());
+        let (disk, purged) = match config.disk(data_dir) {
+            Some(settings) => open_disk(settings, Arc::clone(&tombstones), Arc::clone(&counters)).await?,
+            None => (None, None),
+        };
+        let absent_lifetime = Duration::from_millis(config.absent_ms);
+        let cache = Arc::new(Cache::new(config.memory_bytes, absent_lifetime, disk, tombstones));
         let fills = Fills::new(&config, Arc::clone(&cache), upstream);
-        let blobs = Blobs::new(&config, cache, fills);
-        Ok(Self { parts: Arc::new(Parts { blobs, grants: Grants::new(keys) }) })
+        let blobs = Blobs::new(&config, Arc::clone(&cache), fills);
+        let tasks = CancellationToken::new();
+        let scrub = scrub::run(Arc::clone(&cache), Arc::clone(&counters), config.scrub_bytes_per_s);
+        tokio::spawn(tasks.clone().run_until_cancelled_owned(scrub));
+        let parts = Parts { blobs, grants: Grants::new(keys), cache, counters, _tasks: tasks.drop_guard() };
+        Ok(Self { parts: Arc::new(parts) })
     }
 
     /// The paths the edge answers, absolute: `/v1/blobs/{id}` and `/s/{id}`. It has no fallback, so that it merges with
     /// the routers of other roles.
     pub fn router(&self) -> axum::Router {
         http::router(self.clone())
+    }
+
+    /// What the edge has done since it started, and what it holds.
+    pub fn stats(&self) -> Stats {
+        let (disk_units, disk_bytes) = self.parts.cache.disk().map(Disk::held).unwrap_or_default();
+        let memory_bytes = self.parts.cache.memory_bytes();
+        Stats { memory_bytes, disk_units, disk_bytes, ..self.parts.counters.read() }
+    }
+
+    /// Waits until what was fetched so far is on disk, so that the next start finds it.
+    pub async fn close(&self) {
+        if let Some(disk) = self.parts.cache.disk() {
+            disk.flush().await;
+        }
     }
 
     fn blobs(&self) -> &Blobs {
@@ -106,4 +155,23 @@ impl Edge {
     fn grants(&self) -> &Grants {
         &self.parts.grants
     }
+}
+
+/// Opens the disk tier, on a thread that may block.
+async fn open_disk(
+    settings: Settings,
+    tombstones: Arc<Tombstones>,
+    counters: Arc<Counters>,
+) -> Result<(Option<Disk>, Option<u64>), EdgeError> {
+    let began = Instant::now();
+    let dir = settings.dir.display().to_string();
+    let opening = tokio::task::spawn_blocking(move || Disk::open(&settings, tombstones, counters));
+    let opened = opening.await.map_err(std::io::Error::other).flatten();
+    let (disk, found) = opened.map_err(|error| EdgeError::Disk { dir: dir.clone(), reason: error.to_string() })?;
+    let took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+    tracing::info!(units = found.units, took_ms, "the disk tier in {dir} is warm with {} units", found.units);
+    if found.damaged > 0 {
+        tracing::warn!("{} records of the disk tier's index were damaged and are lost", found.damaged);
+    }
+    Ok((Some(disk), found.purged))
 }

@@ -10,7 +10,7 @@ use metrics::{Counter, counter};
 pub const METRICS: [(&str, &str); 3] = [
     (
         READS,
-        "Requests for a blob that was found, by how the cache took part: hit, miss, or collapsed into a fill under way.",
+        "Requests for a blob that was found, by how the cache took part: hit, disk, miss, or collapsed into a fill under way.",
     ),
     (FILLS, "Requests to the origin for a run of slices."),
     (FILL_BYTES, "Bytes that came from the origin and were verified."),
@@ -23,6 +23,7 @@ const FILL_BYTES: &str = "waxwing_edge_fill_bytes_total";
 /// The handles of this process. They count nothing until a recorder is installed, which comes before an edge is made.
 static HANDLES: LazyLock<Handles> = LazyLock::new(|| Handles {
     hits: counter!(READS, "cache" => "hit"),
+    disk_hits: counter!(READS, "cache" => "disk"),
     misses: counter!(READS, "cache" => "miss"),
     collapsed: counter!(READS, "cache" => "collapsed"),
     fills: counter!(FILLS),
@@ -32,6 +33,7 @@ static HANDLES: LazyLock<Handles> = LazyLock::new(|| Handles {
 /// A handle for each series.
 pub(crate) struct Handles {
     pub(crate) hits: Counter,
+    pub(crate) disk_hits: Counter,
     pub(crate) misses: Counter,
     pub(crate) collapsed: Counter,
     pub(crate) fills: Counter,

@@ -5,6 +5,7 @@
 
 mod edge {
     mod conditions;
+    mod disk;
     mod failures;
     mod fills;
     mod grants;

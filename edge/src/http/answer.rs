@@ -53,7 +53,7 @@ pub(super) fn unmodified(pass: Pass, took: Duration) -> Response {
 /// What all answers about blob `pass.id` say. `origin_status` is what the origin answers when it is asked for this.
 fn head(pass: Pass, found: Option<Found>, took: Duration, origin_status: StatusCode) -> HeaderMap {
     let age = found.and_then(|found| found.stored).map(|stored| pass.now.since(stored));
-    let how = found.map_or(How::Hit, |found| found.how);
+    let how = found.map_or(How::Hit { is_from_disk: false }, |found| found.how);
     if found.is_some() {
         count(how);
     }
@@ -68,7 +68,11 @@ fn head(pass: Pass, found: Option<Found>, took: Duration, origin_status: StatusC
         headers.insert(AGE, HeaderValue::from(age.as_secs()));
     }
     set(&mut headers, CACHE_STATUS, cache_status(how, origin_status));
-    let step = if how == How::Hit { "cache" } else { "origin" };
+    let step = match how {
+        How::Hit { is_from_disk: false } => "cache",
+        How::Hit { is_from_disk: true } => "disk",
+        How::Missed { .. } => "origin",
+    };
     set(&mut headers, SERVER_TIMING, format!("{step};dur={:.3}", took.as_secs_f64() * 1000.0));
     headers
 }
@@ -76,7 +80,8 @@ fn head(pass: Pass, found: Option<Found>, took: Duration, origin_status: StatusC
 fn count(how: How) {
     let handles = handles();
     let counter = match how {
-        How::Hit => &handles.hits,
+        How::Hit { is_from_disk: false } => &handles.hits,
+        How::Hit { is_from_disk: true } => &handles.disk_hits,
         How::Missed { collapsed: true, .. } => &handles.collapsed,
         How::Missed { .. } => &handles.misses,
     };
@@ -94,7 +99,8 @@ fn cache_control(time_left: Duration, age: Duration) -> String {
 /// RFC 9211 §2. The answers of the origin that a fill takes are always stored.
 fn cache_status(how: How, origin_status: StatusCode) -> String {
     match how {
-        How::Hit => "waxwing; hit".to_owned(),
+        How::Hit { is_from_disk: false } => "waxwing; hit".to_owned(),
+        How::Hit { is_from_disk: true } => "waxwing; hit; detail=disk".to_owned(),
         How::Missed { known, collapsed } => {
             let why = if known { "partial" } else { "uri-miss" };
             let collapsed = if collapsed { "; collapsed" } else { "" };
@@ -129,7 +135,7 @@ mod tests {
     #[test]
     fn the_cache_says_what_it_did() {
         let said = |known, collapsed| cache_status(How::Missed { known, collapsed }, StatusCode::PARTIAL_CONTENT);
-        assert_eq!(cache_status(How::Hit, StatusCode::OK), "waxwing; hit");
+        assert_eq!(cache_status(How::Hit { is_from_disk: false }, StatusCode::OK), "waxwing; hit");
         assert_eq!(said(false, false), "waxwing; fwd=uri-miss; fwd-status=206; stored");
         assert_eq!(said(false, true), "waxwing; fwd=uri-miss; fwd-status=206; stored; collapsed");
         assert_eq!(said(true, false), "waxwing; fwd=partial; fwd-status=206; stored");
