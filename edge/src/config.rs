@@ -30,6 +30,8 @@ pub struct Config {
     /// How often the origin is asked what was purged, in milliseconds. Default 1,000; 0 for never: then what goes from
     /// the origin stays here until it loses its place.
     pub purge_poll_ms: u64,
+    /// Further origins of the same blobs, in the order in which they are asked when those before fail. Default: none.
+    pub other_origins: Vec<String>,
     /// Bytes that all readers together may have fetched ahead of themselves, and so keep in memory beside the tier. A
     /// reader who finds none left goes on slice by slice. Default 64 MiB.
     pub read_ahead_bytes: u64,
@@ -61,6 +63,7 @@ impl Default for Config {
             scrub_bytes_per_s: 8 << 20,
             absent_ms: 2_000,
             purge_poll_ms: 1_000,
+            other_origins: Vec::new(),
             read_ahead_bytes: 64 << 20,
             readers_max: 10_240,
             fills_max: 256,

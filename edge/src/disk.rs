@@ -17,10 +17,12 @@ mod files;
 mod index;
 mod log;
 mod queues;
+#[cfg(test)]
+mod trace;
 mod unit;
 mod writer;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
 use std::io;
 use std::ops::Range;
@@ -39,6 +41,7 @@ use index::{BLOCK_BYTES, Index, Place};
 use log::{Log, Record};
 use writer::{Command, Writer};
 
+pub(crate) use log::OriginTag;
 pub(crate) use unit::{Content, Head, Key, slice_of};
 
 /// Units that wait to be written at most: 64 slices are 64 MiB of memory. One more is passed over.
@@ -56,6 +59,9 @@ const FILE_BYTES_MIN: u64 = 4 << 20;
 /// What a cache file may take beyond its units before it is looked through at the start: what the file system needs to
 /// know of its holes.
 const EXTENTS_BYTES_MAX: u64 = 64 << 10;
+
+/// Units for which room is made in memory at once at the start, as the log's length suggests: 400 MB at most.
+const RESERVED_UNITS_MAX: usize = 4_000_000;
 
 /// Where the tier is and how large.
 #[derive(Clone, Debug)]
@@ -92,12 +98,12 @@ struct State {
 }
 
 /// What a start found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Opened {
     /// Units that are here.
     pub(crate) units: usize,
-    /// The last purge that was applied, if any ever was.
-    pub(crate) purged: Option<u64>,
+    /// The last purge that was applied of each origin of which any ever was.
+    pub(crate) purged: HashMap<OriginTag, u64>,
     /// Records of the log that were damaged.
     pub(crate) damaged: u64,
 }
@@ -122,7 +128,8 @@ impl Disk {
     ) -> io::Result<(Self, Opened)> {
         fs::create_dir_all(&settings.dir)?;
         let files = Files::open(&settings.dir)?;
-        let (mut index, mut purged, mut newest) = (Index::new(), None, None);
+        let units = Log::records_in(&settings.dir).min(RESERVED_UNITS_MAX);
+        let (mut index, mut purged, mut newest) = (Index::with_room(units), HashMap::new(), None);
         let (log, damaged) = Log::open(&settings.dir, |record| match record {
             Record::Put(key, place) => {
                 newest = newest.max(Some(place.file));
@@ -132,12 +139,14 @@ impl Disk {
             Record::Gone(key, place) => {
                 index.remove(key, Some(place));
             }
-            Record::Purged(number) => purged = Some(number),
+            Record::Purged(origin, number) => {
+                purged.insert(origin, number);
+            }
         })?;
         let on_disk = files.list()?;
         let gone = reconcile(&files, &mut index, &on_disk)?;
         let newest = newest.max(on_disk.keys().next_back().copied());
-        let opened = Opened { units: index.len(), purged, damaged };
+        let opened = Opened { units: index.len(), purged: purged.clone(), damaged };
         let file_bytes = (settings.disk_bytes / 16).clamp(FILE_BYTES_MIN, FILE_BYTES_MAX);
         let state = Mutex::new(State { index, gone });
         let disk_bytes = settings.disk_bytes;
@@ -270,9 +279,9 @@ impl Disk {
         self.wake();
     }
 
-    /// Makes durable that every purge up to `number` has been applied.
-    pub(crate) async fn purged(&self, number: u64) {
-        self.ask(|done| Command::Purged { number, done }).await;
+    /// Makes durable that every purge of `origin` up to `number` has been applied.
+    pub(crate) async fn purged(&self, origin: OriginTag, number: u64) {
+        self.ask(|done| Command::Purged { origin, number, done }).await;
     }
 
     /// Waits until everything handed over before has been dealt with.
@@ -348,4 +357,80 @@ fn reconcile(
     }
     // Those lost have no room to give back: only the log has to hear of them.
     Ok(lost)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tempfile::TempDir;
+
+    fn open(dir: &TempDir, disk_bytes: u64) -> (Disk, Opened) {
+        let settings = Settings { dir: dir.path().to_owned(), disk_bytes };
+        Disk::open(&settings, Arc::default(), Arc::default()).unwrap()
+    }
+
+    fn id(n: u64) -> BlobId {
+        BlobId::from_bytes(*blake3::hash(&n.to_le_bytes()).as_bytes())
+    }
+
+    /// Run alone, in a release build, it tells how long a start with two million units takes.
+    #[test]
+    #[ignore = "a measurement"]
+    fn two_million_units_are_found_within_seconds() {
+        const UNITS: u32 = 2_000_000;
+        let dir = TempDir::new().unwrap();
+        let (mut log, _) = Log::open(dir.path(), |_| {}).unwrap();
+        let put = |n: u32| Record::Put(Key::whole(id(u64::from(n))), Place { file: n / 65_536, block: n % 65_536, bytes: 9 });
+        log.rewrite((0..UNITS).map(put)).unwrap();
+        for file in 0..=UNITS / 65_536 {
+            let file = fs::File::create(dir.path().join(format!("{file:010}.cache"))).unwrap();
+            file.set_len(FILE_BYTES_MAX).unwrap();
+        }
+        let began = std::time::Instant::now();
+        let (disk, opened) = open(&dir, 1 << 40);
+        println!("{UNITS} units found in {:?}", began.elapsed());
+        assert_eq!(opened.units, UNITS as usize);
+        assert!(disk.has(Key::whole(id(77))));
+        assert!(began.elapsed() < std::time::Duration::from_secs(5));
+    }
+
+    fn headed(bytes: &Bytes) -> Content {
+        Content::Headed(Head { blob_bytes: bytes.len() as u64, stored: waxwing_protocol::Timestamp::from_secs(1) }, bytes.clone())
+    }
+
+    /// Units come and go without end: the log is written anew before it outgrows what it describes.
+    #[tokio::test]
+    async fn the_log_does_not_grow_for_ever() {
+        let dir = TempDir::new().unwrap();
+        let (disk, _) = open(&dir, 64 << 20);
+        let bytes = Bytes::from_static(&[5; 600]);
+        let era = disk.shared.tombstones.era();
+        for n in 0..60_000 {
+            disk.offer(Key::whole(id(n)), headed(&bytes), era);
+            if n % 32 == 0 {
+                disk.flush().await;
+            }
+        }
+        disk.flush().await;
+        let log = fs::metadata(dir.path().join("index.log")).unwrap().len();
+        let (units, taken) = disk.held();
+        assert!(taken + log <= 64 << 20, "{taken} + {log}");
+        assert!(units > 12_000, "{units}");
+        assert!(log < (3 * units + 20_000) * 64, "{log} bytes of log for {units} units");
+        let newest = disk.read(Key::whole(id(59_999)), |_| true).await.unwrap();
+        assert_eq!(Head::split(&newest).unwrap().1, bytes);
+    }
+
+    /// A purge that came while a unit waited to be written must win.
+    #[tokio::test]
+    async fn a_unit_from_before_a_purge_is_not_written() {
+        let dir = TempDir::new().unwrap();
+        let (disk, _) = open(&dir, 64 << 20);
+        let era = disk.shared.tombstones.era();
+        disk.shared.tombstones.bury(id(1));
+        disk.offer(Key::whole(id(1)), headed(&Bytes::from_static(b"old")), era);
+        disk.offer(Key::whole(id(2)), headed(&Bytes::from_static(b"other")), era);
+        disk.flush().await;
+        assert!(!disk.has(Key::whole(id(1))) && disk.has(Key::whole(id(2))));
+    }
 }

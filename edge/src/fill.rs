@@ -50,7 +50,7 @@ pub(crate) struct Fills {
 #[derive(Debug)]
 struct Shared {
     cache: Arc<Cache>,
-    upstream: Upstream,
+    upstream: Arc<Upstream>,
     under_way: Mutex<UnderWay>,
     /// Turns for runs and for openings are apart: a run waits for its blob's opening, never the other way round.
     run_turns: Semaphore,
@@ -115,7 +115,7 @@ pub(crate) enum Opened {
 
 impl Fills {
     /// Fills into `cache` from `upstream`.
-    pub(crate) fn new(config: &Config, cache: Arc<Cache>, upstream: Upstream) -> Self {
+    pub(crate) fn new(config: &Config, cache: Arc<Cache>, upstream: Arc<Upstream>) -> Self {
         let turns = usize::try_from(config.fills_max).unwrap_or(Semaphore::MAX_PERMITS).min(Semaphore::MAX_PERMITS);
         let shared = Shared {
             cache,

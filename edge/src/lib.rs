@@ -21,6 +21,7 @@ mod fill;
 mod grants;
 mod http;
 pub mod metrics;
+mod purges;
 mod reader;
 mod scrub;
 mod slice;
@@ -40,9 +41,10 @@ pub use stats::Stats;
 
 use blobs::Blobs;
 use cache::Cache;
-use disk::{Disk, Settings};
+use disk::{Disk, Opened, Settings};
 use fill::Fills;
 use grants::Grants;
+use purges::Purges;
 use stats::Counters;
 use tombstones::Tombstones;
 use upstream::Upstream;
@@ -111,19 +113,31 @@ impl Edge {
     ) -> Result<Self, EdgeError> {
         config.check()?;
         let counters = Arc::new(Counters::default());
-        let upstream = Upstream::new(&config, &origin_url, &edge_grant)?;
+        let upstream = Arc::new(Upstream::new(&config, &origin_url, &edge_grant, Arc::clone(&counters))?);
         let tombstones = Arc::new(Tombstones::default());
-        let (disk, purged) = match config.disk(data_dir) {
+        let (disk, found) = match config.disk(data_dir) {
             Some(settings) => open_disk(settings, Arc::clone(&tombstones), Arc::clone(&counters)).await?,
-            None => (None, None),
+            None => (None, Opened::default()),
         };
         let absent_lifetime = Duration::from_millis(config.absent_ms);
         let cache = Arc::new(Cache::new(config.memory_bytes, absent_lifetime, disk, tombstones));
-        let fills = Fills::new(&config, Arc::clone(&cache), upstream);
-        let blobs = Blobs::new(&config, Arc::clone(&cache), fills);
+        let fills = Fills::new(&config, Arc::clone(&cache), Arc::clone(&upstream));
+        let blobs = Blobs::new(&config, Arc::clone(&cache), fills.clone());
         let tasks = CancellationToken::new();
         let scrub = scrub::run(Arc::clone(&cache), Arc::clone(&counters), config.scrub_bytes_per_s);
         tokio::spawn(tasks.clone().run_until_cancelled_owned(scrub));
+        if config.purge_poll_ms > 0 {
+            let pause = Duration::from_millis(config.purge_poll_ms);
+            let (cache, counters) = (Arc::clone(&cache), Arc::clone(&counters));
+            let purges = Purges { cache, fills, upstream: Arc::clone(&upstream), counters };
+            for origin in 0..upstream.origin_count() {
+                let known = found.purged.get(&upstream.origin_tag(origin)).copied();
+                // What is here without a number was fetched when nobody followed the log.
+                let known = known.or((found.units > 0).then_some(0));
+                let follow = purges.clone().follow(origin, known, pause);
+                tokio::spawn(tasks.clone().run_until_cancelled_owned(follow));
+            }
+        }
         let parts = Parts { blobs, grants: Grants::new(keys), cache, counters, _tasks: tasks.drop_guard() };
         Ok(Self { parts: Arc::new(parts) })
     }
@@ -162,7 +176,7 @@ async fn open_disk(
     settings: Settings,
     tombstones: Arc<Tombstones>,
     counters: Arc<Counters>,
-) -> Result<(Option<Disk>, Option<u64>), EdgeError> {
+) -> Result<(Option<Disk>, Opened), EdgeError> {
     let began = Instant::now();
     let dir = settings.dir.display().to_string();
     let opening = tokio::task::spawn_blocking(move || Disk::open(&settings, tombstones, counters));
@@ -173,5 +187,5 @@ async fn open_disk(
     if found.damaged > 0 {
         tracing::warn!("{} records of the disk tier's index were damaged and are lost", found.damaged);
     }
-    Ok((Some(disk), found.purged))
+    Ok((Some(disk), found))
 }

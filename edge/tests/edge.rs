@@ -11,6 +11,7 @@ mod edge {
     mod grants;
     mod harness;
     mod origin;
+    mod purges;
     mod ranges;
     mod share;
 }

@@ -97,9 +97,15 @@ struct Slots {
 impl Index {
     /// An index of nothing.
     pub(super) fn new() -> Self {
+        Self::with_room(0)
+    }
+
+    /// An index of nothing with room for `units`: growing by doubling would hash each of them several times.
+    pub(super) fn with_room(units: usize) -> Self {
+        let slots = Slots { units: Vec::with_capacity(units), ..Slots::default() };
         Self {
-            slots: Slots::default(),
-            table: HashTable::new(),
+            slots,
+            table: HashTable::with_capacity(units),
             blobs: HashTable::new(),
             hasher: RandomState::new(),
             queues: Queues::default(),
@@ -355,5 +361,88 @@ impl Units for Slots {
             let key = unit.key;
             self.promoted.push(key);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn id(n: u8) -> BlobId {
+        BlobId::from_bytes([n; 32])
+    }
+
+    fn key(blob: u8, part: u8) -> Key {
+        match part {
+            0 => Key::whole(id(blob)),
+            1 => Key::outboard(id(blob)),
+            n => Key::slice(id(blob), u64::from(n)),
+        }
+    }
+
+    proptest! {
+        /// Whatever happens to it, the index says what a plain map says, and its sums are right.
+        #[test]
+        fn the_index_is_a_map(steps in prop::collection::vec((0..6_u8, 0..4_u8, 0..6_u8, 1..20_000_u32), 0..400)) {
+            let (mut index, mut model) = (Index::new(), HashMap::new());
+            for (n, (what, blob, part, bytes)) in steps.into_iter().enumerate() {
+                let key = key(blob, part);
+                match what {
+                    // As the cache does: a blob is whole or in parts.
+                    0..=2 => {
+                        let place = Place { file: u32::try_from(n).unwrap() / 8, block: u32::try_from(n).unwrap(), bytes };
+                        if part == 0 {
+                            for (key, at) in index.units_of(id(blob)) {
+                                prop_assert_eq!((index.remove(key, Some(at)), model.remove(&key)), (Some(at), Some(at)));
+                            }
+                        } else if let Some(at) = index.remove(Key::whole(id(blob)), None) {
+                            prop_assert_eq!(model.remove(&Key::whole(id(blob))), Some(at));
+                        }
+                        index.insert(key, place, false);
+                        model.insert(key, place);
+                    }
+                    3 => prop_assert_eq!(index.remove(key, None), model.remove(&key)),
+                    4 => prop_assert_eq!(index.touch(key), model.contains_key(&key)),
+                    _ => {
+                        let (_, evicted) = index.evict(20);
+                        prop_assert_eq!(evicted.is_none(), model.is_empty());
+                        if let Some(evicted) = evicted {
+                            prop_assert_eq!(model.remove(&evicted.key), Some(evicted.place));
+                        }
+                    }
+                }
+                prop_assert_eq!(index.len(), model.len());
+                prop_assert_eq!(index.blocks(), model.values().map(|place| place.blocks()).sum::<u64>());
+            }
+            for (key, place) in &model {
+                prop_assert_eq!(index.get(*key), Some((*place, false)));
+            }
+            for blob in 0..4 {
+                let mut units: Vec<_> = index.units_of(id(blob));
+                let mut expected: Vec<_> =
+                    model.iter().filter(|(key, _)| key.id == id(blob)).map(|(key, place)| (*key, *place)).collect();
+                units.sort_by_key(|(key, _)| key.part);
+                expected.sort_by_key(|(key, _)| key.part);
+                prop_assert_eq!(units, expected);
+            }
+            let mut in_order: Vec<_> = index.in_order(0..index.queued()).map(|(_, key, _)| (key.id, key.part)).collect();
+            in_order.sort();
+            in_order.dedup();
+            prop_assert_eq!(in_order.len(), model.len(), "a log written now would name every unit once");
+        }
+    }
+
+    /// A tier that never fills but is purged all the time must not grow.
+    #[test]
+    fn what_is_gone_leaves_the_queues() {
+        let mut index = Index::new();
+        for n in 0..100_000_u32 {
+            let key = Key::slice(id(1), u64::from(n));
+            index.insert(key, Place { file: 0, block: n, bytes: 10 }, true);
+            index.remove(key, None);
+        }
+        assert_eq!(index.blocks(), 0);
+        assert!(index.queued() < 5_000 && index.slot_count() < 10, "{} {}", index.queued(), index.slot_count());
     }
 }

@@ -18,6 +18,8 @@ use waxwing_protocol::BlobId;
 use super::index::Place;
 use super::unit::Key;
 
+const NAME: &str = "index.log";
+
 /// Bytes of a record.
 pub(super) const RECORD_BYTES: usize = 64;
 
@@ -26,6 +28,9 @@ const MAGIC: [u8; 32] = *b"waxwing edge disk index log, v1\n";
 
 /// Bytes read and written at a time where records pass in bulk.
 const BUFFER_BYTES: usize = 1 << 20;
+
+/// Which origin: the BLAKE3 hash of its URL.
+pub(crate) type OriginTag = [u8; 32];
 
 /// One thing that happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,8 +41,8 @@ pub(super) enum Record {
     Promoted(Key),
     /// The unit at that place went.
     Gone(Key, Place),
-    /// Every purge up to this number has been applied.
-    Purged(u64),
+    /// Every purge up to this number has been applied, of the origin with this tag.
+    Purged(OriginTag, u64),
 }
 
 const KIND_HEADER: u8 = 1;
@@ -67,7 +72,7 @@ impl Record {
             Self::Put(key, place) => encode(KIND_PUT, key.id.as_bytes(), key.part, place, 0),
             Self::Promoted(key) => encode(KIND_PROMOTED, key.id.as_bytes(), key.part, NOWHERE, 0),
             Self::Gone(key, place) => encode(KIND_GONE, key.id.as_bytes(), key.part, place, 0),
-            Self::Purged(number) => encode(KIND_PURGED, &[0; 32], 0, NOWHERE, number),
+            Self::Purged(origin, number) => encode(KIND_PURGED, &origin, 0, NOWHERE, number),
         }
     }
 
@@ -83,7 +88,7 @@ impl Record {
             KIND_PUT => Some(Self::Put(key, place)),
             KIND_PROMOTED => Some(Self::Promoted(key)),
             KIND_GONE => Some(Self::Gone(key, place)),
-            KIND_PURGED => Some(Self::Purged(u64::from_le_bytes(*bytes.get(52..)?.first_chunk()?))),
+            KIND_PURGED => Some(Self::Purged(*key.id.as_bytes(), u64::from_le_bytes(*bytes.get(52..)?.first_chunk()?))),
             _ => None,
         }
     }
@@ -102,7 +107,7 @@ impl Log {
     /// Opens the log in `dir` and gives every sound record to `each`; the count of damaged ones comes back too. A file
     /// that is no log of this layout is begun anew.
     pub(super) fn open(dir: &Path, mut each: impl FnMut(Record)) -> io::Result<(Self, u64)> {
-        let path = dir.join("index.log");
+        let path = dir.join(NAME);
         match fs::remove_file(new_path(&path)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
@@ -134,6 +139,12 @@ impl Log {
             log.write(&header())?;
         }
         Ok((log, damaged + u64::from(is_torn)))
+    }
+
+    /// How many records a log in `dir` has at most, as its length says.
+    pub(super) fn records_in(dir: &Path) -> usize {
+        let bytes = fs::metadata(dir.join(NAME)).map_or(0, |metadata| metadata.len());
+        usize::try_from(bytes).unwrap_or(usize::MAX) / RECORD_BYTES
     }
 
     /// Bytes of the log.
@@ -208,5 +219,89 @@ fn read_record(reader: &mut impl io::Read, bytes: &mut [u8; RECORD_BYTES]) -> io
         Ok(()) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
         Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tempfile::TempDir;
+
+    fn put(n: u64) -> Record {
+        let id = BlobId::from_bytes(*blake3::hash(&n.to_le_bytes()).as_bytes());
+        Record::Put(Key::slice(id, n), Place { file: 1, block: 2, bytes: 3 })
+    }
+
+    fn read(dir: &TempDir) -> (Log, Vec<Record>, u64) {
+        let mut records = Vec::new();
+        let (log, damaged) = Log::open(dir.path(), |record| records.push(record)).unwrap();
+        (log, records, damaged)
+    }
+
+    fn made(records: &[Record]) -> TempDir {
+        let dir = TempDir::new().unwrap();
+        let mut log = read(&dir).0;
+        records.iter().for_each(|record| log.append(*record).unwrap());
+        dir
+    }
+
+    #[test]
+    fn every_kind_of_record_comes_back() {
+        let Record::Put(key, place) = put(7) else { panic!() };
+        let all = [put(1), Record::Promoted(key), Record::Gone(key, place), Record::Purged([3; 32], u64::MAX)];
+        assert_eq!(read(&made(&all)).1, all);
+    }
+
+    /// Cut anywhere, the log gives every record before the cut, and goes on from there.
+    #[test]
+    fn a_torn_tail_is_cut() {
+        let all: Vec<_> = (0..5).map(put).collect();
+        for cut in 0..=6 * RECORD_BYTES {
+            let dir = made(&all);
+            let path = dir.path().join("index.log");
+            fs::write(&path, &fs::read(&path).unwrap()[..cut]).unwrap();
+            let whole = (cut / RECORD_BYTES).saturating_sub(1);
+            let (mut log, records, _) = read(&dir);
+            assert_eq!(records, all[..whole], "cut at {cut}");
+            log.append(put(9)).unwrap();
+            assert_eq!(read(&dir).1, [&all[..whole], &[put(9)]].concat());
+        }
+    }
+
+    #[test]
+    fn a_damaged_record_costs_itself_alone() {
+        let all: Vec<_> = (0..5).map(put).collect();
+        for byte in RECORD_BYTES..6 * RECORD_BYTES {
+            let dir = made(&all);
+            let path = dir.path().join("index.log");
+            let mut bytes = fs::read(&path).unwrap();
+            bytes[byte] ^= 4;
+            fs::write(&path, bytes).unwrap();
+            let mut expected = all.clone();
+            expected.remove(byte / RECORD_BYTES - 1);
+            let (_, records, damaged) = read(&dir);
+            assert_eq!((records, damaged), (expected, 1));
+        }
+    }
+
+    /// An older or foreign file is not guessed at.
+    #[test]
+    fn another_layout_is_begun_anew() {
+        let dir = made(&[put(1)]);
+        let path = dir.path().join("index.log");
+        let mut bytes = fs::read(&path).unwrap();
+        bytes[..RECORD_BYTES].copy_from_slice(&encode(KIND_HEADER, &[9; 32], 0, NOWHERE, 0));
+        fs::write(&path, bytes).unwrap();
+        assert_eq!(read(&dir).1, []);
+    }
+
+    #[test]
+    fn a_rewritten_log_holds_what_it_was_given_and_goes_on() {
+        let dir = made(&(0..100).map(put).collect::<Vec<_>>());
+        let mut log = read(&dir).0;
+        log.rewrite([Record::Purged([3; 32], 5), put(99)].into_iter()).unwrap();
+        log.append(put(100)).unwrap();
+        assert_eq!(log.bytes(), 4 * RECORD_BYTES as u64);
+        assert_eq!(read(&dir).1, [Record::Purged([3; 32], 5), put(99), put(100)]);
     }
 }

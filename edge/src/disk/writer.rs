@@ -7,7 +7,7 @@
 //! - Room is made before it is taken, log and block sizes counted, so the tier never takes more than it may.
 //! - A full or failing disk makes units go, or not come; it is nobody's error.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::Shared;
 use super::files::Tail;
 use super::index::{BLOCK_BYTES, Place};
-use super::log::{Log, RECORD_BYTES, Record};
+use super::log::{Log, OriginTag, RECORD_BYTES, Record};
 use super::unit::{Content, Key};
 use crate::tombstones::Era;
 
@@ -37,8 +37,8 @@ pub(super) enum Command {
     Keep { key: Key, content: Content, era: Era },
     /// Give back the room of what was taken out of the index.
     Release,
-    /// Make durable that all purges up to this number have been applied.
-    Purged { number: u64, done: oneshot::Sender<()> },
+    /// Make durable that all purges of an origin up to this number have been applied.
+    Purged { origin: OriginTag, number: u64, done: oneshot::Sender<()> },
     /// Do everything asked before.
     Flush { done: oneshot::Sender<()> },
 }
@@ -49,7 +49,7 @@ pub(super) struct Writer {
     pub(super) log: Log,
     pub(super) tail: Option<Tail>,
     pub(super) next_file: u32,
-    pub(super) purged: Option<u64>,
+    pub(super) purged: HashMap<OriginTag, u64>,
 }
 
 impl Writer {
@@ -61,8 +61,8 @@ impl Writer {
             match command {
                 Command::Keep { key, content, era } => self.keep(key, &content, era),
                 Command::Release => {}
-                Command::Purged { number, done } => {
-                    if let Err(error) = self.purged(number) {
+                Command::Purged { origin, number, done } => {
+                    if let Err(error) = self.purged(origin, number) {
                         tracing::error!("purge {number} could not be made durable: {error}");
                     }
                     let _ = done.send(());
@@ -209,11 +209,11 @@ impl Writer {
     }
 
     /// First what went, then that it went: a cursor that outlived the records before it would bring a blob back.
-    fn purged(&mut self, number: u64) -> io::Result<()> {
+    fn purged(&mut self, origin: OriginTag, number: u64) -> io::Result<()> {
         self.release();
         self.log.sync()?;
-        self.purged = Some(number);
-        self.log.append(Record::Purged(number))
+        self.purged.insert(origin, number);
+        self.log.append(Record::Purged(origin, number))
     }
 
     fn record(&mut self, record: Record) {
@@ -241,7 +241,8 @@ impl Writer {
         let puts = units.flatten().flat_map(|(is_main, key, place)| {
             [Some(Record::Put(key, place)), is_main.then_some(Record::Promoted(key))].into_iter().flatten()
         });
-        let records = self.purged.map(Record::Purged).into_iter().chain(puts);
+        let purged = self.purged.clone();
+        let records = purged.into_iter().map(|(origin, number)| Record::Purged(origin, number)).chain(puts);
         if let Err(error) = self.log.rewrite(records) {
             self.failed("the index log could not be rewritten", &error);
         }

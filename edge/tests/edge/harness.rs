@@ -159,6 +159,14 @@ impl TestEdge {
         answer.into_body()
     }
 
+    /// GET of a blob, to be sent when it is awaited, wherever that is.
+    pub(crate) fn body_soon(&self, id: BlobId) -> impl Future<Output = Vec<u8>> + Send + 'static {
+        let bearer = format!("Bearer {}", self.grant);
+        let request = self.request(Method::GET, &path(id), &[(AUTHORIZATION, &bearer)]);
+        let answer = self.client.request(request);
+        async move { Open { body: answer.await.unwrap().into_body() }.rest().await.0 }
+    }
+
     async fn ask(&self, method: Method, id: BlobId, headers: &[(HeaderName, &str)]) -> Answer {
         let bearer = format!("Bearer {}", self.grant);
         let headers = [&[(AUTHORIZATION, bearer.as_str())], headers].concat();
