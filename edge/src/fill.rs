@@ -23,6 +23,7 @@ mod run;
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -31,6 +32,7 @@ use waxwing_protocol::{BlobId, Timestamp};
 
 use crate::Config;
 use crate::cache::{Cache, Head, Tier};
+use crate::stats::Counters;
 use crate::upstream::Upstream;
 
 pub(crate) use error::{FillError, Lie};
@@ -57,6 +59,7 @@ struct Shared {
     opening_turns: Semaphore,
     turn_wait: Duration,
     blob_bytes_max: u64,
+    counters: Arc<Counters>,
 }
 
 /// What is being fetched now. Held for look-ups only, never over an await.
@@ -115,7 +118,7 @@ pub(crate) enum Opened {
 
 impl Fills {
     /// Fills into `cache` from `upstream`.
-    pub(crate) fn new(config: &Config, cache: Arc<Cache>, upstream: Arc<Upstream>) -> Self {
+    pub(crate) fn new(config: &Config, cache: Arc<Cache>, upstream: Arc<Upstream>, counters: Arc<Counters>) -> Self {
         let turns = usize::try_from(config.fills_max).unwrap_or(Semaphore::MAX_PERMITS).min(Semaphore::MAX_PERMITS);
         let shared = Shared {
             cache,
@@ -125,6 +128,7 @@ impl Fills {
             opening_turns: Semaphore::new(turns),
             turn_wait: config.fill_wait(),
             blob_bytes_max: config.blob_bytes_max,
+            counters,
         };
         Self { shared: Arc::new(shared) }
     }
@@ -217,8 +221,12 @@ impl Shared {
     }
 }
 
-/// Logs why a fill failed: once, here, however many waited for it.
-fn log_failure(id: BlobId, error: &FillError) {
+/// Logs and counts why a fill failed: once, here, however many waited for it.
+fn log_failure(counters: &Counters, id: BlobId, error: &FillError) {
+    counters.fills_failed.fetch_add(1, Relaxed);
+    if matches!(error, FillError::Lie(_)) {
+        counters.origin_lies.fetch_add(1, Relaxed);
+    }
     match error {
         FillError::NotFound | FillError::Beyond => tracing::debug!(blob.id = %id, "fill of {id} ended: {error}"),
         FillError::Denied { .. } => {

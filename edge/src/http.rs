@@ -3,8 +3,9 @@
 mod answer;
 mod asked;
 mod blobs;
-mod body;
+pub(crate) mod body;
 mod error;
+mod parts;
 mod pass;
 mod share;
 
@@ -13,7 +14,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::routing::get;
 use http::header::{
-    ACCEPT_RANGES, AGE, AUTHORIZATION, CONTENT_LENGTH, CONTENT_RANGE, ETAG, HeaderName, IF_NONE_MATCH, IF_RANGE, RANGE,
+    ACCEPT_RANGES, AGE, AUTHORIZATION, CONTENT_LENGTH, CONTENT_RANGE, ETAG, HeaderName, IF_MATCH, IF_NONE_MATCH, IF_RANGE, RANGE,
 };
 use http::{HeaderValue, Method};
 use tower_http::cors::{Any, CorsLayer};
@@ -44,7 +45,7 @@ fn cors() -> CorsLayer {
     CorsLayer::new()
         .allow_origin(Any)
         .allow_methods([Method::GET, Method::HEAD, Method::OPTIONS])
-        .allow_headers([AUTHORIZATION, RANGE, IF_RANGE, IF_NONE_MATCH])
+        .allow_headers([AUTHORIZATION, RANGE, IF_RANGE, IF_MATCH, IF_NONE_MATCH])
         .expose_headers([CONTENT_RANGE, CACHE_STATUS, ETAG, AGE, SERVER_TIMING, CONTENT_LENGTH, ACCEPT_RANGES])
         .max_age(PREFLIGHT_LIFETIME)
 }

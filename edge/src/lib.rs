@@ -31,6 +31,7 @@ mod upstream;
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -39,11 +40,12 @@ use waxwing_protocol::grant::GrantKeys;
 pub use config::Config;
 pub use stats::Stats;
 
-use blobs::Blobs;
+use blobs::{Blobs, How};
 use cache::Cache;
 use disk::{Disk, Opened, Settings};
 use fill::Fills;
 use grants::Grants;
+use http::body::Sent;
 use purges::Purges;
 use stats::Counters;
 use tombstones::Tombstones;
@@ -121,7 +123,7 @@ impl Edge {
         };
         let absent_lifetime = Duration::from_millis(config.absent_ms);
         let cache = Arc::new(Cache::new(config.memory_bytes, absent_lifetime, disk, tombstones));
-        let fills = Fills::new(&config, Arc::clone(&cache), Arc::clone(&upstream));
+        let fills = Fills::new(&config, Arc::clone(&cache), Arc::clone(&upstream), Arc::clone(&counters));
         let blobs = Blobs::new(&config, Arc::clone(&cache), fills.clone());
         let tasks = CancellationToken::new();
         let scrub = scrub::run(Arc::clone(&cache), Arc::clone(&counters), config.scrub_bytes_per_s);
@@ -160,6 +162,30 @@ impl Edge {
         if let Some(disk) = self.parts.cache.disk() {
             disk.flush().await;
         }
+    }
+
+    /// Counts a request by what it found.
+    fn count(&self, how: How) {
+        let counters = &self.parts.counters;
+        let counter = match how {
+            How::Hit { is_from_disk: false } => &counters.hits_memory,
+            How::Hit { is_from_disk: true } => &counters.hits_disk,
+            How::Missed { collapsed, .. } => {
+                counters.collapsed.fetch_add(u64::from(collapsed), Relaxed);
+                &counters.misses
+            }
+        };
+        counter.fetch_add(1, Relaxed);
+    }
+
+    /// Counts a request for a blob that there is not.
+    fn count_absent(&self) {
+        self.parts.counters.absent.fetch_add(1, Relaxed);
+    }
+
+    /// What counts the bytes of a body.
+    fn sent(&self) -> Sent {
+        Sent(Arc::clone(&self.parts.counters))
     }
 
     fn blobs(&self) -> &Blobs {

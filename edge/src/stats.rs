@@ -43,8 +43,8 @@ counters! {
     misses,
     /// Of those, the ones for which all that was missing was on its way already.
     collapsed,
-    /// Requests for blobs refused because the origin said a moment ago that there are none.
-    hits_absent,
+    /// Requests for blobs that there are not.
+    absent,
     /// Bytes of blobs sent to clients.
     sent_bytes,
     /// Requests sent to the origin.

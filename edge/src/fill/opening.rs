@@ -108,7 +108,7 @@ impl Task {
         match &self.end {
             Ok(card) => self.shared.cache.put_head(self.id, Head::Card(Arc::clone(card)), self.era),
             Err(error) => {
-                log_failure(self.id, error);
+                log_failure(&self.shared.counters, self.id, error);
                 if matches!(error, FillError::NotFound) {
                     self.shared.cache.put_absent(self.id);
                 }

@@ -57,7 +57,7 @@ impl Run {
     pub(super) async fn fill(mut self) {
         let Err(error) = self.try_fill().await else { return };
         if !self.source.has_failed() {
-            log_failure(self.id, &error);
+            log_failure(&self.shared.counters, self.id, &error);
         }
         for slice in self.slices.drain(..) {
             slice.end(End::Failed(error.clone()));

@@ -12,7 +12,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use waxwing_protocol::range::ByteRange;
 
 use super::asked::etag;
-use super::body::BlobBody;
+use super::body::{BlobBody, Sent};
+use super::parts::{MEDIA_TYPE, Parts};
 use super::pass::Pass;
 use super::{BLOB_POLICY, CACHE_STATUS, SERVER_TIMING};
 use crate::blobs::{Found, How, Reading};
@@ -22,7 +23,7 @@ use crate::metrics::handles;
 const CLIENT_LIFETIME_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// 200 with a whole blob, 206 with a range of it.
-pub(super) fn bytes(pass: Pass, reading: Reading, is_range: bool, took: Duration) -> Response {
+pub(super) fn bytes(pass: Pass, reading: Reading, is_range: bool, took: Duration, sent: Sent) -> Response {
     let Reading { found, range, content } = reading;
     let content_bytes = range.end - range.start;
     let mut headers = head(pass, Some(found), took, StatusCode::PARTIAL_CONTENT);
@@ -33,7 +34,16 @@ pub(super) fn bytes(pass: Pass, reading: Reading, is_range: bool, took: Duration
     } else {
         StatusCode::OK
     };
-    (status, headers, Body::new(BlobBody::new(content, content_bytes))).into_response()
+    (status, headers, Body::new(BlobBody::new(content, content_bytes, sent))).into_response()
+}
+
+/// 206 with several ranges.
+pub(super) fn parts(pass: Pass, found: Found, how: How, parts: Parts, took: Duration, sent: Sent) -> Response {
+    let mut headers = head(pass, Some(Found { how, ..found }), took, StatusCode::PARTIAL_CONTENT);
+    set(&mut headers, CONTENT_TYPE, parts.content_type());
+    let content_bytes = parts.content_bytes();
+    let body = BlobBody::streamed(Box::pin(parts.into_stream()), content_bytes, sent);
+    (StatusCode::PARTIAL_CONTENT, headers, Body::new(body)).into_response()
 }
 
 /// 200 without the bytes: the answer to HEAD.
@@ -58,7 +68,7 @@ fn head(pass: Pass, found: Option<Found>, took: Duration, origin_status: StatusC
         count(how);
     }
     let mut headers = HeaderMap::with_capacity(16);
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(CONTENT_SECURITY_POLICY, BLOB_POLICY);
     headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
