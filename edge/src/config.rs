@@ -30,6 +30,8 @@ pub struct Config {
     /// How often the origin is asked what was purged, in milliseconds. Default 1,000; 0 for never: then what goes from
     /// the origin stays here until it loses its place.
     pub purge_poll_ms: u64,
+    /// The file to which a line of JSON is appended for each request, without grants. Default: none.
+    pub access_log: Option<PathBuf>,
     /// Further origins of the same blobs, in the order in which they are asked when those before fail. Default: none.
     pub other_origins: Vec<String>,
     /// Bytes that all readers together may have fetched ahead of themselves, and so keep in memory beside the tier. A
@@ -63,6 +65,7 @@ impl Default for Config {
             scrub_bytes_per_s: 8 << 20,
             absent_ms: 2_000,
             purge_poll_ms: 1_000,
+            access_log: None,
             other_origins: Vec::new(),
             read_ahead_bytes: 64 << 20,
             readers_max: 10_240,

@@ -5,13 +5,14 @@ mod asked;
 mod blobs;
 pub(crate) mod body;
 mod error;
+mod logged;
 mod parts;
 mod pass;
 mod share;
 
 use std::time::Duration;
 
-use axum::Router;
+use axum::{Router, middleware};
 use axum::routing::get;
 use http::header::{
     ACCEPT_RANGES, AGE, AUTHORIZATION, CONTENT_LENGTH, CONTENT_RANGE, ETAG, HeaderName, IF_MATCH, IF_NONE_MATCH, IF_RANGE, RANGE,
@@ -37,7 +38,12 @@ const PREFLIGHT_LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
 pub(crate) fn router(edge: Edge) -> Router {
     let blob = get(blobs::get).head(blobs::head).fallback(error::method_not_allowed);
     let share = get(share::page).fallback(error::method_not_allowed);
-    Router::new().route("/v1/blobs/{id}", blob).route("/s/{id}", share).layer(cors()).with_state(edge)
+    let router = Router::new().route("/v1/blobs/{id}", blob).route("/s/{id}", share).layer(cors());
+    let router = match edge.access_log() {
+        Some(log) => router.layer(middleware::from_fn_with_state(log, logged::log)),
+        None => router,
+    };
+    router.with_state(edge)
 }
 
 /// Any page may fetch blobs: whoever has id and grant may read, and neither is sent by a browser on its own.

@@ -13,6 +13,7 @@
 
 #![cfg_attr(test, allow(clippy::cast_possible_truncation, reason = "tests make bytes of numbers"))]
 
+mod access_log;
 mod blobs;
 mod cache;
 mod config;
@@ -40,6 +41,7 @@ use waxwing_protocol::grant::GrantKeys;
 pub use config::Config;
 pub use stats::Stats;
 
+use access_log::AccessLog;
 use blobs::{Blobs, How};
 use cache::Cache;
 use disk::{Disk, Opened, Settings};
@@ -63,6 +65,7 @@ struct Parts {
     grants: Grants,
     cache: Arc<Cache>,
     counters: Arc<Counters>,
+    access_log: Option<Arc<AccessLog>>,
     /// Ends what runs beside the requests when the last clone of the edge is gone.
     _tasks: DropGuard,
 }
@@ -88,6 +91,14 @@ pub enum EdgeError {
         key: &'static str,
         /// What is wrong with its value.
         reason: &'static str,
+    },
+    /// The access log cannot be opened.
+    #[error("the edge's access log {path} cannot be opened: {reason}")]
+    AccessLog {
+        /// The file.
+        path: String,
+        /// What the operating system said.
+        reason: String,
     },
     /// The disk tier cannot be used.
     #[error("the edge's disk tier in {dir} cannot be used: {reason}")]
@@ -116,6 +127,10 @@ impl Edge {
         config.check()?;
         let counters = Arc::new(Counters::default());
         let upstream = Arc::new(Upstream::new(&config, &origin_url, &edge_grant, Arc::clone(&counters))?);
+        let access_log = match &config.access_log {
+            Some(path) => Some(Arc::new(open_access_log(path, Arc::clone(&counters))?)),
+            None => None,
+        };
         let tombstones = Arc::new(Tombstones::default());
         let (disk, found) = match config.disk(data_dir) {
             Some(settings) => open_disk(settings, Arc::clone(&tombstones), Arc::clone(&counters)).await?,
@@ -140,7 +155,8 @@ impl Edge {
                 tokio::spawn(tasks.clone().run_until_cancelled_owned(follow));
             }
         }
-        let parts = Parts { blobs, grants: Grants::new(keys), cache, counters, _tasks: tasks.drop_guard() };
+        let grants = Grants::new(keys);
+        let parts = Parts { blobs, grants, cache, counters, access_log, _tasks: tasks.drop_guard() };
         Ok(Self { parts: Arc::new(parts) })
     }
 
@@ -188,6 +204,10 @@ impl Edge {
         Sent(Arc::clone(&self.parts.counters))
     }
 
+    fn access_log(&self) -> Option<Arc<AccessLog>> {
+        self.parts.access_log.clone()
+    }
+
     fn blobs(&self) -> &Blobs {
         &self.parts.blobs
     }
@@ -195,6 +215,11 @@ impl Edge {
     fn grants(&self) -> &Grants {
         &self.parts.grants
     }
+}
+
+fn open_access_log(path: &Path, counters: Arc<Counters>) -> Result<AccessLog, EdgeError> {
+    AccessLog::open(path, counters)
+        .map_err(|error| EdgeError::AccessLog { path: path.display().to_string(), reason: error.to_string() })
 }
 
 /// Opens the disk tier, on a thread that may block.

@@ -45,6 +45,8 @@ counters! {
     collapsed,
     /// Requests for blobs that there are not.
     absent,
+    /// Lines of the access log that were lost, since the disk was slower than the requests.
+    access_lines_lost,
     /// Bytes of blobs sent to clients.
     sent_bytes,
     /// Requests sent to the origin.

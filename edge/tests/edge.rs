@@ -4,7 +4,9 @@
 #![allow(clippy::unwrap_used, reason = "the harness stands outside of test functions")]
 
 mod edge {
+    mod access_log;
     mod conditions;
+    mod crash;
     mod disk;
     mod failures;
     mod fills;

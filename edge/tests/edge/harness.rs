@@ -228,6 +228,15 @@ impl Open {
     }
 }
 
+/// GET of a blob from an edge that may be gone at any moment; `None` when there was no answer.
+pub(crate) async fn ask_at(addr: SocketAddr, id: BlobId, grant: &str) -> Option<Answer> {
+    let client: Client<HttpConnector, Empty<Bytes>> = Client::builder(TokioExecutor::new()).build_http();
+    let request = Request::get(format!("http://{addr}{}", path(id))).header(AUTHORIZATION, format!("Bearer {grant}"));
+    let (parts, body) = client.request(request.body(Empty::new()).unwrap()).await.ok()?.into_parts();
+    let (body, is_whole) = Open { body }.rest().await;
+    Some(Answer { status: parts.status, headers: parts.headers, body, is_whole })
+}
+
 pub(crate) fn path(id: BlobId) -> String {
     format!("/v1/blobs/{id}")
 }
