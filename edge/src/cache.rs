@@ -266,18 +266,18 @@ impl Cache {
 
     /// Files what is known of blob `id` by something that began in `era`, unless the blob was purged since.
     pub(crate) fn put_head(&self, id: BlobId, head: Head, era: Era) {
-        self.put(id, Key::Head(id), Content::Head(head), era);
+        self.put(id, Key::Head(id), &Content::Head(head), era);
     }
 
     /// Files a verified slice of blob `id`, as [`Self::put_head`] does.
     pub(crate) fn put_slice(&self, id: BlobId, index: u64, slice: Slice, era: Era) {
-        self.put(id, Key::Slice(id, index), Content::Slice(slice), era);
+        self.put(id, Key::Slice(id, index), &Content::Slice(slice), era);
     }
 
-    fn put(&self, id: BlobId, key: Key, content: Content, era: Era) {
+    fn put(&self, id: BlobId, key: Key, content: &Content, era: Era) {
         let is_filed = self.admit(id, era, key, content.clone()).is_some();
         if let Some(disk) = self.disk.as_ref().filter(|_| is_filed)
-            && let Some((key, content)) = for_disk(key, &content)
+            && let Some((key, content)) = for_disk(key, content)
         {
             disk.offer(key, content, era);
         }

@@ -167,22 +167,14 @@ impl Disk {
     /// right; it runs on a thread that may block.
     ///
     /// `None` when it is not here, or not any more.
-    pub(crate) async fn read(
-        &self,
-        key: Key,
-        check: impl FnOnce(&Bytes) -> bool + Send + 'static,
-    ) -> Option<Bytes> {
+    pub(crate) async fn read(&self, key: Key, check: impl FnOnce(&Bytes) -> bool + Send + 'static) -> Option<Bytes> {
         self.shared.lock().index.touch(key);
         self.read_and_check(key, check, false).await
     }
 
     /// Reads a unit and checks it even if it was verified before; tells whether it was right. `None` as for
     /// [`Self::read`].
-    pub(crate) async fn check(
-        &self,
-        key: Key,
-        check: impl FnOnce(&Bytes) -> bool + Send + 'static,
-    ) -> Option<Bytes> {
+    pub(crate) async fn check(&self, key: Key, check: impl FnOnce(&Bytes) -> bool + Send + 'static) -> Option<Bytes> {
         self.read_and_check(key, check, true).await
     }
 
@@ -322,11 +314,7 @@ impl Disk {
 
 /// Makes index and files agree: units beyond their file's end are forgotten, files without units unlinked, room that no
 /// unit owns given back. Gives the units forgotten.
-fn reconcile(
-    files: &Files,
-    index: &mut Index,
-    on_disk: &BTreeMap<u32, (u64, u64)>,
-) -> io::Result<Vec<(Key, Place)>> {
+fn reconcile(files: &Files, index: &mut Index, on_disk: &BTreeMap<u32, (u64, u64)>) -> io::Result<Vec<(Key, Place)>> {
     let units = (0..index.slot_count()).filter_map(|slot| index.at_slot(slot));
     let lost: Vec<_> = units
         .filter(|(_, place)| {
@@ -380,7 +368,8 @@ mod tests {
         const UNITS: u32 = 2_000_000;
         let dir = TempDir::new().unwrap();
         let (mut log, _) = Log::open(dir.path(), |_| {}).unwrap();
-        let put = |n: u32| Record::Put(Key::whole(id(u64::from(n))), Place { file: n / 65_536, block: n % 65_536, bytes: 9 });
+        let put =
+            |n: u32| Record::Put(Key::whole(id(u64::from(n))), Place { file: n / 65_536, block: n % 65_536, bytes: 9 });
         log.rewrite((0..UNITS).map(put)).unwrap();
         for file in 0..=UNITS / 65_536 {
             let file = fs::File::create(dir.path().join(format!("{file:010}.cache"))).unwrap();
@@ -395,7 +384,10 @@ mod tests {
     }
 
     fn headed(bytes: &Bytes) -> Content {
-        Content::Headed(Head { blob_bytes: bytes.len() as u64, stored: waxwing_protocol::Timestamp::from_secs(1) }, bytes.clone())
+        Content::Headed(
+            Head { blob_bytes: bytes.len() as u64, stored: waxwing_protocol::Timestamp::from_secs(1) },
+            bytes.clone(),
+        )
     }
 
     /// Units come and go without end: the log is written anew before it outgrows what it describes.

@@ -12,10 +12,11 @@ mod share;
 
 use std::time::Duration;
 
-use axum::{Router, middleware};
 use axum::routing::get;
+use axum::{Router, middleware};
 use http::header::{
-    ACCEPT_RANGES, AGE, AUTHORIZATION, CONTENT_LENGTH, CONTENT_RANGE, ETAG, HeaderName, IF_MATCH, IF_NONE_MATCH, IF_RANGE, RANGE,
+    ACCEPT_RANGES, AGE, AUTHORIZATION, CONTENT_LENGTH, CONTENT_RANGE, ETAG, HeaderName, IF_MATCH, IF_NONE_MATCH,
+    IF_RANGE, RANGE,
 };
 use http::{HeaderValue, Method};
 use tower_http::cors::{Any, CorsLayer};

@@ -31,13 +31,7 @@ pub(super) struct Run {
 
 impl Run {
     /// A run of one slice so far.
-    pub(super) fn new(
-        shared: Arc<Shared>,
-        id: BlobId,
-        source: CardSource,
-        tier: Tier,
-        first: SliceWriter,
-    ) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, id: BlobId, source: CardSource, tier: Tier, first: SliceWriter) -> Self {
         Self { shared, id, source, tier, slices: VecDeque::from([first]) }
     }
 
@@ -186,12 +180,7 @@ pub(super) struct SliceWriter {
 
 impl SliceWriter {
     /// The writer of slice `index` of blob `id`, and what its followers watch.
-    pub(super) fn new(
-        shared: Arc<Shared>,
-        id: BlobId,
-        index: u64,
-        tier: Tier,
-    ) -> (Self, watch::Receiver<Progress>) {
+    pub(super) fn new(shared: Arc<Shared>, id: BlobId, index: u64, tier: Tier) -> (Self, watch::Receiver<Progress>) {
         let is_from_origin = tier == Tier::Origin;
         let (progress, watched) = watch::channel(Progress { is_from_origin, ..Progress::default() });
         let era = shared.cache.era();

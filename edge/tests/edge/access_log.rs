@@ -33,14 +33,19 @@ async fn each_request_is_a_line_and_no_line_holds_a_grant() {
     };
     assert!(!lines.contains(&grant) && !lines.contains("canary") && !lines.contains("Bearer"));
     let lines: Vec<serde_json::Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    for (line, method, status, sent, whole) in
-        [(0, "GET", 206, Some(100), true), (1, "HEAD", 200, Some(0), true), (2, "GET", 401, None, true), (3, "GET", 200, None, false)]
-    {
+    for (line, method, status, sent, whole) in [
+        (0, "GET", 206, Some(100), true),
+        (1, "HEAD", 200, Some(0), true),
+        (2, "GET", 401, None, true),
+        (3, "GET", 200, None, false),
+    ] {
         let line = &lines[line];
         assert_eq!((&line["method"], &line["status"]), (&method.into(), &status.into()), "{line}");
         assert_eq!((&line["path"], &line["is_whole"]), (&path(id).into(), &whole.into()), "{line}");
         assert!(sent.is_none_or(|sent: u64| line["sent_bytes"] == sent), "{line}");
-        assert!(line["at_ms"].as_u64().unwrap() > 1_700_000_000_000 && line["took_us"].as_u64() >= line["head_us"].as_u64());
+        assert!(
+            line["at_ms"].as_u64().unwrap() > 1_700_000_000_000 && line["took_us"].as_u64() >= line["head_us"].as_u64()
+        );
     }
     assert_eq!(lines[0]["range"], format!("bytes 0-99/{}", bytes.len()));
     assert_eq!(lines[1]["cache"], "waxwing; hit");

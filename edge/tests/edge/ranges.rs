@@ -102,7 +102,9 @@ async fn several_ranges_come_in_one_answer_cold_and_warm() {
             assert_eq!((answer.status, answer.is_whole), (StatusCode::PARTIAL_CONTENT, true));
             assert_eq!(answer.header("content-length"), answer.body.len().to_string());
             assert_eq!(answer.header("content-range"), "");
-            let told = |(start, end): &(usize, usize)| (format!("bytes {start}-{}/{len}", end - 1), bytes[*start..*end].to_vec());
+            let told = |(start, end): &(usize, usize)| {
+                (format!("bytes {start}-{}/{len}", end - 1), bytes[*start..*end].to_vec())
+            };
             assert!(parts_of(&answer) == expected.iter().map(told).collect::<Vec<_>>(), "{ranges}");
         }
     }
@@ -131,7 +133,8 @@ async fn a_range_storm_costs_the_origin_the_blob() {
     let tiny = (0..1000).map(|n| format!("{}-{}", n * 3000, n * 3000 + 1)).collect::<Vec<_>>().join(",");
     edge.get(id, &[(RANGE, &format!("bytes={tiny}"))]).await.assert_is(StatusCode::OK, &bytes);
     for n in 0..100 {
-        let eight = (0..8).map(|m| format!("{}-{}", m * 300_000 + n, m * 300_000 + 9 * n)).collect::<Vec<_>>().join(",");
+        let eight =
+            (0..8).map(|m| format!("{}-{}", m * 300_000 + n, m * 300_000 + 9 * n)).collect::<Vec<_>>().join(",");
         let answer = edge.get(id, &[(RANGE, &format!("bytes={eight}"))]).await;
         assert_eq!(parts_of(&answer).len(), 8);
     }
