@@ -42,7 +42,7 @@ pub use config::Config;
 pub use stats::Stats;
 
 use access_log::AccessLog;
-use blobs::{Blobs, How};
+use blobs::Blobs;
 use cache::Cache;
 use disk::{Disk, Opened, Settings};
 use fill::Fills;
@@ -52,6 +52,9 @@ use purges::Purges;
 use stats::Counters;
 use tombstones::Tombstones;
 use upstream::Upstream;
+
+/// How often what was counted is told to the recorder of metrics: well below the pause between two scrapes.
+const PUBLISH_PAUSE: Duration = Duration::from_secs(1);
 
 /// A running edge. Clones share one cache.
 #[derive(Clone, Debug)]
@@ -155,6 +158,13 @@ impl Edge {
                 tokio::spawn(tasks.clone().run_until_cancelled_owned(follow));
             }
         }
+        let (told_cache, told_counters) = (Arc::clone(&cache), Arc::clone(&counters));
+        tokio::spawn(tasks.clone().run_until_cancelled_owned(async move {
+            loop {
+                metrics::publish(&stats(&told_cache, &told_counters));
+                tokio::time::sleep(PUBLISH_PAUSE).await;
+            }
+        }));
         let grants = Grants::new(keys);
         let parts = Parts { blobs, grants, cache, counters, access_log, _tasks: tasks.drop_guard() };
         Ok(Self { parts: Arc::new(parts) })
@@ -168,9 +178,7 @@ impl Edge {
 
     /// What the edge has done since it started, and what it holds.
     pub fn stats(&self) -> Stats {
-        let (disk_units, disk_bytes) = self.parts.cache.disk().map(Disk::held).unwrap_or_default();
-        let memory_bytes = self.parts.cache.memory_bytes();
-        Stats { memory_bytes, disk_units, disk_bytes, ..self.parts.counters.read() }
+        stats(&self.parts.cache, &self.parts.counters)
     }
 
     /// Waits until what was fetched so far is on disk, so that the next start finds it.
@@ -178,20 +186,6 @@ impl Edge {
         if let Some(disk) = self.parts.cache.disk() {
             disk.flush().await;
         }
-    }
-
-    /// Counts a request by what it found.
-    fn count(&self, how: How) {
-        let counters = &self.parts.counters;
-        let counter = match how {
-            How::Hit { is_from_disk: false } => &counters.hits_memory,
-            How::Hit { is_from_disk: true } => &counters.hits_disk,
-            How::Missed { collapsed, .. } => {
-                counters.collapsed.fetch_add(u64::from(collapsed), Relaxed);
-                &counters.misses
-            }
-        };
-        counter.fetch_add(1, Relaxed);
     }
 
     /// Counts a request for a blob that there is not.
@@ -215,6 +209,11 @@ impl Edge {
     fn grants(&self) -> &Grants {
         &self.parts.grants
     }
+}
+
+fn stats(cache: &Cache, counters: &Counters) -> Stats {
+    let (disk_units, disk_bytes) = cache.disk().map(Disk::held).unwrap_or_default();
+    Stats { memory_bytes: cache.memory_bytes(), disk_units, disk_bytes, ..counters.read() }
 }
 
 fn open_access_log(path: &Path, counters: Arc<Counters>) -> Result<AccessLog, EdgeError> {

@@ -20,6 +20,7 @@ use waxwing_protocol::api::PurgeLog;
 
 use crate::cache::Cache;
 use crate::fill::Fills;
+use crate::metrics::handles;
 use crate::stats::Counters;
 use crate::upstream::Upstream;
 
@@ -78,11 +79,9 @@ impl Purges {
         for purge in log.purges.into_iter().filter(|purge| purge.number > known) {
             self.cache.purge(purge.blob);
             self.fills.strike_off(Some(purge.blob));
-            let delay_ms = u64::try_from(now.since(purge.at).as_millis()).unwrap_or(u64::MAX);
+            handles().purge.record(now.since(purge.at));
             self.counters.purges.fetch_add(1, Relaxed);
-            self.counters.purge_delay_ms.fetch_add(delay_ms, Relaxed);
-            self.counters.purge_delay_ms_max.fetch_max(delay_ms, Relaxed);
-            tracing::debug!(blob.id = %purge.blob, delay_ms, "purged {}", purge.blob);
+            tracing::debug!(blob.id = %purge.blob, "purged {}", purge.blob);
             applied = applied.max(purge.number);
         }
         applied

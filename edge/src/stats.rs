@@ -35,14 +35,6 @@ macro_rules! counters {
 }
 
 counters! {
-    /// Requests for blobs that were answered wholly from memory.
-    hits_memory,
-    /// Requests for blobs that were answered from this edge, some of it from disk.
-    hits_disk,
-    /// Requests for blobs for which the origin had to be asked.
-    misses,
-    /// Of those, the ones for which all that was missing was on its way already.
-    collapsed,
     /// Requests for blobs that there are not.
     absent,
     /// Lines of the access log that were lost, since the disk was slower than the requests.
@@ -53,8 +45,6 @@ counters! {
     origin_requests,
     /// Bytes of bodies that the origin sent.
     origin_bytes,
-    /// Microseconds waited for the heads of the origin's answers, in all.
-    origin_wait_us,
     /// Requests that another origin had to answer, since the first one failed.
     origin_failovers,
     /// Fills that ended without their bytes.
@@ -75,10 +65,6 @@ counters! {
     scrubbed,
     /// Purges applied.
     purges,
-    /// Milliseconds from a blob's end at the origin to its end here, of all purges applied.
-    purge_delay_ms,
-    /// The same of the purge that took longest.
-    purge_delay_ms_max,
     /// How often everything was dropped, since purges were missed.
     purged_all,
     /// The number of the last purge applied.

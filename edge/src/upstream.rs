@@ -25,6 +25,7 @@ use waxwing_protocol::range::{ByteRange, parse_content_range};
 
 use crate::disk::OriginTag;
 use crate::fill::{FillError, Lie};
+use crate::metrics::handles;
 use crate::stats::Counters;
 use crate::{Config, EdgeError};
 
@@ -227,8 +228,7 @@ impl Upstream {
         let began = Instant::now();
         let answer = tokio::time::timeout(self.answer_timeout, self.client.request(request)).await;
         self.counters.origin_requests.fetch_add(1, Relaxed);
-        let waited_us = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
-        self.counters.origin_wait_us.fetch_add(waited_us, Relaxed);
+        handles().origin_answer.record(began.elapsed());
         match answer {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(error)) => Err(FillError::Unreachable { reason: root_cause(&error) }),

@@ -41,7 +41,6 @@ pub(super) async fn head(State(edge): State<Edge>, pass: Pass, headers: HeaderMa
         Asked::Failed => Err(HttpError::precondition_failed()),
         asked => {
             let found = edge.blobs().find(pass.id, pass.now).await?;
-            edge.count(found.how);
             match asked {
                 Asked::UnmodifiedIfThere => Ok(answer::unmodified(pass, began.elapsed())),
                 _ => Ok(answer::no_bytes(pass, found, began.elapsed())),
@@ -52,7 +51,6 @@ pub(super) async fn head(State(edge): State<Edge>, pass: Pass, headers: HeaderMa
 
 async fn one(edge: &Edge, pass: Pass, range: Option<RangeSpec>, began: Instant) -> Result<Response, HttpError> {
     let reading = edge.blobs().read(pass.id, range, pass.now).await?;
-    edge.count(reading.found.how);
     Ok(answer::bytes(pass, reading, range.is_some(), began.elapsed(), edge.sent()))
 }
 
@@ -68,7 +66,6 @@ async fn several(edge: &Edge, pass: Pass, ranges: &str, began: Instant) -> Resul
                 // The first is there before anything is said, so that a blob that cannot be had is an error.
                 let first = edge.blobs().read(pass.id, parts.first().copied().map(spec), pass.now).await?;
                 let how = if matches!(found.how, How::Missed { .. }) { found.how } else { first.found.how };
-                edge.count(how);
                 let parts = Parts::new(edge.clone(), pass, found.blob_bytes, parts, first.content);
                 Ok(answer::parts(pass, first.found, how, parts, began.elapsed(), edge.sent()))
             }

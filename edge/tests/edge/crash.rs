@@ -138,8 +138,9 @@ async fn a_full_disk_is_nobodys_error() {
     assert!(stats.disk_evicted > 0 && stats.disk_written > 30, "{stats:?}");
     let edge = edge.restart(config, |_| {}).await;
     let (newest, bytes) = blobs.last().unwrap();
-    edge.get(*newest, &[]).await.assert_is(StatusCode::OK, bytes);
-    assert!(edge.edge.stats().hits_disk > 0, "what was written last is there");
+    let answer = edge.get(*newest, &[]).await;
+    answer.assert_is(StatusCode::OK, bytes);
+    assert!(edge.edge.stats().origin_bytes < bytes.len() as u64, "some of what was written last is there");
     for (id, bytes) in &blobs {
         edge.get(*id, &[]).await.assert_is(StatusCode::OK, bytes);
     }
