@@ -10,9 +10,9 @@ use waxwing_protocol::range::RangeSpec;
 use waxwing_protocol::{BlobId, Timestamp};
 
 use crate::Config;
-use crate::cache::{Cache, Head, Whole};
+use crate::cache::{Cache, Head, Tier, Whole};
 use crate::fill::{CardSource, FillError, Fills, Opened};
-use crate::reader::{ReadAhead, Reader, Start};
+use crate::reader::{Look, ReadAhead, Reader, Start};
 use crate::slice::slice_at;
 
 /// The blobs that can be had here.
@@ -52,7 +52,10 @@ pub(crate) struct Found {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum How {
     /// All that was looked at was there: the whole range, or a window of it when it is longer.
-    Hit,
+    Hit {
+        /// Whether some of it came from disk.
+        is_from_disk: bool,
+    },
     /// Something had to come from the origin.
     Missed {
         /// Whether anything of the blob was known before.
@@ -87,8 +90,8 @@ pub(crate) enum ReadError {
 
 /// What is known of a blob at the first look.
 enum Lookup {
-    Whole(Whole),
-    Sliced { source: CardSource, stored: Option<Timestamp>, begun: bool, start: Start },
+    Whole { whole: Whole, is_from_disk: bool },
+    Sliced { source: CardSource, stored: Option<Timestamp>, is_from_disk: bool, begun: bool, start: Start },
 }
 
 impl Lookup {
@@ -100,10 +103,10 @@ impl Lookup {
     /// The blob without its bytes.
     async fn found(self) -> Result<Found, FillError> {
         match self {
-            Self::Whole(whole) => Ok(Found::whole(&whole)),
-            Self::Sliced { source, stored, begun, .. } => {
+            Self::Whole { whole, is_from_disk } => Ok(Found::whole(&whole, is_from_disk)),
+            Self::Sliced { source, stored, is_from_disk, begun, .. } => {
                 let blob_bytes = source.card().await?.blob_bytes();
-                Ok(Found { blob_bytes, stored, how: How::of(stored, stored.is_none(), begun) })
+                Ok(Found { blob_bytes, stored, how: How::of_head(stored, is_from_disk, begun) })
             }
         }
     }
@@ -127,12 +130,12 @@ impl Blobs {
         asked: Option<RangeSpec>,
         now: Timestamp,
     ) -> Result<Reading, ReadError> {
-        let lookup = self.look_up(id, asked.or(Some(ALL)), now)?;
+        let lookup = self.look_up(id, asked.or(Some(ALL)), now).await?;
         let has_joined = lookup.has_joined();
         match self.read_from(id, asked, lookup).await {
             // An opening that this reader came late to has failed: it opens the blob anew, once.
             Err(ReadError::Fill(error)) if has_joined && error.may_pass() => {
-                let lookup = self.look_up(id, asked.or(Some(ALL)), now)?;
+                let lookup = self.look_up(id, asked.or(Some(ALL)), now).await?;
                 self.read_from(id, asked, lookup).await
             }
             ended => ended,
@@ -140,9 +143,11 @@ impl Blobs {
     }
 
     async fn read_from(&self, id: BlobId, asked: Option<RangeSpec>, lookup: Lookup) -> Result<Reading, ReadError> {
-        let (source, stored, opened, start) = match lookup {
-            Lookup::Whole(whole) => return Reading::of_whole(&whole, asked),
-            Lookup::Sliced { source, stored, begun, start } => (source, stored, begun, start),
+        let (source, stored, is_from_disk, opened, start) = match lookup {
+            Lookup::Whole { whole, is_from_disk } => return Reading::of_whole(&whole, is_from_disk, asked),
+            Lookup::Sliced { source, stored, is_from_disk, begun, start } => {
+                (source, stored, is_from_disk, begun, start)
+            }
         };
         let blob_bytes = source.blob_bytes().await?;
         let range = match resolve(asked, blob_bytes) {
@@ -150,21 +155,24 @@ impl Blobs {
             // Nothing to fetch, but what is said of the blob must rest on a verified outboard.
             other => {
                 source.card().await?;
-                let found = Found { blob_bytes, stored, how: How::of(stored, stored.is_none(), opened) };
+                let found = Found { blob_bytes, stored, how: How::of_head(stored, is_from_disk, opened) };
                 return Ok(Reading { found, range: other?, content: Content::Held(Vec::new()) });
             }
         };
         let (cache, fills) = (Arc::clone(&self.cache), self.fills.clone());
         let (mut reader, look) = Reader::new(cache, fills, id, source, range.clone(), self.ahead.clone(), start);
-        let found = Found { blob_bytes, stored, how: How::of(stored, look.missed, look.begun || opened) };
-        let content = match reader.held() {
-            Some(held) => Content::Held(held),
+        let (look, content) = match reader.held() {
+            Some(held) => (look, Content::Held(held)),
             None => {
                 reader.hold(Arc::clone(&self.places).try_acquire_owned().map_err(|_| FillError::Busy)?);
                 reader.wait_for_first().await?;
-                Content::Streamed(Box::new(reader))
+                // What was thought to be on disk may have had to be fetched after all.
+                let farthest = look.farthest.max(reader.look().farthest);
+                (Look { farthest, ..look }, Content::Streamed(Box::new(reader)))
             }
         };
+        let farthest = look.farthest.max(is_from_disk.then_some(Tier::Disk));
+        let found = Found { blob_bytes, stored, how: How::of(stored, farthest, look.begun || opened) };
         Ok(Reading { found, range, content })
     }
 
@@ -173,18 +181,22 @@ impl Blobs {
     /// # Errors
     /// [`FillError`] when it cannot be found.
     pub(crate) async fn find(&self, id: BlobId, now: Timestamp) -> Result<Found, FillError> {
-        let lookup = self.look_up(id, None, now)?;
+        let lookup = self.look_up(id, None, now).await?;
         let has_joined = lookup.has_joined();
         match lookup.found().await {
-            Err(error) if has_joined && error.may_pass() => self.look_up(id, None, now)?.found().await,
+            Err(error) if has_joined && error.may_pass() => self.look_up(id, None, now).await?.found().await,
             ended => ended,
         }
     }
 
     /// The first look: one look-up when the blob is known. When it is not, its opening is joined or begun, and beside it
     /// a run of the first slices of `wanted`, as far as they can be told without the blob's size.
-    fn look_up(&self, id: BlobId, wanted: Option<RangeSpec>, now: Timestamp) -> Result<Lookup, FillError> {
-        let head = match self.cache.head(id) {
+    async fn look_up(&self, id: BlobId, wanted: Option<RangeSpec>, now: Timestamp) -> Result<Lookup, FillError> {
+        let (head, is_from_disk) = match self.cache.head(id) {
+            Some(head) => (Some(head), false),
+            None => (self.cache.load_head(id).await, true),
+        };
+        let head = match head {
             Some(head) => head,
             None if self.cache.is_absent(id) => return Err(FillError::NotFound),
             None => {
@@ -196,25 +208,26 @@ impl Blobs {
                         // Who joins an opening has looked at no slice yet.
                         let looked_until = if begun { looked_until } else { 0 };
                         let start = Start { following, looked_until, share };
-                        return Ok(Lookup::Sliced { source, stored: None, begun, start });
+                        return Ok(Lookup::Sliced { source, stored: None, is_from_disk: false, begun, start });
                     }
                     Opened::Already(head) => head,
                 }
             }
         };
         Ok(match head {
-            Head::Whole(whole) => Lookup::Whole(whole),
+            Head::Whole(whole) => Lookup::Whole { whole, is_from_disk },
             Head::Card(card) => {
                 let stored = Some(card.stored);
-                Lookup::Sliced { source: CardSource::Known(card), stored, begun: false, start: Start::default() }
+                let (source, start) = (CardSource::Known(card), Start::default());
+                Lookup::Sliced { source, stored, is_from_disk, begun: false, start }
             }
         })
     }
 }
 
 impl Reading {
-    fn of_whole(whole: &Whole, asked: Option<RangeSpec>) -> Result<Self, ReadError> {
-        let found = Found::whole(whole);
+    fn of_whole(whole: &Whole, is_from_disk: bool, asked: Option<RangeSpec>) -> Result<Self, ReadError> {
+        let found = Found::whole(whole, is_from_disk);
         let range = resolve(asked, found.blob_bytes)?;
         let in_memory = |offset: u64| usize::try_from(offset).expect("a blob kept whole is in memory");
         let bytes = whole.bytes.slice(in_memory(range.start)..in_memory(range.end));
@@ -223,15 +236,24 @@ impl Reading {
 }
 
 impl Found {
-    fn whole(whole: &Whole) -> Self {
-        Self { blob_bytes: whole.bytes.len() as u64, stored: Some(whole.stored), how: How::Hit }
+    fn whole(whole: &Whole, is_from_disk: bool) -> Self {
+        Self { blob_bytes: whole.bytes.len() as u64, stored: Some(whole.stored), how: How::Hit { is_from_disk } }
     }
 }
 
 impl How {
-    fn of(stored: Option<Timestamp>, missed: bool, begun: bool) -> Self {
-        let known = stored.is_some();
-        if known && !missed { Self::Hit } else { Self::Missed { known, collapsed: !begun } }
+    /// Of a blob known since `stored`, whose bytes come from `farthest`.
+    fn of(stored: Option<Timestamp>, farthest: Option<Tier>, begun: bool) -> Self {
+        match (stored, farthest) {
+            (Some(_), None) => Self::Hit { is_from_disk: false },
+            (Some(_), Some(Tier::Disk)) => Self::Hit { is_from_disk: true },
+            _ => Self::Missed { known: stored.is_some(), collapsed: !begun },
+        }
+    }
+
+    /// The same when none of its bytes are asked for.
+    fn of_head(stored: Option<Timestamp>, is_from_disk: bool, begun: bool) -> Self {
+        Self::of(stored, is_from_disk.then_some(Tier::Disk), begun)
     }
 }
 

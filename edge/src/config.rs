@@ -1,10 +1,12 @@
 //! What an operator can set of an edge.
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::EdgeError;
+use crate::disk::Settings;
 use crate::slice::SLICE_BYTES;
 
 /// Configuration of an edge; every key has a default.
@@ -13,6 +15,25 @@ use crate::slice::SLICE_BYTES;
 pub struct Config {
     /// Bytes that the memory tier holds at most, outboards and bookkeeping included. Default 256 MiB; at least 4 MiB.
     pub memory_bytes: u64,
+    /// Bytes that the disk tier takes at most, its index included; 0 for none. What is in it survives a restart. Its file
+    /// system needs holes (ext4, XFS, btrfs, tmpfs); its index takes about 100 bytes of memory a blob or slice.
+    /// Default 0; at least 64 MiB else.
+    pub disk_bytes: u64,
+    /// The directory of the disk tier, its own alone. Default: `edge` in the data directory.
+    pub disk_path: Option<PathBuf>,
+    /// How fast the disk tier is looked through for damage, in bytes a second; 0 for not at all. Default 8 MiB.
+    pub scrub_bytes_per_s: u64,
+    /// How long the edge remembers that the origin has no such blob, in milliseconds: long enough to shield it from a
+    /// storm, short enough that a blob which arrives a moment late is not missed. Default 2,000; 0 for not at all, at
+    /// most 60,000.
+    pub absent_ms: u64,
+    /// How often the origin is asked what was purged, in milliseconds. Default 1,000; 0 for never: then what goes from
+    /// the origin stays here until it loses its place.
+    pub purge_poll_ms: u64,
+    /// The file to which a line of JSON is appended for each request, without grants. Default: none.
+    pub access_log: Option<PathBuf>,
+    /// Further origins of the same blobs, in the order in which they are asked when those before fail. Default: none.
+    pub other_origins: Vec<String>,
     /// Bytes that all readers together may have fetched ahead of themselves, and so keep in memory beside the tier. A
     /// reader who finds none left goes on slice by slice. Default 64 MiB.
     pub read_ahead_bytes: u64,
@@ -39,6 +60,13 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             memory_bytes: 256 << 20,
+            disk_bytes: 0,
+            disk_path: None,
+            scrub_bytes_per_s: 8 << 20,
+            absent_ms: 2_000,
+            purge_poll_ms: 1_000,
+            access_log: None,
+            other_origins: Vec::new(),
             read_ahead_bytes: 64 << 20,
             readers_max: 10_240,
             fills_max: 256,
@@ -54,12 +82,24 @@ impl Default for Config {
 /// A memory tier of fewer slices than this would turn itself over within one reader's window.
 const MEMORY_BYTES_MIN: u64 = 4 * SLICE_BYTES;
 
+/// A disk tier of fewer bytes would hold little more than its own cache files' beginnings.
+const DISK_BYTES_MIN: u64 = 64 << 20;
+
+/// Whoever waits for a blob longer than a minute after it arrived takes the service for broken.
+const ABSENT_MS_MAX: u64 = 60_000;
+
 impl Config {
     /// Refuses values under which nothing could be served.
     pub(crate) fn check(&self) -> Result<(), EdgeError> {
         let refuse = |key, reason| Err(EdgeError::Config { key, reason });
         if self.memory_bytes < MEMORY_BYTES_MIN {
             return refuse("memory_bytes", "must be at least 4 MiB");
+        }
+        if self.disk_bytes > 0 && self.disk_bytes < DISK_BYTES_MIN {
+            return refuse("disk_bytes", "must be 0 or at least 64 MiB");
+        }
+        if self.absent_ms > ABSENT_MS_MAX {
+            return refuse("absent_ms", "must be at most 60,000");
         }
         if self.readers_max == 0 {
             return refuse("readers_max", "must be at least 1");
@@ -80,6 +120,12 @@ impl Config {
         Ok(())
     }
 
+    /// The disk tier, if there is to be one: in `data_dir` unless it has a directory of its own.
+    pub(crate) fn disk(&self, data_dir: &Path) -> Option<Settings> {
+        let dir = self.disk_path.clone().unwrap_or_else(|| data_dir.to_owned());
+        (self.disk_bytes > 0).then_some(Settings { dir, disk_bytes: self.disk_bytes })
+    }
+
     /// [`Self::fill_wait_ms`] as a duration.
     pub(crate) const fn fill_wait(&self) -> Duration {
         Duration::from_millis(self.fill_wait_ms)
@@ -95,6 +141,8 @@ mod tests {
         assert_eq!(Config::default().check(), Ok(()));
         for (key, config) in [
             ("memory_bytes", Config { memory_bytes: MEMORY_BYTES_MIN - 1, ..Config::default() }),
+            ("disk_bytes", Config { disk_bytes: 1, ..Config::default() }),
+            ("absent_ms", Config { absent_ms: ABSENT_MS_MAX + 1, ..Config::default() }),
             ("fills_max", Config { fills_max: 0, ..Config::default() }),
             ("upstream_idle_timeout_ms", Config { upstream_idle_timeout_ms: 0, ..Config::default() }),
         ] {

@@ -22,6 +22,7 @@ mod run;
 
 use std::collections::HashMap;
 use std::ops::Range;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -30,7 +31,8 @@ use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use waxwing_protocol::{BlobId, Timestamp};
 
 use crate::Config;
-use crate::cache::{Cache, Head};
+use crate::cache::{Cache, Head, Tier};
+use crate::stats::Counters;
 use crate::upstream::Upstream;
 
 pub(crate) use error::{FillError, Lie};
@@ -50,13 +52,14 @@ pub(crate) struct Fills {
 #[derive(Debug)]
 struct Shared {
     cache: Arc<Cache>,
-    upstream: Upstream,
+    upstream: Arc<Upstream>,
     under_way: Mutex<UnderWay>,
     /// Turns for runs and for openings are apart: a run waits for its blob's opening, never the other way round.
     run_turns: Semaphore,
     opening_turns: Semaphore,
     turn_wait: Duration,
     blob_bytes_max: u64,
+    counters: Arc<Counters>,
 }
 
 /// What is being fetched now. Held for look-ups only, never over an await.
@@ -71,6 +74,8 @@ struct UnderWay {
 pub(crate) struct Progress {
     /// The chunk groups verified so far, in order.
     pub(crate) groups: Vec<Bytes>,
+    /// Whether the origin is asked for it: a miss. Else it comes from this edge's disk.
+    pub(crate) is_from_origin: bool,
     /// How it ended; `None` while more is to come.
     pub(crate) end: Option<End>,
 }
@@ -113,7 +118,7 @@ pub(crate) enum Opened {
 
 impl Fills {
     /// Fills into `cache` from `upstream`.
-    pub(crate) fn new(config: &Config, cache: Arc<Cache>, upstream: Upstream) -> Self {
+    pub(crate) fn new(config: &Config, cache: Arc<Cache>, upstream: Arc<Upstream>, counters: Arc<Counters>) -> Self {
         let turns = usize::try_from(config.fills_max).unwrap_or(Semaphore::MAX_PERMITS).min(Semaphore::MAX_PERMITS);
         let shared = Shared {
             cache,
@@ -123,6 +128,7 @@ impl Fills {
             opening_turns: Semaphore::new(turns),
             turn_wait: config.fill_wait(),
             blob_bytes_max: config.blob_bytes_max,
+            counters,
         };
         Self { shared: Arc::new(shared) }
     }
@@ -159,6 +165,14 @@ impl Fills {
         following
     }
 
+    /// Forgets which fills of blob `id` are under way, so that nobody joins them any more; of all blobs when `None`.
+    /// Those who follow them already get what they were promised.
+    pub(crate) fn strike_off(&self, id: Option<BlobId>) {
+        let mut under_way = self.shared.under_way();
+        under_way.slices.retain(|(other, _), _| id.is_some_and(|id| id != *other));
+        under_way.openings.retain(|other, _| id.is_some_and(|id| id != *other));
+    }
+
     /// Registers fills for what is missing of `slices`, one run for each stretch without a gap.
     fn plan(
         &self,
@@ -178,12 +192,13 @@ impl Fills {
             if self.shared.cache.has_slice(id, index) {
                 continue;
             }
-            let (writer, progress) = SliceWriter::new(Arc::clone(&self.shared), id, index);
+            let tier = if self.shared.cache.has_slice_on_disk(id, index) { Tier::Disk } else { Tier::Origin };
+            let (writer, progress) = SliceWriter::new(Arc::clone(&self.shared), id, index, tier);
             under_way.slices.insert((id, index), progress.clone());
             following.push(Following { index, progress, begun: true });
-            match runs.last_mut().filter(|run| run.ends_before(index)) {
+            match runs.last_mut().filter(|run| run.takes(tier, index)) {
                 Some(run) => run.push(writer),
-                None => runs.push(Run::new(Arc::clone(&self.shared), id, source.clone(), writer)),
+                None => runs.push(Run::new(Arc::clone(&self.shared), id, source.clone(), tier, writer)),
             }
         }
         (following, runs)
@@ -206,8 +221,12 @@ impl Shared {
     }
 }
 
-/// Logs why a fill failed: once, here, however many waited for it.
-fn log_failure(id: BlobId, error: &FillError) {
+/// Logs and counts why a fill failed: once, here, however many waited for it.
+fn log_failure(counters: &Counters, id: BlobId, error: &FillError) {
+    counters.fills_failed.fetch_add(1, Relaxed);
+    if matches!(error, FillError::Lie(_)) {
+        counters.origin_lies.fetch_add(1, Relaxed);
+    }
     match error {
         FillError::NotFound | FillError::Beyond => tracing::debug!(blob.id = %id, "fill of {id} ended: {error}"),
         FillError::Denied { .. } => {

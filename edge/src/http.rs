@@ -3,17 +3,20 @@
 mod answer;
 mod asked;
 mod blobs;
-mod body;
+pub(crate) mod body;
 mod error;
+mod logged;
+mod parts;
 mod pass;
 mod share;
 
 use std::time::Duration;
 
-use axum::Router;
 use axum::routing::get;
+use axum::{Router, middleware};
 use http::header::{
-    ACCEPT_RANGES, AGE, AUTHORIZATION, CONTENT_LENGTH, CONTENT_RANGE, ETAG, HeaderName, IF_NONE_MATCH, IF_RANGE, RANGE,
+    ACCEPT_RANGES, AGE, AUTHORIZATION, CONTENT_LENGTH, CONTENT_RANGE, ETAG, HeaderName, IF_MATCH, IF_NONE_MATCH,
+    IF_RANGE, RANGE,
 };
 use http::{HeaderValue, Method};
 use tower_http::cors::{Any, CorsLayer};
@@ -36,7 +39,12 @@ const PREFLIGHT_LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
 pub(crate) fn router(edge: Edge) -> Router {
     let blob = get(blobs::get).head(blobs::head).fallback(error::method_not_allowed);
     let share = get(share::page).fallback(error::method_not_allowed);
-    Router::new().route("/v1/blobs/{id}", blob).route("/s/{id}", share).layer(cors()).with_state(edge)
+    let router = Router::new().route("/v1/blobs/{id}", blob).route("/s/{id}", share).layer(cors());
+    let router = match edge.access_log() {
+        Some(log) => router.layer(middleware::from_fn_with_state(log, logged::log)),
+        None => router,
+    };
+    router.with_state(edge)
 }
 
 /// Any page may fetch blobs: whoever has id and grant may read, and neither is sent by a browser on its own.
@@ -44,7 +52,7 @@ fn cors() -> CorsLayer {
     CorsLayer::new()
         .allow_origin(Any)
         .allow_methods([Method::GET, Method::HEAD, Method::OPTIONS])
-        .allow_headers([AUTHORIZATION, RANGE, IF_RANGE, IF_NONE_MATCH])
+        .allow_headers([AUTHORIZATION, RANGE, IF_RANGE, IF_MATCH, IF_NONE_MATCH])
         .expose_headers([CONTENT_RANGE, CACHE_STATUS, ETAG, AGE, SERVER_TIMING, CONTENT_LENGTH, ACCEPT_RANGES])
         .max_age(PREFLIGHT_LIFETIME)
 }

@@ -13,28 +13,48 @@
 
 #![cfg_attr(test, allow(clippy::cast_possible_truncation, reason = "tests make bytes of numbers"))]
 
+mod access_log;
 mod blobs;
 mod cache;
 mod config;
+mod disk;
 mod fill;
 mod grants;
 mod http;
 pub mod metrics;
+mod purges;
 mod reader;
+mod scrub;
 mod slice;
+mod stats;
+mod tombstones;
 mod upstream;
 
+use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
 
+use tokio_util::sync::{CancellationToken, DropGuard};
 use waxwing_protocol::grant::GrantKeys;
 
 pub use config::Config;
+pub use stats::Stats;
 
+use access_log::AccessLog;
 use blobs::Blobs;
 use cache::Cache;
+use disk::{Disk, Opened, Settings};
 use fill::Fills;
 use grants::Grants;
+use http::body::Sent;
+use purges::Purges;
+use stats::Counters;
+use tombstones::Tombstones;
 use upstream::Upstream;
+
+/// How often what was counted is told to the recorder of metrics: well below the pause between two scrapes.
+const PUBLISH_PAUSE: Duration = Duration::from_secs(1);
 
 /// A running edge. Clones share one cache.
 #[derive(Clone, Debug)]
@@ -46,6 +66,11 @@ pub struct Edge {
 struct Parts {
     blobs: Blobs,
     grants: Grants,
+    cache: Arc<Cache>,
+    counters: Arc<Counters>,
+    access_log: Option<Arc<AccessLog>>,
+    /// Ends what runs beside the requests when the last clone of the edge is gone.
+    _tasks: DropGuard,
 }
 
 /// Why an edge could not be built.
@@ -70,33 +95,111 @@ pub enum EdgeError {
         /// What is wrong with its value.
         reason: &'static str,
     },
+    /// The access log cannot be opened.
+    #[error("the edge's access log {path} cannot be opened: {reason}")]
+    AccessLog {
+        /// The file.
+        path: String,
+        /// What the operating system said.
+        reason: String,
+    },
+    /// The disk tier cannot be used.
+    #[error("the edge's disk tier in {dir} cannot be used: {reason}")]
+    Disk {
+        /// Its directory.
+        dir: String,
+        /// What the operating system said.
+        reason: String,
+    },
 }
 
 impl Edge {
     /// An edge before the origin at `origin_url`, which it shows `edge_grant` (a JWT for the audience `edge`); its own
-    /// clients' grants are verified by `keys`. Nothing is asked of the origin before the first miss.
+    /// clients' grants are verified by `keys`. What it keeps on disk is in `data_dir`, unless the configuration names
+    /// another place. Must be called within a tokio runtime; with a full disk tier it takes seconds.
     ///
     /// # Errors
-    /// [`EdgeError`] when the configuration, the URL or the grant is unusable.
-    #[expect(clippy::needless_pass_by_value, reason = "the caller hands over the grant: no second copy of a secret")]
-    pub fn new(
+    /// [`EdgeError`] when the configuration, the URL, the grant or the disk is unusable.
+    pub async fn open(
         config: Config,
+        data_dir: &Path,
         origin_url: String,
         edge_grant: String,
         keys: Arc<GrantKeys>,
     ) -> Result<Self, EdgeError> {
         config.check()?;
-        let cache = Arc::new(Cache::new(config.memory_bytes));
-        let upstream = Upstream::new(&config, &origin_url, &edge_grant)?;
-        let fills = Fills::new(&config, Arc::clone(&cache), upstream);
-        let blobs = Blobs::new(&config, cache, fills);
-        Ok(Self { parts: Arc::new(Parts { blobs, grants: Grants::new(keys) }) })
+        let counters = Arc::new(Counters::default());
+        let upstream = Arc::new(Upstream::new(&config, &origin_url, &edge_grant, Arc::clone(&counters))?);
+        let access_log = match &config.access_log {
+            Some(path) => Some(Arc::new(open_access_log(path, Arc::clone(&counters))?)),
+            None => None,
+        };
+        let tombstones = Arc::new(Tombstones::default());
+        let (disk, found) = match config.disk(data_dir) {
+            Some(settings) => open_disk(settings, Arc::clone(&tombstones), Arc::clone(&counters)).await?,
+            None => (None, Opened::default()),
+        };
+        let absent_lifetime = Duration::from_millis(config.absent_ms);
+        let cache = Arc::new(Cache::new(config.memory_bytes, absent_lifetime, disk, tombstones));
+        let fills = Fills::new(&config, Arc::clone(&cache), Arc::clone(&upstream), Arc::clone(&counters));
+        let blobs = Blobs::new(&config, Arc::clone(&cache), fills.clone());
+        let tasks = CancellationToken::new();
+        let scrub = scrub::run(Arc::clone(&cache), Arc::clone(&counters), config.scrub_bytes_per_s);
+        tokio::spawn(tasks.clone().run_until_cancelled_owned(scrub));
+        if config.purge_poll_ms > 0 {
+            let pause = Duration::from_millis(config.purge_poll_ms);
+            let (cache, counters) = (Arc::clone(&cache), Arc::clone(&counters));
+            let purges = Purges { cache, fills, upstream: Arc::clone(&upstream), counters };
+            for origin in 0..upstream.origin_count() {
+                let known = found.purged.get(&upstream.origin_tag(origin)).copied();
+                // What is here without a number was fetched when nobody followed the log.
+                let known = known.or((found.units > 0).then_some(0));
+                let follow = purges.clone().follow(origin, known, pause);
+                tokio::spawn(tasks.clone().run_until_cancelled_owned(follow));
+            }
+        }
+        let (told_cache, told_counters) = (Arc::clone(&cache), Arc::clone(&counters));
+        tokio::spawn(tasks.clone().run_until_cancelled_owned(async move {
+            loop {
+                metrics::publish(&stats(&told_cache, &told_counters));
+                tokio::time::sleep(PUBLISH_PAUSE).await;
+            }
+        }));
+        let grants = Grants::new(keys);
+        let parts = Parts { blobs, grants, cache, counters, access_log, _tasks: tasks.drop_guard() };
+        Ok(Self { parts: Arc::new(parts) })
     }
 
     /// The paths the edge answers, absolute: `/v1/blobs/{id}` and `/s/{id}`. It has no fallback, so that it merges with
     /// the routers of other roles.
     pub fn router(&self) -> axum::Router {
         http::router(self.clone())
+    }
+
+    /// What the edge has done since it started, and what it holds.
+    pub fn stats(&self) -> Stats {
+        stats(&self.parts.cache, &self.parts.counters)
+    }
+
+    /// Waits until what was fetched so far is on disk, so that the next start finds it.
+    pub async fn close(&self) {
+        if let Some(disk) = self.parts.cache.disk() {
+            disk.flush().await;
+        }
+    }
+
+    /// Counts a request for a blob that there is not.
+    fn count_absent(&self) {
+        self.parts.counters.absent.fetch_add(1, Relaxed);
+    }
+
+    /// What counts the bytes of a body.
+    fn sent(&self) -> Sent {
+        Sent(Arc::clone(&self.parts.counters))
+    }
+
+    fn access_log(&self) -> Option<Arc<AccessLog>> {
+        self.parts.access_log.clone()
     }
 
     fn blobs(&self) -> &Blobs {
@@ -106,4 +209,33 @@ impl Edge {
     fn grants(&self) -> &Grants {
         &self.parts.grants
     }
+}
+
+fn stats(cache: &Cache, counters: &Counters) -> Stats {
+    let (disk_units, disk_bytes) = cache.disk().map(Disk::held).unwrap_or_default();
+    Stats { memory_bytes: cache.memory_bytes(), disk_units, disk_bytes, ..counters.read() }
+}
+
+fn open_access_log(path: &Path, counters: Arc<Counters>) -> Result<AccessLog, EdgeError> {
+    AccessLog::open(path, counters)
+        .map_err(|error| EdgeError::AccessLog { path: path.display().to_string(), reason: error.to_string() })
+}
+
+/// Opens the disk tier, on a thread that may block.
+async fn open_disk(
+    settings: Settings,
+    tombstones: Arc<Tombstones>,
+    counters: Arc<Counters>,
+) -> Result<(Option<Disk>, Opened), EdgeError> {
+    let began = Instant::now();
+    let dir = settings.dir.display().to_string();
+    let opening = tokio::task::spawn_blocking(move || Disk::open(&settings, tombstones, counters));
+    let opened = opening.await.map_err(std::io::Error::other).flatten();
+    let (disk, found) = opened.map_err(|error| EdgeError::Disk { dir: dir.clone(), reason: error.to_string() })?;
+    let took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+    tracing::info!(units = found.units, took_ms, "the disk tier in {dir} is warm with {} units", found.units);
+    if found.damaged > 0 {
+        tracing::warn!("{} records of the disk tier's index were damaged and are lost", found.damaged);
+    }
+    Ok((Some(disk), found))
 }

@@ -4,41 +4,120 @@
 
 use std::sync::LazyLock;
 
-use metrics::{Counter, counter};
+use metrics::{Counter, Histogram, counter, gauge, histogram};
+
+use crate::stats::Stats;
 
 /// Names and meanings. The kind is in the name: `_total` counts.
-pub const METRICS: [(&str, &str); 3] = [
+pub const METRICS: [(&str, &str); 23] = [
     (
         READS,
-        "Requests for a blob that was found, by how the cache took part: hit, miss, or collapsed into a fill under way.",
+        "Requests for a blob that was found, by how the cache took part: hit, disk, miss, or collapsed into a fill under way.",
     ),
     (FILLS, "Requests to the origin for a run of slices."),
     (FILL_BYTES, "Bytes that came from the origin and were verified."),
+    (ABSENT, "Requests for a blob that there is not."),
+    (SENT_BYTES, "Bytes of blobs sent to clients."),
+    (ACCESS_LINES_LOST, "Lines of the access log that were lost, since the disk was slower than the requests."),
+    (ORIGIN_REQUESTS, "Requests to the origins, those for outboards and purges included."),
+    (ORIGIN_BYTES, "Bytes of bodies that came from the origins."),
+    (ORIGIN_FAILOVERS, "Requests that another origin had to answer, since the one before failed."),
+    (FILLS_FAILED, "Fills that ended without their bytes."),
+    (ORIGIN_LIES, "Answers of the origin that were refused: false bytes, ranges or sizes."),
+    (DISK_WRITTEN, "Blobs, slices and outboards written to disk."),
+    (DISK_BYPASSED, "Those not written: too much at once, too large, or a disk that is full or failing."),
+    (DISK_EVICTED, "Those that went from disk to make room."),
+    (DISK_CORRUPT, "Those that were found damaged on disk and dropped."),
+    (DISK_ERRORS, "Reads and writes of the disk that failed."),
+    (SCRUBBED, "Those that the scrub has looked through."),
+    (PURGES, "Blobs purged because they went from an origin, whether they were here or not."),
+    (PURGED_ALL, "Times that everything was dropped, since purges were missed."),
+    (MEMORY, "Bytes that the memory tier holds."),
+    (DISK_BYTES, "Bytes that the disk tier holds, whole blocks counted."),
+    (ORIGIN_ANSWER, "Time from a request to an origin to the head of its answer."),
+    (PURGE, "Time from a blob's end at its origin to its end here."),
 ];
+
+/// Upper bounds of the buckets of this crate's histograms, in seconds: from an origin next door to purges made up for after
+/// an hour without it.
+pub const SECONDS_BUCKETS: [f64; 12] = [0.001, 0.0025, 0.01, 0.025, 0.1, 0.25, 1.0, 2.5, 10.0, 60.0, 600.0, 3600.0];
 
 const READS: &str = "waxwing_edge_reads_total";
 const FILLS: &str = "waxwing_edge_fills_total";
 const FILL_BYTES: &str = "waxwing_edge_fill_bytes_total";
+const ABSENT: &str = "waxwing_edge_absent_total";
+const SENT_BYTES: &str = "waxwing_edge_sent_bytes_total";
+const ACCESS_LINES_LOST: &str = "waxwing_edge_access_lines_lost_total";
+const ORIGIN_REQUESTS: &str = "waxwing_edge_origin_requests_total";
+const ORIGIN_BYTES: &str = "waxwing_edge_origin_bytes_total";
+const ORIGIN_FAILOVERS: &str = "waxwing_edge_origin_failovers_total";
+const FILLS_FAILED: &str = "waxwing_edge_fills_failed_total";
+const ORIGIN_LIES: &str = "waxwing_edge_origin_lies_total";
+const DISK_WRITTEN: &str = "waxwing_edge_disk_written_total";
+const DISK_BYPASSED: &str = "waxwing_edge_disk_bypassed_total";
+const DISK_EVICTED: &str = "waxwing_edge_disk_evicted_total";
+const DISK_CORRUPT: &str = "waxwing_edge_disk_corrupt_total";
+const DISK_ERRORS: &str = "waxwing_edge_disk_errors_total";
+const SCRUBBED: &str = "waxwing_edge_scrubbed_total";
+const PURGES: &str = "waxwing_edge_purges_total";
+const PURGED_ALL: &str = "waxwing_edge_purged_all_total";
+const MEMORY: &str = "waxwing_edge_memory_bytes";
+const DISK_BYTES: &str = "waxwing_edge_disk_bytes";
+const ORIGIN_ANSWER: &str = "waxwing_edge_origin_answer_seconds";
+const PURGE: &str = "waxwing_edge_purge_seconds";
 
 /// The handles of this process. They count nothing until a recorder is installed, which comes before an edge is made.
 static HANDLES: LazyLock<Handles> = LazyLock::new(|| Handles {
     hits: counter!(READS, "cache" => "hit"),
+    disk_hits: counter!(READS, "cache" => "disk"),
     misses: counter!(READS, "cache" => "miss"),
     collapsed: counter!(READS, "cache" => "collapsed"),
     fills: counter!(FILLS),
     fill_bytes: counter!(FILL_BYTES),
+    origin_answer: histogram!(ORIGIN_ANSWER),
+    purge: histogram!(PURGE),
 });
 
 /// A handle for each series.
 pub(crate) struct Handles {
     pub(crate) hits: Counter,
+    pub(crate) disk_hits: Counter,
     pub(crate) misses: Counter,
     pub(crate) collapsed: Counter,
     pub(crate) fills: Counter,
     pub(crate) fill_bytes: Counter,
+    pub(crate) origin_answer: Histogram,
+    pub(crate) purge: Histogram,
 }
 
 /// The handles.
 pub(crate) fn handles() -> &'static Handles {
     &HANDLES
+}
+
+/// Tells the recorder what an edge has counted by itself. A process has one edge, so its counts are the process's.
+#[allow(clippy::cast_precision_loss, reason = "gauges are floating-point numbers")]
+pub(crate) fn publish(stats: &Stats) {
+    for (name, value) in [
+        (ABSENT, stats.absent),
+        (SENT_BYTES, stats.sent_bytes),
+        (ACCESS_LINES_LOST, stats.access_lines_lost),
+        (ORIGIN_REQUESTS, stats.origin_requests),
+        (ORIGIN_BYTES, stats.origin_bytes),
+        (ORIGIN_FAILOVERS, stats.origin_failovers),
+        (FILLS_FAILED, stats.fills_failed),
+        (ORIGIN_LIES, stats.origin_lies),
+        (DISK_WRITTEN, stats.disk_written),
+        (DISK_BYPASSED, stats.disk_bypassed),
+        (DISK_EVICTED, stats.disk_evicted),
+        (DISK_CORRUPT, stats.disk_corrupt),
+        (DISK_ERRORS, stats.disk_errors),
+        (SCRUBBED, stats.scrubbed),
+        (PURGES, stats.purges),
+        (PURGED_ALL, stats.purged_all),
+    ] {
+        counter!(name).absolute(value);
+    }
+    gauge!(MEMORY).set(stats.memory_bytes as f64);
+    gauge!(DISK_BYTES).set(stats.disk_bytes as f64);
 }

@@ -16,7 +16,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use waxwing_protocol::BlobId;
 use waxwing_protocol::blob::GROUP_BYTES;
 
-use crate::cache::Cache;
+use crate::cache::{Cache, Tier};
 use crate::fill::{CardSource, End, FillError, Fills, Following, Progress};
 use crate::slice::{SLICE_BYTES, Slice, slice_at};
 
@@ -103,8 +103,8 @@ pub(crate) struct Start {
 /// What the first look of a reader found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Look {
-    /// Whether anything was not in the cache yet.
-    pub(crate) missed: bool,
+    /// The farthest that anything has to come from; `None` when all was in memory.
+    pub(crate) farthest: Option<Tier>,
     /// Whether this look began to fetch any of it.
     pub(crate) begun: bool,
 }
@@ -137,11 +137,23 @@ impl Reader {
             place: None,
         };
         reader.look_ahead(first);
-        let look = Look {
-            missed: !reader.following.is_empty(),
-            begun: reader.following.iter().any(|following| following.begun),
-        };
+        let look = reader.look();
         (reader, look)
+    }
+
+    /// What of the slices looked at, but not read yet, is not in memory.
+    pub(crate) fn look(&self) -> Look {
+        let current = self.current.iter().filter_map(|(_, current)| match current {
+            Current::Held(_) => None,
+            Current::Following(following) => Some(following),
+        });
+        let mut look = Look { farthest: None, begun: false };
+        for following in current.chain(&self.following) {
+            let is_miss = following.progress.borrow().is_from_origin;
+            look.farthest = if is_miss { Some(Tier::Origin) } else { look.farthest.or(Some(Tier::Disk)) };
+            look.begun |= following.begun;
+        }
+        look
     }
 
     /// Takes its place among the readers served at once.

@@ -49,6 +49,11 @@ impl Slice {
         self.groups.get(index)
     }
 
+    /// All its chunk groups, in order.
+    pub(crate) fn groups(&self) -> impl Iterator<Item = &Bytes> {
+        self.groups.iter()
+    }
+
     /// Bytes of memory this takes, bookkeeping included.
     pub(crate) fn weight(&self) -> usize {
         self.groups.iter().map(|group| group.len() + size_of::<Bytes>()).sum()

@@ -4,12 +4,16 @@
 #![allow(clippy::unwrap_used, reason = "the harness stands outside of test functions")]
 
 mod edge {
+    mod access_log;
     mod conditions;
+    mod crash;
+    mod disk;
     mod failures;
     mod fills;
     mod grants;
     mod harness;
     mod origin;
+    mod purges;
     mod ranges;
     mod share;
 }

@@ -64,6 +64,7 @@ impl Recorder {
                 Matcher::Suffix("_fsync_seconds".into()),
                 &waxwing_origin::metrics::SECONDS_BUCKETS,
             )?
+            .set_buckets_for_metric(Matcher::Prefix("waxwing_edge_".into()), &waxwing_edge::metrics::SECONDS_BUCKETS)?
             .install_recorder()
             .context("metrics cannot be recorded")?;
         for (name, meaning) in all() {

@@ -67,7 +67,8 @@ impl Node {
                 let origin_url =
                     config.cluster.origin_url.clone().unwrap_or_else(|| format!("http://{}", reachable(address)));
                 let grant = edge_grant(messaging.as_ref(), &config.cluster)?;
-                Some(Edge::new(config.edge.clone(), origin_url, grant, keys)?)
+                let data = config.data.join("edge");
+                Some(Edge::open(config.edge.clone(), &data, origin_url, grant, keys).await?)
             }
             false => None,
         };
@@ -117,6 +118,9 @@ impl Node {
         }
         if let Some(origin) = &self.origin {
             origin.close().await;
+        }
+        if let Some(edge) = &self.edge {
+            edge.close().await;
         }
     }
 }

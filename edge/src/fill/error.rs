@@ -76,6 +76,9 @@ pub(crate) enum Lie {
     /// A body went on after its end.
     #[error("it sent more bytes than it said")]
     Overlong,
+    /// What it sent as its purge log is none.
+    #[error("it sent something else than its purge log")]
+    PurgeLog,
     /// A status that has no meaning here.
     #[error("it answered with the unexpected status {0}")]
     Status(u16),

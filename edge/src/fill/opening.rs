@@ -13,6 +13,7 @@ use waxwing_protocol::{BlobId, Timestamp};
 use super::error::{FillError, Lie};
 use super::{RETRY_PAUSES, Shared, log_failure};
 use crate::cache::{Card, Head};
+use crate::tombstones::Era;
 
 /// An outboard of more bytes is checked on a blocking thread: 1 MiB of it, for a blob of 2 GiB, takes about 2 ms.
 const INLINE_CHECK_BYTES_MAX: usize = 1 << 20;
@@ -87,6 +88,7 @@ pub(super) struct Task {
     shared: Arc<Shared>,
     id: BlobId,
     now: Timestamp,
+    era: Era,
     state: watch::Sender<Opening>,
     /// How it ended; still `Abandoned` when the task is dropped on its way.
     end: Result<Arc<Card>, FillError>,
@@ -96,16 +98,17 @@ impl Task {
     /// The task, and what its readers watch.
     pub(super) fn new(shared: Arc<Shared>, id: BlobId, now: Timestamp) -> (Self, watch::Receiver<Opening>) {
         let (state, watched) = watch::channel(Opening::Waiting);
-        (Self { shared, id, now, state, end: Err(FillError::Abandoned) }, watched)
+        let era = shared.cache.era();
+        (Self { shared, id, now, era, state, end: Err(FillError::Abandoned) }, watched)
     }
 
     /// Fetches and checks the outboard, asking again within the bound, and files the card.
     pub(super) async fn open(mut self) {
         self.end = self.try_open().await;
         match &self.end {
-            Ok(card) => self.shared.cache.put_head(self.id, Head::Card(Arc::clone(card))),
+            Ok(card) => self.shared.cache.put_head(self.id, Head::Card(Arc::clone(card)), self.era),
             Err(error) => {
-                log_failure(self.id, error);
+                log_failure(&self.shared.counters, self.id, error);
                 if matches!(error, FillError::NotFound) {
                     self.shared.cache.put_absent(self.id);
                 }
@@ -155,7 +158,12 @@ impl Drop for Task {
     /// Strikes the opening off and tells the end, also when the task is dropped on its way. In this order: whoever
     /// looks after the end was told begins anew.
     fn drop(&mut self) {
-        self.shared.under_way().openings.remove(&self.id);
+        let mut under_way = self.shared.under_way();
+        // After a purge another opening may stand in this one's place.
+        if under_way.openings.get(&self.id).is_some_and(|other| other.same_channel(&self.state.subscribe())) {
+            under_way.openings.remove(&self.id);
+        }
+        drop(under_way);
         let end = match std::mem::replace(&mut self.end, Err(FillError::Abandoned)) {
             Ok(card) => Opening::Open(card),
             Err(error) => Opening::Failed(error),

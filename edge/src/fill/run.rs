@@ -12,9 +12,10 @@ use waxwing_protocol::range::ByteRange;
 use super::error::{FillError, Lie};
 use super::opening::CardSource;
 use super::{End, Progress, RETRY_PAUSES, Shared, log_failure};
-use crate::cache::{Card, Head, Whole, is_whole};
+use crate::cache::{Card, Head, Tier, Whole, is_whole};
 use crate::metrics::handles;
 use crate::slice::{SLICE_BYTES, SLICE_GROUPS, Slice, slice_count, slice_range};
+use crate::tombstones::Era;
 use crate::upstream::AnswerBody;
 
 /// The task that fills adjacent slices of one blob.
@@ -22,19 +23,23 @@ pub(super) struct Run {
     shared: Arc<Shared>,
     id: BlobId,
     source: CardSource,
+    /// Whence the bytes are to come. What the disk turns out not to have, the origin is asked for.
+    tier: Tier,
     /// The slices not complete yet, in order and without a gap.
     slices: VecDeque<SliceWriter>,
 }
 
 impl Run {
     /// A run of one slice so far.
-    pub(super) fn new(shared: Arc<Shared>, id: BlobId, source: CardSource, first: SliceWriter) -> Self {
-        Self { shared, id, source, slices: VecDeque::from([first]) }
+    pub(super) fn new(shared: Arc<Shared>, id: BlobId, source: CardSource, tier: Tier, first: SliceWriter) -> Self {
+        Self { shared, id, source, tier, slices: VecDeque::from([first]) }
     }
 
-    /// Whether slice `index` follows directly on the last of this run.
-    pub(super) fn ends_before(&self, index: u64) -> bool {
-        self.slices.back().is_some_and(|last| last.index + 1 == index)
+    /// Whether slice `index`, which has to come from `tier`, can be had together with those of this run: it follows
+    /// directly on the last, and the origin is asked for all. Of a disk each is read on its own.
+    pub(super) fn takes(&self, tier: Tier, index: u64) -> bool {
+        let is_next = self.slices.back().is_some_and(|last| last.index + 1 == index);
+        is_next && (self.tier, tier) == (Tier::Origin, Tier::Origin)
     }
 
     /// Makes the run one slice longer.
@@ -46,7 +51,7 @@ impl Run {
     pub(super) async fn fill(mut self) {
         let Err(error) = self.try_fill().await else { return };
         if !self.source.has_failed() {
-            log_failure(self.id, &error);
+            log_failure(&self.shared.counters, self.id, &error);
         }
         for slice in self.slices.drain(..) {
             slice.end(End::Failed(error.clone()));
@@ -54,6 +59,9 @@ impl Run {
     }
 
     async fn try_fill(&mut self) -> Result<(), FillError> {
+        if self.tier == Tier::Disk && self.fill_from_disk().await? {
+            return Ok(());
+        }
         let shared = Arc::clone(&self.shared);
         let _turn = shared.turn(&shared.run_turns).await?;
         let mut pauses = RETRY_PAUSES.iter();
@@ -65,6 +73,21 @@ impl Run {
                 None => return Err(error),
             }
         }
+    }
+
+    /// Brings the one slice of this run from disk. Gives whether it was there after all.
+    async fn fill_from_disk(&mut self) -> Result<bool, FillError> {
+        let card = self.source.card().await?;
+        let Some(slice) = self.slices.front() else { return Ok(true) };
+        let Some(read) = self.shared.cache.load_slice(&card, slice.index).await else {
+            slice.progress.send_modify(|progress| progress.is_from_origin = true);
+            return Ok(false);
+        };
+        slice.progress.send_modify(|progress| progress.groups = read.groups().cloned().collect());
+        if let Some(slice) = self.slices.pop_front() {
+            slice.end(End::Complete);
+        }
+        Ok(true)
     }
 
     /// One request for all that is left, from the first chunk group not verified yet.
@@ -149,6 +172,7 @@ pub(super) struct SliceWriter {
     shared: Arc<Shared>,
     id: BlobId,
     index: u64,
+    era: Era,
     progress: watch::Sender<Progress>,
     /// How it ended; still `Abandoned` when the run is dropped on its way.
     end: End,
@@ -156,9 +180,11 @@ pub(super) struct SliceWriter {
 
 impl SliceWriter {
     /// The writer of slice `index` of blob `id`, and what its followers watch.
-    pub(super) fn new(shared: Arc<Shared>, id: BlobId, index: u64) -> (Self, watch::Receiver<Progress>) {
-        let (progress, watched) = watch::channel(Progress::default());
-        (Self { shared, id, index, progress, end: End::Failed(FillError::Abandoned) }, watched)
+    pub(super) fn new(shared: Arc<Shared>, id: BlobId, index: u64, tier: Tier) -> (Self, watch::Receiver<Progress>) {
+        let is_from_origin = tier == Tier::Origin;
+        let (progress, watched) = watch::channel(Progress { is_from_origin, ..Progress::default() });
+        let era = shared.cache.era();
+        (Self { shared, id, index, era, progress, end: End::Failed(FillError::Abandoned) }, watched)
     }
 
     /// Where in the blob the first byte not verified yet is.
@@ -173,9 +199,10 @@ impl SliceWriter {
         let whole = slice.group(0).filter(|_| is_whole(card.blob_bytes())).cloned();
         match whole {
             Some(bytes) => {
-                self.shared.cache.put_head(self.id, Head::Whole(Whole { bytes, stored: card.stored }));
+                let whole = Whole { bytes, stored: card.stored };
+                self.shared.cache.put_head(self.id, Head::Whole(whole), self.era);
             }
-            None => self.shared.cache.put_slice(self.id, self.index, slice),
+            None => self.shared.cache.put_slice(self.id, self.index, slice, self.era),
         }
         self.end(End::Complete);
     }
@@ -188,7 +215,13 @@ impl SliceWriter {
 impl Drop for SliceWriter {
     /// Strikes the fill off and tells its end, in this order: whoever looks after a failure was told begins anew.
     fn drop(&mut self) {
-        self.shared.under_way().slices.remove(&(self.id, self.index));
+        let mut under_way = self.shared.under_way();
+        let key = (self.id, self.index);
+        // After a purge another fill may stand in this one's place.
+        if under_way.slices.get(&key).is_some_and(|other| other.same_channel(&self.progress.subscribe())) {
+            under_way.slices.remove(&key);
+        }
+        drop(under_way);
         let end = self.end.clone();
         self.progress.send_modify(|progress| progress.end = Some(end));
     }

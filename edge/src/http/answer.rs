@@ -12,7 +12,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use waxwing_protocol::range::ByteRange;
 
 use super::asked::etag;
-use super::body::BlobBody;
+use super::body::{BlobBody, Sent};
+use super::parts::{MEDIA_TYPE, Parts};
 use super::pass::Pass;
 use super::{BLOB_POLICY, CACHE_STATUS, SERVER_TIMING};
 use crate::blobs::{Found, How, Reading};
@@ -22,7 +23,7 @@ use crate::metrics::handles;
 const CLIENT_LIFETIME_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// 200 with a whole blob, 206 with a range of it.
-pub(super) fn bytes(pass: Pass, reading: Reading, is_range: bool, took: Duration) -> Response {
+pub(super) fn bytes(pass: Pass, reading: Reading, is_range: bool, took: Duration, sent: Sent) -> Response {
     let Reading { found, range, content } = reading;
     let content_bytes = range.end - range.start;
     let mut headers = head(pass, Some(found), took, StatusCode::PARTIAL_CONTENT);
@@ -33,7 +34,16 @@ pub(super) fn bytes(pass: Pass, reading: Reading, is_range: bool, took: Duration
     } else {
         StatusCode::OK
     };
-    (status, headers, Body::new(BlobBody::new(content, content_bytes))).into_response()
+    (status, headers, Body::new(BlobBody::new(content, content_bytes, sent))).into_response()
+}
+
+/// 206 with several ranges.
+pub(super) fn parts(pass: Pass, found: Found, how: How, parts: Parts, took: Duration, sent: Sent) -> Response {
+    let mut headers = head(pass, Some(Found { how, ..found }), took, StatusCode::PARTIAL_CONTENT);
+    set(&mut headers, CONTENT_TYPE, parts.content_type());
+    let content_bytes = parts.content_bytes();
+    let body = BlobBody::streamed(Box::pin(parts.into_stream()), content_bytes, sent);
+    (StatusCode::PARTIAL_CONTENT, headers, Body::new(body)).into_response()
 }
 
 /// 200 without the bytes: the answer to HEAD.
@@ -53,12 +63,12 @@ pub(super) fn unmodified(pass: Pass, took: Duration) -> Response {
 /// What all answers about blob `pass.id` say. `origin_status` is what the origin answers when it is asked for this.
 fn head(pass: Pass, found: Option<Found>, took: Duration, origin_status: StatusCode) -> HeaderMap {
     let age = found.and_then(|found| found.stored).map(|stored| pass.now.since(stored));
-    let how = found.map_or(How::Hit, |found| found.how);
+    let how = found.map_or(How::Hit { is_from_disk: false }, |found| found.how);
     if found.is_some() {
         count(how);
     }
     let mut headers = HeaderMap::with_capacity(16);
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(CONTENT_SECURITY_POLICY, BLOB_POLICY);
     headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
@@ -68,7 +78,11 @@ fn head(pass: Pass, found: Option<Found>, took: Duration, origin_status: StatusC
         headers.insert(AGE, HeaderValue::from(age.as_secs()));
     }
     set(&mut headers, CACHE_STATUS, cache_status(how, origin_status));
-    let step = if how == How::Hit { "cache" } else { "origin" };
+    let step = match how {
+        How::Hit { is_from_disk: false } => "cache",
+        How::Hit { is_from_disk: true } => "disk",
+        How::Missed { .. } => "origin",
+    };
     set(&mut headers, SERVER_TIMING, format!("{step};dur={:.3}", took.as_secs_f64() * 1000.0));
     headers
 }
@@ -76,7 +90,8 @@ fn head(pass: Pass, found: Option<Found>, took: Duration, origin_status: StatusC
 fn count(how: How) {
     let handles = handles();
     let counter = match how {
-        How::Hit => &handles.hits,
+        How::Hit { is_from_disk: false } => &handles.hits,
+        How::Hit { is_from_disk: true } => &handles.disk_hits,
         How::Missed { collapsed: true, .. } => &handles.collapsed,
         How::Missed { .. } => &handles.misses,
     };
@@ -94,7 +109,8 @@ fn cache_control(time_left: Duration, age: Duration) -> String {
 /// RFC 9211 §2. The answers of the origin that a fill takes are always stored.
 fn cache_status(how: How, origin_status: StatusCode) -> String {
     match how {
-        How::Hit => "waxwing; hit".to_owned(),
+        How::Hit { is_from_disk: false } => "waxwing; hit".to_owned(),
+        How::Hit { is_from_disk: true } => "waxwing; hit; detail=disk".to_owned(),
         How::Missed { known, collapsed } => {
             let why = if known { "partial" } else { "uri-miss" };
             let collapsed = if collapsed { "; collapsed" } else { "" };
@@ -129,7 +145,7 @@ mod tests {
     #[test]
     fn the_cache_says_what_it_did() {
         let said = |known, collapsed| cache_status(How::Missed { known, collapsed }, StatusCode::PARTIAL_CONTENT);
-        assert_eq!(cache_status(How::Hit, StatusCode::OK), "waxwing; hit");
+        assert_eq!(cache_status(How::Hit { is_from_disk: false }, StatusCode::OK), "waxwing; hit");
         assert_eq!(said(false, false), "waxwing; fwd=uri-miss; fwd-status=206; stored");
         assert_eq!(said(false, true), "waxwing; fwd=uri-miss; fwd-status=206; stored; collapsed");
         assert_eq!(said(true, false), "waxwing; fwd=partial; fwd-status=206; stored");

@@ -4,43 +4,63 @@
 //! blob.
 
 use http::HeaderMap;
-use http::header::{HeaderName, IF_NONE_MATCH, IF_RANGE, RANGE};
+use http::header::{HeaderName, IF_MATCH, IF_NONE_MATCH, IF_RANGE, RANGE};
 use waxwing_protocol::BlobId;
-use waxwing_protocol::range::{RangeSpec, parse_ranges};
+use waxwing_protocol::range::{RANGES_MAX, RangeSpec, parse_ranges};
 
-/// What a GET asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Asked {
-    /// Nothing, if the client's copy is this blob, which it is.
+/// What a request asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Asked<'h> {
+    /// Nothing, since the client's copy is this blob.
     Unmodified,
-    /// This of it; all when `None`.
-    Bytes(Option<RangeSpec>),
+    /// Nothing, if the blob exists, whatever it is.
+    UnmodifiedIfThere,
+    /// Another blob than this: 412.
+    Failed,
+    /// The bytes.
+    Bytes(Wanted<'h>),
 }
 
-/// Reads the conditions and the range of a GET for blob `id`, in the order of RFC 9110 §13.2.2.
-pub(super) fn asked(headers: &HeaderMap, id: BlobId) -> Asked {
-    if has_copy(headers, id) {
+/// Which bytes are asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Wanted<'h> {
+    /// All.
+    All,
+    /// One range.
+    One(RangeSpec),
+    /// Several, as the header says it: what they come to depends on the size.
+    Several(&'h str),
+}
+
+/// Reads the conditions and the range of a GET for blob `id`, in the order of RFC 9110 §13.2.2. Dates are no conditions
+/// here: a blob has no time of modification (§13.1.3, §13.1.4 have them ignored then).
+pub(super) fn asked(headers: &HeaderMap, id: BlobId) -> Asked<'_> {
+    let tag = etag(id);
+    // The comparison is a strong one, so a weak tag never matches.
+    if headers.contains_key(IF_MATCH) && !lists(headers, &IF_MATCH, |one| one == tag || one == "*") {
+        return Asked::Failed;
+    }
+    if lists(headers, &IF_NONE_MATCH, |one| one.strip_prefix("W/").unwrap_or(one) == tag) {
         return Asked::Unmodified;
+    }
+    if lists(headers, &IF_NONE_MATCH, |one| one == "*") {
+        return Asked::UnmodifiedIfThere;
     }
     let honoured = match one(headers, &IF_RANGE) {
         Given::Nothing => true,
         // The comparison is a strong one, and we give no Last-Modified that a date could match.
-        Given::Once(tag) => tag == etag(id),
+        Given::Once(given) => given == tag,
         Given::Unclear => false,
     };
     match one(headers, &RANGE) {
-        Given::Once(range) if honoured => Asked::Bytes(range_of(range)),
-        _ => Asked::Bytes(None),
+        Given::Once(range) if honoured => Asked::Bytes(wanted(range)),
+        _ => Asked::Bytes(Wanted::All),
     }
 }
 
-/// Whether `If-None-Match` names this blob.
-///
-/// `*` asks whether the blob exists, which only a look-up can tell; it is left to be answered like a plain GET.
-pub(super) fn has_copy(headers: &HeaderMap, id: BlobId) -> bool {
-    let tag = etag(id);
-    let mut tags = headers.get_all(IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
-    tags.any(|list| list.split(',').map(str::trim).any(|one| one.strip_prefix("W/").unwrap_or(one) == tag))
+fn lists(headers: &HeaderMap, name: &HeaderName, is_it: impl Fn(&str) -> bool) -> bool {
+    let mut lists = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
+    lists.any(|list| list.split(',').map(str::trim).any(&is_it))
 }
 
 /// The entity tag of blob `id`.
@@ -48,12 +68,13 @@ pub(super) fn etag(id: BlobId) -> String {
     format!("\"{id}\"")
 }
 
-/// The one range asked for. A malformed header is ignored, as RFC 9110 §14.2 has it; of several ranges the whole is a
+/// What a `Range` header wants. A malformed one is ignored, as RFC 9110 §14.2 has it; of too many ranges the whole is a
 /// permitted answer, and what we give.
-fn range_of(header: &str) -> Option<RangeSpec> {
-    match parse_ranges(header)?.as_slice() {
-        [one] => Some(*one),
-        _ => None,
+fn wanted(header: &str) -> Wanted<'_> {
+    match parse_ranges(header).as_deref() {
+        Some([one]) => Wanted::One(*one),
+        Some(several) if several.len() <= RANGES_MAX => Wanted::Several(header),
+        _ => Wanted::All,
     }
 }
 
@@ -76,47 +97,78 @@ fn one<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Given<'h> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use http::header::{IF_MODIFIED_SINCE, IF_UNMODIFIED_SINCE};
 
     const ID: BlobId = BlobId::from_bytes([1; 32]);
 
-    fn ask(lines: &[(HeaderName, &str)]) -> Asked {
+    /// What a request with these lines comes to, said short.
+    fn ask(lines: &[(HeaderName, &str)]) -> String {
         let mut headers = HeaderMap::new();
         for (name, value) in lines {
             headers.append(name, value.parse().unwrap());
         }
-        asked(&headers, ID)
-    }
-
-    const FIRST_TEN: Asked = Asked::Bytes(Some(RangeSpec::From { first: 0, last: Some(9) }));
-    const ALL: Asked = Asked::Bytes(None);
-
-    #[test]
-    fn one_range_is_honoured_and_everything_else_gets_the_whole() {
-        assert_eq!(ask(&[]), ALL);
-        assert_eq!(ask(&[(RANGE, "bytes=0-9")]), FIRST_TEN);
-        assert_eq!(ask(&[(RANGE, "bytes=-5")]), Asked::Bytes(Some(RangeSpec::Suffix { length: 5 })));
-        for odd in ["bytes=0-9,20-29", "lines=0-9", "bytes=9-0", "bytes"] {
-            assert_eq!(ask(&[(RANGE, odd)]), ALL, "{odd}");
-        }
-        assert_eq!(ask(&[(RANGE, "bytes=0-9"), (RANGE, "bytes=5-6")]), ALL);
-    }
-
-    #[test]
-    fn if_range_takes_the_strong_tag_only() {
-        let (tag, range) = (etag(ID), (RANGE, "bytes=0-9"));
-        assert_eq!(ask(&[range.clone(), (IF_RANGE, &tag)]), FIRST_TEN);
-        for other in [&format!("W/{tag}"), "\"other\"", "Wed, 21 Oct 2015 07:28:00 GMT", "*"] {
-            assert_eq!(ask(&[range.clone(), (IF_RANGE, other)]), ALL, "{other}");
+        match asked(&headers, ID) {
+            Asked::Unmodified => "304".into(),
+            Asked::UnmodifiedIfThere => "304 if there".into(),
+            Asked::Failed => "412".into(),
+            Asked::Bytes(Wanted::All) => "all".into(),
+            Asked::Bytes(Wanted::One(RangeSpec::From { first, last })) => format!("{first}-{last:?}"),
+            Asked::Bytes(Wanted::One(RangeSpec::Suffix { length })) => format!("-{length}"),
+            Asked::Bytes(Wanted::Several(_)) => "several".into(),
         }
     }
 
     #[test]
-    fn a_copy_is_recognised_in_any_list_and_before_any_range() {
-        let tag = etag(ID);
-        for list in [&tag, &format!("W/{tag}"), &format!("\"a\", {tag}"), &format!("\"a\",W/{tag},\"b\"")] {
-            assert_eq!(ask(&[(IF_NONE_MATCH, list), (RANGE, "bytes=0-9")]), Asked::Unmodified, "{list}");
+    fn ranges_are_honoured_and_everything_else_gets_the_whole() {
+        for (range, expected) in [
+            ("bytes=0-9", "0-Some(9)"),
+            ("bytes=5-", "5-None"),
+            ("bytes=-5", "-5"),
+            ("bytes=0-9,20-29", "several"),
+            ("bytes=0-0,2-2,4-4,6-6,8-8,10-10,12-12,14-14", "several"),
+            ("bytes=0-0,2-2,4-4,6-6,8-8,10-10,12-12,14-14,16-16", "all"),
+            ("lines=0-9", "all"),
+            ("bytes=9-0", "all"),
+            ("bytes", "all"),
+            ("bytes=0-1,,", "all"),
+        ] {
+            assert_eq!(ask(&[(RANGE, range)]), expected, "{range}");
         }
-        assert_eq!(ask(&[(IF_NONE_MATCH, "\"a\""), (IF_NONE_MATCH, &tag)]), Asked::Unmodified);
-        assert_eq!(ask(&[(IF_NONE_MATCH, "\"other\""), (RANGE, "bytes=0-9")]), FIRST_TEN);
+        assert_eq!(ask(&[]), "all");
+        assert_eq!(ask(&[(RANGE, "bytes=0-9"), (RANGE, "bytes=5-6")]), "all");
+    }
+
+    #[test]
+    fn conditions_are_read_in_the_order_of_the_rfc() {
+        const DATE: &str = "Wed, 21 Oct 2015 07:28:00 GMT";
+        let (tag, weak) = (etag(ID), format!("W/{}", etag(ID)));
+        let (listed, listed_weak) = (format!("\"a\", {tag}"), format!("\"a\",{weak},\"b\""));
+        let range = || (RANGE, "bytes=0-9");
+        for (lines, expected) in [
+            (vec![(IF_MATCH, &*tag)], "all"),
+            (vec![(IF_MATCH, &*listed)], "all"),
+            (vec![(IF_MATCH, "*"), range()], "0-Some(9)"),
+            (vec![(IF_MATCH, &*weak)], "412"),
+            (vec![(IF_MATCH, "\"other\""), (IF_NONE_MATCH, &*tag)], "412"),
+            (vec![(IF_MATCH, &*tag), (IF_NONE_MATCH, &*tag)], "304"),
+            (vec![(IF_NONE_MATCH, &*tag), range()], "304"),
+            (vec![(IF_NONE_MATCH, &*weak)], "304"),
+            (vec![(IF_NONE_MATCH, &*listed)], "304"),
+            (vec![(IF_NONE_MATCH, &*listed_weak)], "304"),
+            (vec![(IF_NONE_MATCH, "\"a\""), (IF_NONE_MATCH, &*tag)], "304"),
+            (vec![(IF_NONE_MATCH, "*")], "304 if there"),
+            (vec![(IF_NONE_MATCH, "\"other\""), range()], "0-Some(9)"),
+            (vec![(IF_MODIFIED_SINCE, DATE)], "all"),
+            (vec![(IF_UNMODIFIED_SINCE, DATE)], "all"),
+            (vec![(IF_NONE_MATCH, "\"other\""), (IF_MODIFIED_SINCE, DATE)], "all"),
+            (vec![(IF_RANGE, &*tag), range()], "0-Some(9)"),
+            (vec![(IF_RANGE, &*weak), range()], "all"),
+            (vec![(IF_RANGE, "\"other\""), range()], "all"),
+            (vec![(IF_RANGE, DATE), range()], "all"),
+            (vec![(IF_RANGE, "*"), range()], "all"),
+            (vec![(IF_RANGE, &*tag), (IF_RANGE, &*tag), range()], "all"),
+        ] {
+            assert_eq!(ask(&lines), expected, "{lines:?}");
+        }
     }
 }

@@ -2,6 +2,8 @@
 
 use std::collections::VecDeque;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -10,13 +12,19 @@ use http_body::{Frame, SizeHint};
 
 use crate::blobs::Content;
 use crate::fill::FillError;
+use crate::stats::Counters;
 
 /// A body of exactly as many bytes as its answer's head says, or of fewer and an error: then the server cuts the
 /// connection, and no client takes the part for the whole.
 pub(super) struct BlobBody {
     left: u64,
     bytes: Source,
+    sent: Sent,
 }
+
+/// Counts what was sent.
+#[derive(Clone, Debug)]
+pub(crate) struct Sent(pub(crate) Arc<Counters>);
 
 enum Source {
     Held(VecDeque<Bytes>),
@@ -25,7 +33,7 @@ enum Source {
 
 impl BlobBody {
     /// The body with this content, which is `content_bytes` long.
-    pub(super) fn new(content: Content, content_bytes: u64) -> Self {
+    pub(super) fn new(content: Content, content_bytes: u64, sent: Sent) -> Self {
         let bytes = match content {
             Content::Held(held) => Source::Held(held.into()),
             Content::Streamed(reader) => Source::Streamed(Box::pin(stream::unfold(Some(reader), async |reader| {
@@ -37,7 +45,16 @@ impl BlobBody {
                 }
             }))),
         };
-        Self { left: content_bytes, bytes }
+        Self { left: content_bytes, bytes, sent }
+    }
+
+    /// The body of this stream, which is `content_bytes` long.
+    pub(super) fn streamed(
+        stream: Pin<Box<dyn Stream<Item = Result<Bytes, FillError>> + Send>>,
+        content_bytes: u64,
+        sent: Sent,
+    ) -> Self {
+        Self { left: content_bytes, bytes: Source::Streamed(stream), sent }
     }
 }
 
@@ -57,6 +74,7 @@ impl http_body::Body for BlobBody {
             next.map(|bytes| {
                 let bytes = bytes?;
                 self.left = self.left.saturating_sub(bytes.len() as u64);
+                self.sent.0.sent_bytes.fetch_add(bytes.len() as u64, Relaxed);
                 Ok(Frame::data(bytes))
             })
         })

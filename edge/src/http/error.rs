@@ -47,6 +47,17 @@ impl HttpError {
         self.header(RETRY_AFTER, after.as_secs())
     }
 
+    /// The status it is answered with.
+    pub(super) fn status(&self) -> StatusCode {
+        StatusCode::from_u16(self.problem.status).expect("problems here are made from status codes")
+    }
+
+    /// The client asked for another blob than this, under this id.
+    pub(super) fn precondition_failed() -> Self {
+        let detail = "no blob under this id has the entity tag asked for";
+        Self::new(StatusCode::PRECONDITION_FAILED, "precondition-failed", detail)
+    }
+
     /// No blob has the name in the path.
     pub(super) fn no_such_blob() -> Self {
         Self::new(StatusCode::NOT_FOUND, "blob-not-found", "there is no such blob")
@@ -129,7 +140,7 @@ impl HttpError {
 
 impl IntoResponse for HttpError {
     fn into_response(self) -> Response {
-        let status = StatusCode::from_u16(self.problem.status).expect("problems here are made from status codes");
+        let status = self.status();
         let mut headers = self.headers;
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(PROBLEM_MEDIA_TYPE));
         headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));

@@ -1,7 +1,8 @@
 //! Conditions, HEAD, and what every answer carries.
 
 use http::header::{
-    ACCESS_CONTROL_REQUEST_HEADERS, ACCESS_CONTROL_REQUEST_METHOD, IF_NONE_MATCH, IF_RANGE, ORIGIN, RANGE,
+    ACCESS_CONTROL_REQUEST_HEADERS, ACCESS_CONTROL_REQUEST_METHOD, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH,
+    IF_RANGE, ORIGIN, RANGE,
 };
 use http::{Method, StatusCode};
 
@@ -21,6 +22,24 @@ async fn a_copy_that_stands_is_not_sent_again() {
     }
     let other = edge.get(id, &[(IF_NONE_MATCH, "\"other\"")]).await;
     other.assert_is(StatusCode::OK, &sample_bytes(1000));
+}
+
+#[tokio::test]
+async fn preconditions_decide_before_bytes_do() {
+    let edge = TestEdge::start().await;
+    let id = edge.origin.store(sample_bytes(1000));
+    let etag = format!("\"{id}\"");
+    edge.get(id, &[(IF_MATCH, &etag)]).await.assert_is(StatusCode::OK, &sample_bytes(1000));
+    for answer in [edge.get(id, &[(IF_MATCH, "\"other\"")]).await, edge.head(id, &[(IF_MATCH, "\"other\"")]).await] {
+        assert_eq!(answer.status, StatusCode::PRECONDITION_FAILED);
+    }
+    for answer in [edge.get(id, &[(IF_NONE_MATCH, "*")]).await, edge.head(id, &[(IF_NONE_MATCH, "*")]).await] {
+        assert_eq!((answer.status, answer.body.len()), (StatusCode::NOT_MODIFIED, 0));
+    }
+    let nothing = super::origin::Origin::start().await.store(sample_bytes(5));
+    assert_eq!(edge.get(nothing, &[(IF_NONE_MATCH, "*")]).await.refusal(), "404 blob-not-found");
+    let dated = edge.get(id, &[(IF_MODIFIED_SINCE, "Wed, 21 Oct 2099 07:28:00 GMT")]).await;
+    dated.assert_is(StatusCode::OK, &sample_bytes(1000));
 }
 
 #[tokio::test]

@@ -202,6 +202,58 @@ async fn hits_go_on_while_the_origin_is_down() {
     edge.get(not_here, &[]).await.assert_is(StatusCode::OK, &others);
 }
 
+/// A second origin answers while the first one does not, and the first is not waited for each time.
+#[tokio::test]
+async fn another_origin_is_asked_when_the_first_fails() {
+    let (first, second) = (Origin::start().await, Origin::start().await);
+    let url = first.url();
+    let config = Config { other_origins: vec![second.url()], ..Config::default() };
+    let edge = TestEdge::before(first, url, config).await;
+    let bytes = sample_bytes(LEN);
+    let both = edge.origin.store(bytes.clone());
+    second.store(bytes.clone());
+    edge.get(both, &[]).await.assert_is(StatusCode::OK, &bytes);
+    assert!(second.asked().is_empty(), "not before the first one failed");
+
+    edge.origin.behave(Manner::Status(503));
+    let other = sample_bytes(LEN - 1);
+    let there = second.store(other.clone());
+    edge.origin.store(other.clone());
+    edge.get(there, &[]).await.assert_is(StatusCode::OK, &other);
+    assert_eq!(edge.edge.stats().origin_failovers, 2, "outboard and bytes");
+    let before = edge.origin.asked().len();
+    let third = second.store(sample_bytes(77));
+    edge.origin.store(sample_bytes(77));
+    edge.get(third, &[]).await.assert_is(StatusCode::OK, &sample_bytes(77));
+    assert_eq!(edge.origin.asked().len(), before, "the first has a rest");
+    // What both fail to give is a gateway timeout.
+    second.behave(Manner::Status(500));
+    let lost = second.store(sample_bytes(3));
+    edge.origin.store(sample_bytes(3));
+    assert_eq!(edge.get(lost, &[]).await.refusal(), "504 origin-unavailable");
+}
+
+/// What the origin did not have is asked for again when the short memory of it is over.
+#[tokio::test]
+async fn absence_is_remembered_shortly() {
+    for (absent_ms, asked) in [(60_000, 1), (0, 3)] {
+        let edge = TestEdge::start_with(Config { absent_ms, ..Config::default() }).await;
+        let id = Origin::start().await.store(sample_bytes(10));
+        for _ in 0..3 {
+            assert_eq!(edge.get(id, &[]).await.refusal(), "404 blob-not-found");
+        }
+        assert_eq!(edge.origin.outboards_asked(), asked);
+        assert_eq!(edge.edge.stats().absent, 3);
+    }
+    let edge = TestEdge::start_with(Config { absent_ms: 20, ..Config::default() }).await;
+    let bytes = sample_bytes(10);
+    let id = Origin::start().await.store(bytes.clone());
+    assert_eq!(edge.get(id, &[]).await.refusal(), "404 blob-not-found");
+    edge.origin.store(bytes.clone());
+    while edge.get(id, &[]).await.status == StatusCode::NOT_FOUND {}
+    edge.get(id, &[]).await.assert_is(StatusCode::OK, &bytes);
+}
+
 #[tokio::test]
 async fn an_origin_that_cannot_be_reached_is_a_gateway_timeout() {
     let closed = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();

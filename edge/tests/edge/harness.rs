@@ -1,6 +1,7 @@
 //! An edge on port 0 before a test origin, and a client that shows its grants.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -12,8 +13,9 @@ use hyper::body::Incoming;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
+use tempfile::TempDir;
 use tower::ServiceExt as _;
-use waxwing_edge::{Config, Edge};
+use waxwing_edge::{Config, Edge, EdgeError};
 use waxwing_protocol::grant::{Grant, GrantKeys, GrantSigner, MEDIA_LIFETIME};
 use waxwing_protocol::{BlobId, Problem, Timestamp};
 
@@ -47,6 +49,8 @@ pub(crate) struct TestEdge {
     pub(crate) edge: Edge,
     addr: SocketAddr,
     client: Client<HttpConnector, Empty<Bytes>>,
+    server: tokio::task::JoinHandle<()>,
+    pub(crate) dir: TempDir,
     grant: String,
 }
 
@@ -78,13 +82,46 @@ impl TestEdge {
 
     pub(crate) async fn before(origin: Origin, origin_url: String, config: Config) -> Self {
         let keys = Arc::new(GrantKeys::from_jwks(&signer().jwks()).unwrap());
-        let edge = Edge::new(config, origin_url, EDGE_GRANT.to_owned(), keys).unwrap();
+        let dir = TempDir::new().unwrap();
+        let edge = Edge::open(config, dir.path(), origin_url, EDGE_GRANT.to_owned(), keys).await.unwrap();
+        Self::serve(origin, edge, dir).await
+    }
+
+    pub(crate) async fn try_start_with(config: Config) -> Result<Edge, EdgeError> {
+        let keys = Arc::new(GrantKeys::from_jwks(&signer().jwks()).unwrap());
+        let dir = TempDir::new().unwrap();
+        Edge::open(config, dir.path(), "http://127.0.0.1:1".into(), EDGE_GRANT.to_owned(), keys).await
+    }
+
+    /// The same edge after a restart: its memory is gone, its disk is as `meanwhile` left it.
+    pub(crate) async fn restart(self, config: Config, meanwhile: impl FnOnce(&Path)) -> Self {
+        let Self { origin, edge, dir, server, client, .. } = self;
+        edge.close().await;
+        server.abort();
+        drop((edge, client, server.await));
+        meanwhile(dir.path());
+        let keys = Arc::new(GrantKeys::from_jwks(&signer().jwks()).unwrap());
+        // The old one lets go of its directory when the last of its tasks has seen that it is over.
+        let edge = loop {
+            let (grant, keys) = (EDGE_GRANT.to_owned(), Arc::clone(&keys));
+            match Edge::open(config.clone(), dir.path(), origin.url(), grant, keys).await {
+                Ok(edge) => break edge,
+                Err(error) if error.to_string().contains("another process") => {
+                    tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+                }
+                Err(error) => panic!("{error}"),
+            }
+        };
+        Self::serve(origin, edge, dir).await
+    }
+
+    async fn serve(origin: Origin, edge: Edge, dir: TempDir) -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         let router = edge.router();
-        tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+        let server = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
         let client = Client::builder(TokioExecutor::new()).build_http();
-        Self { origin, edge, addr, client, grant: media_grant() }
+        Self { origin, edge, addr, client, server, dir, grant: media_grant() }
     }
 
     /// Sends a request as it is.
@@ -120,6 +157,14 @@ impl TestEdge {
         let answer = self.edge.router().oneshot(request.map(axum::body::Body::new)).await.unwrap();
         assert_eq!(answer.status(), StatusCode::OK);
         answer.into_body()
+    }
+
+    /// GET of a blob, to be sent when it is awaited, wherever that is.
+    pub(crate) fn body_soon(&self, id: BlobId) -> impl Future<Output = Vec<u8>> + Send + 'static {
+        let bearer = format!("Bearer {}", self.grant);
+        let request = self.request(Method::GET, &path(id), &[(AUTHORIZATION, &bearer)]);
+        let answer = self.client.request(request);
+        async move { Open { body: answer.await.unwrap().into_body() }.rest().await.0 }
     }
 
     async fn ask(&self, method: Method, id: BlobId, headers: &[(HeaderName, &str)]) -> Answer {
@@ -181,6 +226,15 @@ impl Open {
         }
         (read, true)
     }
+}
+
+/// GET of a blob from an edge that may be gone at any moment; `None` when there was no answer.
+pub(crate) async fn ask_at(addr: SocketAddr, id: BlobId, grant: &str) -> Option<Answer> {
+    let client: Client<HttpConnector, Empty<Bytes>> = Client::builder(TokioExecutor::new()).build_http();
+    let request = Request::get(format!("http://{addr}{}", path(id))).header(AUTHORIZATION, format!("Bearer {grant}"));
+    let (parts, body) = client.request(request.body(Empty::new()).unwrap()).await.ok()?.into_parts();
+    let (body, is_whole) = Open { body }.rest().await;
+    Some(Answer { status: parts.status, headers: parts.headers, body, is_whole })
 }
 
 pub(crate) fn path(id: BlobId) -> String {

@@ -5,17 +5,18 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
-use axum::Router;
 use axum::body::Body;
-use axum::extract::{Path, State};
+use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use axum::{Json, Router};
 use bytes::Bytes;
 use futures_util::stream;
 use http::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_RANGE, RANGE};
 use http::{HeaderMap, StatusCode};
 use tokio::sync::watch;
 use waxwing_protocol::BlobId;
+use waxwing_protocol::api::{Purge, PurgeLog};
 use waxwing_protocol::blob::{BlobHasher, GROUP_BYTES};
 use waxwing_protocol::headers::WAXWING_BLOB_BYTES;
 use waxwing_protocol::range::{ByteRange, parse_ranges};
@@ -70,6 +71,9 @@ struct Shared {
     asked: watch::Sender<Vec<Asked>>,
     answered: watch::Sender<usize>,
     authorizations: Mutex<Vec<String>>,
+    purges: Mutex<PurgeLog>,
+    /// The purges after which somebody has asked: that many are known to it.
+    purges_known: watch::Sender<u64>,
     /// Offset of the blob up to which bodies may be sent now.
     gate: watch::Sender<u64>,
 }
@@ -88,12 +92,15 @@ impl Origin {
             asked: watch::channel(Vec::new()).0,
             answered: watch::channel(0).0,
             authorizations: Mutex::default(),
+            purges: Mutex::new(PurgeLog { oldest: 1, next: 1, purges: Vec::new() }),
+            purges_known: watch::channel(0).0,
             gate: watch::channel(u64::MAX).0,
         });
         let origin = Self { addr: listener.local_addr().unwrap(), shared: Arc::clone(&shared) };
         let router = Router::new()
             .route("/origin/v1/blobs/{id}", get(blob))
             .route("/origin/v1/blobs/{id}/outboard", get(outboard))
+            .route("/origin/v1/purges", get(purges))
             .with_state(shared);
         tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
         origin
@@ -108,6 +115,28 @@ impl Origin {
         let (id, outboard) = hash(&bytes);
         self.shared.blobs.lock().unwrap().insert(id, Arc::new(Stored { bytes, outboard }));
         id
+    }
+
+    /// Makes a blob go.
+    pub(crate) fn purge(&self, id: BlobId) {
+        self.shared.blobs.lock().unwrap().remove(&id);
+        let mut log = self.shared.purges.lock().unwrap();
+        let number = log.next;
+        log.purges.push(Purge { number, blob: id, at: super::harness::now() });
+        log.next += 1;
+    }
+
+    /// Forgets the purges before this number.
+    pub(crate) fn forget_purges_before(&self, number: u64) {
+        let mut log = self.shared.purges.lock().unwrap();
+        log.purges.retain(|purge| purge.number >= number);
+        log.oldest = number;
+    }
+
+    /// Waits until the edge has applied all purges.
+    pub(crate) async fn wait_for_purges_known(&self) {
+        let newest = self.shared.purges.lock().unwrap().next - 1;
+        self.shared.purges_known.subscribe().wait_for(|known| *known >= newest).await.unwrap();
     }
 
     /// From now on.
@@ -254,6 +283,18 @@ fn pieces(
             Some((Ok(piece), (range, gate, shared)))
         }
     })
+}
+
+async fn purges(State(shared): State<Arc<Shared>>, Query(after): Query<HashMap<String, u64>>) -> Response {
+    if let Manner::Status(status) = shared.manner.lock().unwrap().0 {
+        return StatusCode::from_u16(status).unwrap().into_response();
+    }
+    let mut log = shared.purges.lock().unwrap().clone();
+    let after = after["after"];
+    shared.purges_known.send_modify(|known| *known = (*known).max(after));
+    log.purges.retain(|purge| purge.number > after);
+    log.purges.truncate(2);
+    Json(log).into_response()
 }
 
 async fn outboard(State(shared): State<Arc<Shared>>, Path(id): Path<String>, headers: HeaderMap) -> Response {

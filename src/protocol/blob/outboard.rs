@@ -96,6 +96,11 @@ impl Outboard {
         self.blob_bytes
     }
 
+    /// The outboard as it travels, and as [`Self::verify`] takes it.
+    pub const fn as_bytes(&self) -> &[u8] {
+        self.cvs.as_flattened()
+    }
+
     /// How many bytes group `index` has; `None` when the blob has no such group.
     pub fn group_bytes(&self, index: u64) -> Option<u64> {
         let start = index.checked_mul(GROUP_BYTES)?;
