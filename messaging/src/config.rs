@@ -39,6 +39,8 @@ pub struct Config {
     pub slow_reader_s: u32,
     /// Seconds a poll waits for something to tell. Default 25: proxies end requests that are silent for 30.
     pub poll_s: u32,
+    /// Messages a device may send a minute; as many again in a burst. Default 60,000: no person's device comes near it.
+    pub sends_per_minute: u32,
     /// Accounts a device may look up a minute; as many again in a burst. Default 60.
     pub look_ups_per_minute: u32,
     /// One-time prekeys of one device handed out an hour; beyond that a claim gets the fallback key, so that nobody
@@ -64,6 +66,7 @@ impl Default for Config {
             hello_timeout_s: 10,
             slow_reader_s: 20,
             poll_s: 25,
+            sends_per_minute: 60_000,
             look_ups_per_minute: 60,
             one_time_claims_per_hour: 100,
             sweep_interval_s: 60,
@@ -97,6 +100,7 @@ impl Config {
             ("hello_timeout_s", self.hello_timeout_s.into()),
             ("slow_reader_s", self.slow_reader_s.into()),
             ("poll_s", self.poll_s.into()),
+            ("sends_per_minute", self.sends_per_minute.into()),
             ("look_ups_per_minute", self.look_ups_per_minute.into()),
             ("one_time_claims_per_hour", self.one_time_claims_per_hour.into()),
             ("sweep_interval_s", self.sweep_interval_s.into()),

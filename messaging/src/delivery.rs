@@ -18,6 +18,7 @@ use waxwing_protocol::{AccountId, DeviceId, MsgId, Timestamp};
 
 use crate::config::Config;
 use crate::fabric::Fabric;
+use crate::limits::Limit;
 use crate::metrics::handles;
 use crate::store::{Append, AppendError, Appended, Body, DeviceAddress, MailboxStore, Quota, ReceiptRows};
 
@@ -31,6 +32,7 @@ pub(crate) struct Delivery {
     fabric: Arc<Fabric>,
     retention_s: u32,
     quota: Quota,
+    sends: Limit<DeviceAddress>,
 }
 
 /// Why a Send is refused before the store sees it.
@@ -40,12 +42,15 @@ pub(crate) enum SendError {
     Malformed(&'static str),
     #[error("a body is over 96 KiB; send it as a blob")]
     TooLarge,
+    #[error("too many messages")]
+    TooMany { retry_after: Duration },
 }
 
 impl Delivery {
     pub(crate) fn new(store: Arc<dyn MailboxStore>, fabric: Arc<Fabric>, config: &Config) -> Self {
         let quota = Quota { msgs: config.mailbox_msgs_max, bytes: config.mailbox_bytes_max };
-        Self { store, fabric, retention_s: config.retention_s, quota }
+        let sends = Limit::new(config.sends_per_minute, Duration::from_secs(60));
+        Self { store, fabric, retention_s: config.retention_s, quota, sends }
     }
 
     /// Puts `send` in line for its mailboxes, in the order of these calls. The future ends after the durable commit.
@@ -56,6 +61,7 @@ impl Delivery {
         now: Timestamp,
     ) -> Result<BoxFuture<'static, Result<Appended, AppendError>>, SendError> {
         let append = self.checked(from, send, now)?;
+        self.sends.spend(from, now).map_err(|retry_after| SendError::TooMany { retry_after })?;
         handles().sends.increment(1);
         Ok(self.store.append(append))
     }

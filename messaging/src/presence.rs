@@ -70,11 +70,13 @@ pub(crate) enum PresenceError {
 pub(crate) struct Attendance {
     presence: Arc<Presence>,
     connection: ConnectionId,
+    /// It is a poll: another one goes on where it ends.
+    continues: bool,
 }
 
 impl Drop for Attendance {
     fn drop(&mut self) {
-        self.presence.room().leave(self.connection, self.presence.clock.now());
+        self.presence.room().leave(self.connection, self.continues, self.presence.clock.now());
     }
 }
 
@@ -90,10 +92,10 @@ impl Presence {
         Self { directory, fabric, clock, room: Mutex::default(), typing }
     }
 
-    /// A connection is there.
-    pub(crate) fn enter(self: &Arc<Self>, connection: ConnectionId, foreground: bool) -> Attendance {
-        self.set_foreground(connection, foreground);
-        Attendance { presence: self.clone(), connection }
+    /// A connection is there. A poll `continues` the one before it.
+    pub(crate) fn enter(self: &Arc<Self>, connection: ConnectionId, continues: bool, foreground: bool) -> Attendance {
+        self.room().enter(connection, continues, foreground, self.clock.now());
+        Attendance { presence: self.clone(), connection, continues }
     }
 
     /// Whether a person is looking at a device.
@@ -164,7 +166,8 @@ impl Presence {
 
     /// Tells every connection what has changed since the last time.
     fn tell(&self) {
-        let batches = self.room().batches(self.clock.now());
+        let connected = |device| self.fabric.outbox(device).is_some();
+        let batches = self.room().batches(connected, self.clock.now());
         for (device, items) in batches {
             if let Some(outbox) = self.fabric.outbox(device) {
                 outbox.presence(items);

@@ -58,6 +58,9 @@ impl Polls {
                 *up_to = ack.up_to.max(*up_to);
             }
             _ => {
+                if let (Some((_, hello)), Some(Body::PresenceSet(set))) = (&mut self.hello, &frame.body) {
+                    hello.foreground = set.foreground;
+                }
                 self.asks |= frame.id > 0;
                 frame.pack(&mut self.waiting);
             }

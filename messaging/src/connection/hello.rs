@@ -84,7 +84,7 @@ pub(crate) async fn greet(node: Arc<Node>, mut wire: Wire, shown: Option<Caller>
     let outbox = Arc::new(Outbox::default());
     let route = node.fabric.announce(device, opened.generation, outbox.clone());
     let connection = ConnectionId { device, generation: opened.generation };
-    let attendance = node.presence.enter(connection, hello.foreground);
+    let attendance = node.presence.enter(connection, wire.is_poll(), hello.foreground);
     let heartbeat = node.config.heartbeat(hello.foreground);
     let mut window = granted(hello.window.as_ref());
     if wire.is_poll() {

@@ -37,6 +37,11 @@ pub(crate) fn send_refusal(id: u32, refused: SendError) -> Frame {
     let code = match refused {
         SendError::Malformed(_) => ErrorCode::BadRequest,
         SendError::TooLarge => ErrorCode::TooLarge,
+        SendError::TooMany { retry_after } => {
+            let retry_after_ms = u32::try_from(retry_after.as_millis().saturating_add(1)).unwrap_or(u32::MAX);
+            let error = Error { retry_after_ms, ..error_of(ErrorCode::RateLimited, refused.to_string()) };
+            return Frame::with_id(id, Body::Error(error));
+        }
     };
     refusal(id, code, refused.to_string())
 }

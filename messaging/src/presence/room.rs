@@ -88,10 +88,23 @@ impl Room {
         }
     }
 
-    /// A connection has ended.
-    pub(super) fn leave(&mut self, connection: ConnectionId, now: Timestamp) {
+    /// A connection has begun. A poll `continues` what the one before it subscribed to.
+    pub(super) fn enter(&mut self, connection: ConnectionId, continues: bool, foreground: bool, now: Timestamp) {
+        self.set_foreground(connection, foreground, now);
+        let ConnectionId { device, generation } = connection;
+        match self.watching.get_mut(&device) {
+            Some(watching) if watching.generation >= generation => {}
+            Some(watching) if continues => watching.generation = generation,
+            Some(_) => self.unwatch_all(device),
+            None => {}
+        }
+    }
+
+    /// A connection has ended. When another `continues` it, its subscriptions last until they lapse.
+    pub(super) fn leave(&mut self, connection: ConnectionId, continues: bool, now: Timestamp) {
         self.set_foreground(connection, false, now);
-        if self.watching.get(&connection.device).is_some_and(|watching| watching.generation == connection.generation) {
+        let watching = self.watching.get(&connection.device);
+        if !continues && watching.is_some_and(|watching| watching.generation == connection.generation) {
             self.unwatch_all(connection.device);
         }
     }
@@ -149,8 +162,12 @@ impl Room {
         }
     }
 
-    /// What every device is to be told now.
-    pub(super) fn batches(&mut self, now: Timestamp) -> Vec<(DeviceAddress, Vec<PresenceItem>)> {
+    /// What every device is to be told now that is `connected`; the others are told later.
+    pub(super) fn batches(
+        &mut self,
+        connected: impl Fn(DeviceAddress) -> bool,
+        now: Timestamp,
+    ) -> Vec<(DeviceAddress, Vec<PresenceItem>)> {
         while let Some((leaves, account)) = self.leaving.first().copied().filter(|(leaves, _)| *leaves <= now) {
             self.leaving.remove(&(leaves, account));
             if let Some(person) = self.people.get_mut(&account) {
@@ -158,8 +175,10 @@ impl Room {
             }
             self.changed(account);
         }
-        let untold = std::mem::take(&mut self.untold);
-        let batches = untold.into_iter().map(|(device, accounts)| {
+        let (told, later) = std::mem::take(&mut self.untold).into_iter().partition(|(device, _)| connected(*device));
+        self.untold = later;
+        let told: HashMap<_, _> = told;
+        let batches = told.into_iter().map(|(device, accounts)| {
             let items = accounts.into_iter().filter_map(|(account, shown)| {
                 if !shown {
                     return Some(self.item(account, None, now));
@@ -227,6 +246,8 @@ impl Room {
         for (device, account) in lapsed.collect::<Vec<_>>() {
             self.unwatch(device, account);
         }
+        self.watching.retain(|_, watching| !watching.accounts.is_empty());
+        self.untold.retain(|device, _| self.watching.contains_key(device));
         self.people.retain(|_, person| person.is_online() || person.last_seen.plus(LAST_SEEN_KEPT) > now);
     }
 }
@@ -252,7 +273,7 @@ mod tests {
 
     /// What device 1 of account `n` is told now: whose presence, and when last seen.
     fn told(room: &mut Room, n: u8, now: Timestamp) -> Vec<(u8, PresenceState, u64)> {
-        let batches = room.batches(now).into_iter().filter(|(device, _)| device.account == person(n));
+        let batches = room.batches(|_| true, now).into_iter().filter(|(device, _)| device.account == person(n));
         let mut items: Vec<_> =
             batches.flat_map(|(_, items)| items).map(|item| (item.account[0], item.state(), item.last_seen)).collect();
         items.sort_unstable_by_key(|(account, ..)| *account);
@@ -272,7 +293,7 @@ mod tests {
         assert_eq!(told(&mut room, 1, NOW), [(2, PresenceState::Offline, 0)]);
         room.set_foreground(connection(2, 1), true, NOW);
         assert_eq!(told(&mut room, 1, NOW), [(2, PresenceState::Online, 0)]);
-        room.leave(connection(2, 1), after(10));
+        room.leave(connection(2, 1), false, after(10));
         assert_eq!(told(&mut room, 1, after(39)), []);
         room.set_foreground(connection(2, 2), true, after(39));
         assert_eq!(told(&mut room, 1, after(100)), []);
@@ -285,10 +306,10 @@ mod tests {
     fn an_old_connection_that_ends_late_takes_nobody_offline_and_no_subscription_away() {
         let mut room = watching(connection(1, 1), &[2]);
         assert!(room.subscribe(connection(1, 2), vec![(person(2), true)], &[], NOW));
-        room.leave(connection(1, 1), NOW);
+        room.leave(connection(1, 1), false, NOW);
         room.set_foreground(connection(2, 2), true, NOW);
         room.set_foreground(connection(2, 1), true, NOW);
-        room.leave(connection(2, 1), NOW);
+        room.leave(connection(2, 1), false, NOW);
         assert_eq!(told(&mut room, 1, after(60)), [(2, PresenceState::Online, 0)]);
     }
 
@@ -334,7 +355,25 @@ mod tests {
         assert!(room.subscribe(me, shown(many(0..1).collect()), &[], NOW), "a renewal is no addition");
         let first: Vec<_> = many(0..1).collect();
         assert!(room.subscribe(me, shown(many(max..max + 1).collect()), &first, NOW));
-        room.leave(me, NOW);
+        room.leave(me, false, NOW);
         assert!(room.watchers.is_empty() && room.watching.is_empty() && room.untold.is_empty());
+    }
+
+    #[test]
+    fn between_two_polls_subscriptions_stay_and_what_changes_is_told_with_the_next() {
+        let mut room = watching(connection(1, 1), &[2]);
+        told(&mut room, 1, NOW);
+        room.leave(connection(1, 1), true, NOW);
+        room.set_foreground(connection(2, 1), true, NOW);
+        assert!(room.batches(|_| false, NOW).is_empty());
+        room.enter(connection(1, 2), true, true, after(1));
+        assert_eq!(told(&mut room, 1, after(1)), [(2, PresenceState::Online, 0)]);
+        room.leave(connection(1, 2), true, after(2));
+        room.batches(|_| false, after(601));
+        assert!(room.watchers.is_empty() && room.watching.is_empty(), "a client that never polls again is forgotten");
+        let mut room = watching(connection(1, 1), &[2]);
+        room.leave(connection(1, 1), true, NOW);
+        room.enter(connection(1, 2), false, true, NOW);
+        assert!(room.watchers.is_empty(), "a socket begins with none");
     }
 }

@@ -354,6 +354,22 @@ async fn a_message_for_connected_devices_only_is_not_kept_for_an_absent_one() {
     assert_eq!(number(&to.messages(1).await[0].1), 2);
 }
 
+/// The limit is each device's own, and says when to come back.
+#[tokio::test]
+async fn who_sends_too_much_is_told_to_wait_and_nobody_else_is() {
+    let node = TestNode::with(Config { sends_per_minute: 3, ..open_config() }).await;
+    let (alice, bob) = (node.register("alice").await, node.register("bob").await);
+    let mut from = Client::connect(&node, &alice).await;
+    for n in 1..=3 {
+        from.send(message(&bob, n, b"sealed")).await.unwrap();
+    }
+    let refused = from.send(message(&bob, 4, b"sealed")).await.unwrap_err();
+    assert_eq!(refused.code(), ErrorCode::RateLimited);
+    assert!(refused.retry_after_ms > 15_000 && refused.retry_after_ms <= 20_001, "{refused:?}");
+    let mut other = Client::connect(&node, &bob).await;
+    other.send(message(&alice, 5, b"sealed")).await.unwrap();
+}
+
 async fn a_full_mailbox_is_told_to_the_sender_and_empties_with_acks() {
     let node = TestNode::with(Config { mailbox_msgs_max: 2, ..open_config() }).await;
     let (alice, bob) = (node.register("alice").await, node.register("bob").await);

@@ -12,9 +12,9 @@ use waxwing_protocol::frames::{
 
 use crate::client::{Client, hello, message};
 use crate::node::{Person, TestNode};
-use crate::transport::on_both_sockets;
+use crate::transport::on_every_transport;
 
-on_both_sockets!(who_was_written_to_sees_when_the_writer_comes_and_strangers_do_not,);
+on_every_transport!(who_was_written_to_sees_when_the_writer_comes_and_strangers_do_not,);
 
 fn id(person: &Person) -> Bytes {
     Bytes::copy_from_slice(person.account.as_bytes())
