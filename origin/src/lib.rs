@@ -24,10 +24,11 @@ use waxwing_protocol::grant::GrantKeys;
 use self::blobs::Blobs;
 use self::store::BlobStore;
 use self::store::disk::{DiskOpenError, DiskStore, RecordsError};
+use self::store::s3::{Keys, S3Store, Settings};
 use self::uploads::{Uploads, sweeper};
 
 pub use admin::{AdminError, Collected, UploadInfo, UploadStage};
-pub use config::Config;
+pub use config::{BlobsConfig, Config, S3Config};
 pub use fault::UnknownFault;
 pub use http::Interim;
 
@@ -66,6 +67,30 @@ pub enum OpenError {
         /// Why.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// The keys of the bucket are missing.
+    #[error("the keys of bucket {bucket}: {problem}")]
+    Keys {
+        /// Which bucket.
+        bucket: String,
+        /// What is missing.
+        problem: String,
+    },
+    /// A setting of the bucket cannot work.
+    #[error("the settings of bucket {bucket}: {problem}")]
+    Settings {
+        /// Which bucket.
+        bucket: String,
+        /// What is wrong.
+        problem: &'static str,
+    },
+    /// The bucket cannot be used: it is not there, the keys may not use it, or its server cannot do what is needed.
+    #[error("the origin cannot use bucket {bucket}")]
+    Bucket {
+        /// Which bucket.
+        bucket: String,
+        /// Why.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// `WAXWING_FAULT` names something unknown, in a build that injects faults.
     #[error(transparent)]
     Fault(#[from] UnknownFault),
@@ -84,6 +109,21 @@ impl Origin {
         let store = opened
             .map_err(|error| OpenError::Directory { path: data_dir.to_owned(), source: error.into() })?
             .map_err(OpenError::from)?;
+        Ok(Self::over(Arc::new(store), config, keys))
+    }
+
+    /// Opens the origin whose uploads and blobs are in a bucket, which it may share with other origins. Nothing is kept
+    /// here, so whichever origin a client reaches next goes on with its uploads.
+    ///
+    /// # Errors
+    /// [`OpenError`] tells what is wrong with the bucket, its keys or its server.
+    pub async fn open_bucket(config: Config, s3: S3Config, keys: Arc<GrantKeys>) -> Result<Self, OpenError> {
+        let bucket = s3.bucket.clone();
+        let signing = Keys::find(&s3).map_err(|problem| OpenError::Keys { bucket: bucket.clone(), problem })?;
+        let settings = Settings::new(s3, signing, config.blob_bytes_max);
+        settings.check().map_err(|problem| OpenError::Settings { bucket: bucket.clone(), problem })?;
+        let store = S3Store::open(settings).await;
+        let store = store.map_err(|error| OpenError::Bucket { bucket, source: error.into() })?;
         Ok(Self::over(Arc::new(store), config, keys))
     }
 
@@ -107,7 +147,7 @@ impl Origin {
         ))
     }
 
-    /// Whether uploads can be taken: false while closing, and for good once the store became read-only because it
+    /// Whether uploads can be taken: false while closing or while the bucket does not answer, and for good once the store became read-only because it
     /// cannot tell what is durable.
     pub fn is_ready(&self) -> bool {
         self.uploads.is_ready()
