@@ -37,6 +37,8 @@ pub(crate) struct Config {
     pub drain_s: u64,
     /// Where the other roles are, when this node does not play them all.
     pub cluster: Cluster,
+    /// Where the origin keeps blobs.
+    pub blobs: waxwing_origin::BlobsConfig,
     /// The origin.
     pub origin: waxwing_origin::Config,
     /// The edge.
@@ -92,6 +94,7 @@ impl Default for Config {
             connections_max: 16_384,
             drain_s: 20,
             cluster: Cluster::default(),
+            blobs: waxwing_origin::BlobsConfig::default(),
             origin: waxwing_origin::Config::default(),
             edge: waxwing_edge::Config::default(),
             messaging: waxwing_messaging::Config::default(),

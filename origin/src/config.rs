@@ -86,3 +86,103 @@ impl Config {
         Duration::from_secs(self.sweep_interval_s.max(1))
     }
 }
+
+/// Where blobs are kept: in the data directory, unless a bucket is named.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct BlobsConfig {
+    /// The bucket. Default: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub s3: Option<S3Config>,
+}
+
+/// Bytes of a part at least, but for the last, by S3.
+const S3_PART_BYTES_MIN: u64 = 5 << 20;
+
+/// Bytes of a part at most, by S3.
+const S3_PART_BYTES_MAX: u64 = 5 << 30;
+
+/// A bucket of an S3-compatible store. Its keys are in `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY` and, for temporary
+/// ones, `AWS_SESSION_TOKEN`, or in the files named here.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct S3Config {
+    /// The server, such as `http://10.0.0.9:8333`. Default: that of AWS in `region`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<String>,
+    /// The bucket, which must be there.
+    pub bucket: String,
+    /// What begins every key, such as `waxwing/`, when the bucket is not for Waxwing alone. Default: nothing.
+    #[serde(default)]
+    pub prefix: String,
+    /// The region that requests are signed for. Default: us-east-1.
+    #[serde(default = "S3Config::default_region")]
+    pub region: String,
+    /// Whether the bucket stands in the path of a request instead of the host name. Default: true.
+    #[serde(default = "S3Config::default_path_style")]
+    pub path_style: bool,
+    /// The file with the access key's id, instead of the environment.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub access_key_id_file: Option<PathBuf>,
+    /// The file with the secret access key, instead of the environment.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret_access_key_file: Option<PathBuf>,
+    /// Memory for bytes on their way to the bucket, over all uploads: at least one part. Default: 256 MiB.
+    #[serde(default = "S3Config::default_memory_bytes")]
+    pub memory_bytes: usize,
+    /// Bytes of a part, doubled for an upload that would have more than 9,000 of them. S3 takes none below 5 MiB.
+    /// Default: 8 MiB.
+    #[serde(default = "S3Config::default_part_bytes")]
+    pub part_bytes: u64,
+}
+
+impl S3Config {
+    /// A bucket with everything else as it is by default.
+    pub fn new(bucket: impl Into<String>) -> Self {
+        Self {
+            endpoint: None,
+            bucket: bucket.into(),
+            prefix: String::new(),
+            region: Self::default_region(),
+            path_style: Self::default_path_style(),
+            access_key_id_file: None,
+            secret_access_key_file: None,
+            memory_bytes: Self::default_memory_bytes(),
+            part_bytes: Self::default_part_bytes(),
+        }
+    }
+
+    /// Finds what cannot work when the largest upload has parts of `part_bytes_max` bytes.
+    pub(crate) fn check(&self, part_bytes_max: u64) -> Result<(), &'static str> {
+        if self.part_bytes < S3_PART_BYTES_MIN {
+            return Err("`part_bytes` is below 5 MiB, which S3 takes for a part at least");
+        }
+        if self.part_bytes > S3_PART_BYTES_MAX {
+            return Err("`part_bytes` is above 5 GiB, which S3 takes for a part at most");
+        }
+        // A part is gathered from what was set aside while a piece of the next comes in.
+        if (self.memory_bytes as u64) < 2 * part_bytes_max {
+            return Err("`memory_bytes` is less than two parts of the largest upload");
+        }
+        if self.prefix.starts_with('/') {
+            return Err("`prefix` begins with a slash, which some servers drop");
+        }
+        Ok(())
+    }
+
+    fn default_region() -> String {
+        "us-east-1".to_owned()
+    }
+
+    const fn default_path_style() -> bool {
+        true
+    }
+
+    const fn default_memory_bytes() -> usize {
+        256 << 20
+    }
+
+    const fn default_part_bytes() -> u64 {
+        8 << 20
+    }
+}

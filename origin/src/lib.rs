@@ -25,10 +25,11 @@ use waxwing_protocol::grant::GrantKeys;
 use self::blobs::Blobs;
 use self::store::BlobStore;
 use self::store::disk::{DiskOpenError, DiskStore, RecordsError};
+use self::store::s3::{Keys, S3Store, Settings};
 use self::uploads::{Uploads, sweeper};
 
 pub use admin::{AdminError, Collected, UploadInfo, UploadStage};
-pub use config::{Config, Webhook};
+pub use config::{BlobsConfig, Config, S3Config, Webhook};
 pub use fault::UnknownFault;
 pub use http::Interim;
 
@@ -73,6 +74,30 @@ pub enum OpenError {
         /// Why.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// The keys of the bucket are missing.
+    #[error("the keys of bucket {bucket}: {problem}")]
+    Keys {
+        /// Which bucket.
+        bucket: String,
+        /// What is missing.
+        problem: String,
+    },
+    /// A setting of the bucket cannot work.
+    #[error("the settings of bucket {bucket}: {problem}")]
+    Settings {
+        /// Which bucket.
+        bucket: String,
+        /// What is wrong.
+        problem: &'static str,
+    },
+    /// The bucket cannot be used: it is not there, the keys may not use it, or its server cannot do what is needed.
+    #[error("the origin cannot use bucket {bucket}")]
+    Bucket {
+        /// Which bucket.
+        bucket: String,
+        /// Why.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// `WAXWING_FAULT` names something unknown, in a build that injects faults.
     #[error(transparent)]
     Fault(#[from] UnknownFault),
@@ -85,33 +110,52 @@ impl Origin {
     /// # Errors
     /// [`OpenError`] tells what is wrong with the directory or what is in it.
     pub async fn open(config: Config, data_dir: &Path, keys: Arc<GrantKeys>) -> Result<Self, OpenError> {
-        let webhook = config.webhook.as_ref().map(webhook::Webhook::open).transpose();
-        let webhook = webhook.map_err(|error| OpenError::Webhook { source: error.into() })?;
+        let webhook = open_webhook(&config)?;
         let faults = Arc::new(fault::from_env()?);
         let (path, reserve_bytes) = (data_dir.to_owned(), config.reserve_bytes);
         let opened = tokio::task::spawn_blocking(move || DiskStore::open(&path, reserve_bytes, faults)).await;
         let store = opened
             .map_err(|error| OpenError::Directory { path: data_dir.to_owned(), source: error.into() })?
             .map_err(OpenError::from)?;
-        let store: Arc<dyn BlobStore> = Arc::new(store);
-        let origin = Self::over(Arc::clone(&store), config, keys);
-        if let Some(webhook) = webhook {
-            tokio::spawn(webhook::run(webhook, store, origin.stop.clone()));
-        }
-        Ok(origin)
+        Ok(Self::over(Arc::new(store), config, keys, webhook))
     }
 
-    /// The origin over `store`, with its sweeper running.
-    fn over(store: Arc<dyn BlobStore>, config: Config, keys: Arc<GrantKeys>) -> Self {
+    /// Opens the origin whose uploads and blobs are in a bucket, which it may share with other origins. Nothing is kept
+    /// here, so whichever origin a client reaches next goes on with its uploads.
+    ///
+    /// # Errors
+    /// [`OpenError`] tells what is wrong with the bucket, its keys or its server.
+    pub async fn open_bucket(config: Config, s3: S3Config, keys: Arc<GrantKeys>) -> Result<Self, OpenError> {
+        let webhook = open_webhook(&config)?;
+        let bucket = s3.bucket.clone();
+        let signing = Keys::find(&s3).map_err(|problem| OpenError::Keys { bucket: bucket.clone(), problem })?;
+        let settings = Settings::new(s3, signing, config.blob_bytes_max);
+        settings.check().map_err(|problem| OpenError::Settings { bucket: bucket.clone(), problem })?;
+        let store = S3Store::open(settings).await;
+        let store = store.map_err(|error| OpenError::Bucket { bucket, source: error.into() })?;
+        Ok(Self::over(Arc::new(store), config, keys, webhook))
+    }
+
+    /// The origin over `store`, with its sweeper running, and `webhook` told of what becomes a blob.
+    fn over(
+        store: Arc<dyn BlobStore>,
+        config: Config,
+        keys: Arc<GrantKeys>,
+        webhook: Option<webhook::Webhook>,
+    ) -> Self {
         let uploads = Uploads::new(Arc::clone(&store), &config);
-        let blobs = Blobs::new(store, &config);
+        let blobs = Blobs::new(Arc::clone(&store), &config);
         let stop = CancellationToken::new();
+        if let Some(webhook) = webhook {
+            tokio::spawn(webhook::run(webhook, store, stop.clone()));
+        }
         tokio::spawn(sweeper::run(uploads.clone(), blobs.clone(), config.sweep_interval(), stop.clone()));
         Self { uploads, blobs, config: Arc::new(config), keys, stop }
     }
 
     /// The origin's paths: `/v1/uploads`, `/v1/uploads/{id}`, `/v1/blobs`, `/v1/blobs/{id}/keep` and, for edges,
-    /// `/origin/v1/blobs/{id}`, `/origin/v1/blobs/{id}/outboard` and `/origin/v1/purges`. Reads the clock and answers every error as a problem (RFC 9457).
+    /// `/origin/v1/blobs/{id}`, `/origin/v1/blobs/{id}/outboard` and `/origin/v1/purges`. Reads the clock and
+    /// answers every error as a problem (RFC 9457).
     pub fn router(&self) -> axum::Router {
         http::router(http::App::new(
             self.uploads.clone(),
@@ -121,8 +165,8 @@ impl Origin {
         ))
     }
 
-    /// Whether uploads can be taken: false while closing, and for good once the store became read-only because it
-    /// cannot tell what is durable.
+    /// Whether uploads can be taken: false while closing or while the bucket does not answer, and for good once the store
+    /// became read-only because it cannot tell what is durable.
     pub fn is_ready(&self) -> bool {
         self.uploads.is_ready()
     }
@@ -132,6 +176,11 @@ impl Origin {
         self.stop.cancel();
         self.uploads.close().await;
     }
+}
+
+fn open_webhook(config: &Config) -> Result<Option<webhook::Webhook>, OpenError> {
+    let webhook = config.webhook.as_ref().map(webhook::Webhook::open).transpose();
+    webhook.map_err(|error| OpenError::Webhook { source: error.into() })
 }
 
 impl From<DiskOpenError> for OpenError {

@@ -15,18 +15,24 @@
 pub(crate) mod disk;
 mod error;
 mod record;
+pub(crate) mod s3;
+mod slots;
 #[cfg(test)]
 pub(crate) mod suite;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
+use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 use waxwing_protocol::range::ByteRange;
 use waxwing_protocol::{BlobId, OwnerTag, Timestamp, UploadId};
 
 pub(crate) use error::{StoreError, StoreErrorKind};
 pub(crate) use record::{Concat, DigestProgress, StoredDigest, UploadRecord, UploadState, WholeAlgorithm};
+
+/// Bytes after which a long request commits on its way, unless an engine has a reason for more.
+pub(crate) const COMMIT_BYTES: u64 = 8 << 20;
 
 /// An engine that keeps uploads and blobs.
 pub(crate) trait BlobStore: Send + Sync + 'static {
@@ -111,7 +117,8 @@ pub(crate) trait BlobStore: Send + Sync + 'static {
     /// and then. Gives how many bytes came back. Reads and uploads go on meanwhile.
     fn compact(&self, stop: CancellationToken) -> BoxFuture<'_, Result<u64, StoreError>>;
 
-    /// Whether writing is possible; false for good once the engine cannot tell any more what is durable.
+    /// Whether writing is possible; false while what the engine stores to is not there, and for good once it cannot tell
+    /// any more what is durable.
     fn is_writable(&self) -> bool;
 }
 
@@ -134,6 +141,14 @@ pub(crate) trait UploadWriter: Send + Sync {
 
     /// Gives back room beyond the first `kept` bytes, which are those that were committed.
     fn give_back(&mut self, kept: u64) -> BoxFuture<'_, Result<(), StoreError>>;
+
+    /// Tells what is to come, before the first byte of a new upload does. Without it an engine expects the largest blob.
+    fn expect(&mut self, _plan: Plan) {}
+
+    /// Bytes after which a long request commits on its way: what a crash costs at most.
+    fn commit_bytes(&self) -> u64 {
+        COMMIT_BYTES
+    }
 
     /// Writes `data` at byte `at`. Not durable until [`Self::commit`]; a failure may leave part of it.
     fn write(&mut self, at: u64, data: Vec<Bytes>) -> BoxFuture<'_, Result<(), StoreError>>;
@@ -161,6 +176,15 @@ pub(crate) trait UploadWriter: Send + Sync {
         tail: Vec<Bytes>,
         outboard: OutboardPart,
     ) -> BoxFuture<'_, Result<(), StoreError>>;
+}
+
+/// What is known of an upload that begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Plan {
+    /// Bytes it will have at most.
+    pub(crate) bytes_max: u64,
+    /// Whether all of it will be read back, for a concatenation, instead of becoming a blob.
+    pub(crate) is_part: bool,
 }
 
 /// Consecutive chaining values of an upload's outboard.
@@ -195,7 +219,7 @@ pub(crate) struct Purges {
 }
 
 /// What an upload became.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct NewBlob {
     /// The hash of its bytes.
     pub(crate) id: BlobId,
@@ -208,6 +232,7 @@ pub(crate) struct NewBlob {
     /// When.
     pub(crate) stored_at: Timestamp,
     /// Whether somebody waits to be told of it: then it is among [`BlobStore::events`] from the same commit on.
+    #[serde(default)]
     pub(crate) announced: bool,
 }
 

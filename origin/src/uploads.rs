@@ -34,7 +34,7 @@ use tokio_util::task::TaskTracker;
 use waxwing_protocol::blob::HasherState;
 use waxwing_protocol::{BlobId, OwnerTag, Timestamp, UploadId};
 
-use self::appender::{Appender, COMMIT_BYTES};
+use self::appender::Appender;
 pub(crate) use self::concat::{NewFinal, PARTS_MAX};
 pub(crate) use self::content::at_most;
 pub(crate) use self::digest::{ContentDigest, Digest, DigestAlgorithm, DigestToCome};
@@ -47,7 +47,9 @@ use self::turns::{Turn, Turns};
 use crate::config::Config;
 use crate::metrics::handles;
 pub(crate) use crate::store::Concat;
-use crate::store::{BlobStore, Claim, NewBlob, OutboardPart, UploadRecord, UploadState, UploadWriter};
+use crate::store::{
+    BlobStore, COMMIT_BYTES, Claim, NewBlob, OutboardPart, Plan, UploadRecord, UploadState, UploadWriter,
+};
 
 /// Bytes of a request that counts only with its digest at most. They are on the disk without being acknowledged, so a
 /// client could fill it with what it never lets count.
@@ -212,6 +214,7 @@ impl Uploads {
         };
         let turn = self.0.turns.take(id).await;
         let mut writer = self.0.store.begin(id).await?;
+        writer.expect(Plan { bytes_max: new.length.unwrap_or(limit), is_part: new.partial });
         if let Some(blob_bytes) = owned {
             let Limits { upload_expiry, announces, .. } = self.0.limits;
             return known(id, &mut *writer, record, blob_bytes, now.plus(upload_expiry), announces).await;
@@ -308,7 +311,8 @@ impl Uploads {
         }
         self.refuse_early(&new.allowance, new.content_bytes.unwrap_or(0)).await?;
         let id = new_upload_id()?;
-        let writer = self.0.store.begin(id).await?;
+        let mut writer = self.0.store.begin(id).await?;
+        writer.expect(Plan { bytes_max: new.content_bytes.unwrap_or(limit), is_part: false });
         let mut appender = Appender::whole(id, writer, &new.allowance, new.expected, RequestClock::start(now))
             .checked_by(new.content_digest);
         let received = async {

@@ -58,7 +58,10 @@ impl Node {
             true => {
                 let mut origin = config.origin.clone();
                 origin.public_url = origin.public_url.or_else(|| config.public_url.clone());
-                Some(Origin::open(origin, &config.data.join("origin"), Arc::clone(&keys)).await?)
+                Some(match config.blobs.s3.clone() {
+                    Some(s3) => Origin::open_bucket(origin, s3, Arc::clone(&keys)).await?,
+                    None => Origin::open(origin, &config.data.join("origin"), Arc::clone(&keys)).await?,
+                })
             }
             false => None,
         };

@@ -193,6 +193,11 @@ impl From<&StoreError> for HttpError {
             )
             .retry(),
             StoreErrorKind::Busy => Self::new(StatusCode::SERVICE_UNAVAILABLE, "store-busy", "ask again").retry(),
+            StoreErrorKind::Unavailable => {
+                tracing::warn!(error = %chain(error), "the store cannot be reached");
+                let detail = "what was acknowledged is kept; ask again";
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "store-unavailable", detail).retry()
+            }
             StoreErrorKind::Stale | StoreErrorKind::Corrupt | StoreErrorKind::Other => Self::internal(error),
         }
     }

@@ -18,7 +18,6 @@ mod packs;
 mod pending;
 mod reader;
 mod records;
-mod slots;
 mod writer;
 
 use std::path::Path;
@@ -37,17 +36,14 @@ use self::health::Health;
 use self::packs::{Compactor, Packs};
 use self::reader::DiskReader;
 use self::records::{BlobPointer, Location, Records};
-use self::slots::{SlotGuard, Slots};
 use self::writer::DiskWriter;
+use super::slots::{CLAIM_WAIT, SlotGuard, Slots};
 use super::{
     BlobReader, BlobStore, Claim, Event, Purges, StoreError, StoreErrorKind, UploadRecord, UploadState, UploadWriter,
 };
 use crate::fault::{Fault, Faults, kill_point};
 
 pub(crate) use self::records::RecordsError;
-
-/// How long a claim waits for a write that is under way. A disk that takes longer has a problem of its own.
-const CLAIM_WAIT: Duration = Duration::from_secs(2);
 
 /// Uploads and blobs in a directory.
 #[derive(Clone)]

@@ -16,6 +16,8 @@ pub(crate) enum StoreErrorKind {
     Stale,
     /// Another write took too long to make way. Worth asking again.
     Busy,
+    /// What the engine stores to cannot be reached, or has too much to do. Worth asking again.
+    Unavailable,
     /// What is kept is not what was written.
     Corrupt,
     /// Anything else.
@@ -30,6 +32,7 @@ impl fmt::Display for StoreErrorKind {
             Self::ReadOnly => "the store is read-only after a failed write",
             Self::Stale => "a newer claim was made",
             Self::Busy => "another write has not ended",
+            Self::Unavailable => "the store cannot be reached",
             Self::Corrupt => "what is stored is damaged",
             Self::Other => "the store failed",
         })

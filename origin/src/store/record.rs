@@ -142,12 +142,18 @@ impl UploadRecord {
             return Err(corrupt().because("unknown version"));
         };
         let record: Self = serde_json::from_slice(json).map_err(|error| corrupt().because(error))?;
-        if let UploadState::Receiving { hash } = &record.state
-            && record.offset.checked_sub(hash.offset()).is_none_or(|tail| tail >= GROUP_BYTES)
+        record.checked()
+    }
+
+    /// The same, if it says nothing that cannot be.
+    pub(crate) fn checked(self) -> Result<Self, StoreError> {
+        if let UploadState::Receiving { hash } = &self.state
+            && self.offset.checked_sub(hash.offset()).is_none_or(|tail| tail >= GROUP_BYTES)
         {
-            return Err(corrupt().because("the hash is not where the bytes are"));
+            let corrupt = StoreError::new(StoreErrorKind::Corrupt, "reading an upload's record");
+            return Err(corrupt.because("the hash is not where the bytes are"));
         }
-        Ok(record)
+        Ok(self)
     }
 }
 

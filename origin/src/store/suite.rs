@@ -15,8 +15,14 @@ use super::{
 
 /// An engine under test.
 pub(crate) trait Harness: Sized {
+    /// Whether a few bytes that were written and never committed are anywhere but in memory.
+    const KEEPS_UNCOMMITTED: bool = true;
     /// An empty store.
     fn start() -> Self;
+    /// The same; `None` when what it stores to is not installed, which it says.
+    fn try_start() -> Option<Self> {
+        Some(Self::start())
+    }
     /// The store.
     fn store(&self) -> &dyn BlobStore;
     /// The same store after its process went and came back. No claim and no open blob may be left.
@@ -55,7 +61,9 @@ macro_rules! engine_suite {
     ($harness:ty: $($test:ident,)+) => {
         $(#[tokio::test]
         async fn $test() {
-            $crate::store::suite::$test(<$harness as $crate::store::suite::Harness>::start()).await;
+            if let Some(engine) = <$harness as $crate::store::suite::Harness>::try_start() {
+                $crate::store::suite::$test(engine).await;
+            }
         })+
     };
 }
@@ -353,7 +361,7 @@ pub(crate) async fn uploads_are_listed_in_pages(engine: impl Harness) {
     assert_eq!(page(Some(id(255)), 2).await, [0; 0]);
 }
 
-pub(crate) async fn collecting_spares_what_a_record_names(engine: impl Harness) {
+pub(crate) async fn collecting_spares_what_a_record_names<H: Harness>(engine: H) {
     let data = bytes(10);
     let blob = put(engine.store(), id(1), &data, ALICE).await;
     let (record, outboard) = receiving(&data);
@@ -368,8 +376,9 @@ pub(crate) async fn collecting_spares_what_a_record_names(engine: impl Harness) 
 
     let far = Timestamp::from_millis(u64::MAX);
     assert_eq!(engine.store().collect(Timestamp::default()).await.unwrap(), 0, "nothing is that old");
-    assert_eq!(engine.store().leftovers(far).await.unwrap(), 1);
-    assert_eq!(engine.store().collect(far).await.unwrap(), 1);
+    let left = u64::from(H::KEEPS_UNCOMMITTED);
+    assert_eq!(engine.store().leftovers(far).await.unwrap(), left);
+    assert_eq!(engine.store().collect(far).await.unwrap(), left);
     assert_eq!(engine.store().leftovers(far).await.unwrap(), 0);
     let (done, part) = blob_of(&data, BOB);
     in_progress.complete(done, None, Vec::new(), part).await.unwrap();

@@ -19,9 +19,6 @@ use crate::store::{
     Claim, DigestProgress, NewBlob, OutboardPart, StoreError, StoreErrorKind, UploadRecord, UploadState, UploadWriter,
 };
 
-/// Bytes after which a request commits on its way: what a crash costs at most.
-pub(super) const COMMIT_BYTES: u64 = 8 << 20;
-
 /// Time after which a slow request commits on its way.
 const COMMIT_AGE_MAX: Duration = Duration::from_secs(5);
 
@@ -247,7 +244,9 @@ impl Appender {
             self.last = hold.then_some(batch);
         }
         let uncommitted = self.written - self.record.offset;
-        let due = pause == Pause::Stall || uncommitted >= COMMIT_BYTES || self.committed_at.elapsed() >= COMMIT_AGE_MAX;
+        let due = pause == Pause::Stall
+            || uncommitted >= self.writer.commit_bytes()
+            || self.committed_at.elapsed() >= COMMIT_AGE_MAX;
         // All bytes and no blob is a state that nobody should see: the last bytes are committed by completing.
         if due && !self.is_checked() && !pause.is_last() && uncommitted > 0 && self.record.length != Some(self.written)
         {

@@ -16,7 +16,7 @@ use waxwing_protocol::{Timestamp, UploadId};
 use super::appender::Appender;
 use super::request::RequestClock;
 use super::{Allowance, Content, ContentError, Progress, UploadError, Uploads};
-use crate::store::{BlobStore, Claim, Concat, UploadRecord, UploadState, UploadWriter};
+use crate::store::{BlobStore, Claim, Concat, Plan, UploadRecord, UploadState, UploadWriter};
 
 /// Parts of a final upload at most.
 pub(crate) const PARTS_MAX: usize = 1024;
@@ -95,7 +95,8 @@ impl Uploads {
                     digest: None,
                     state: UploadState::Receiving { hash: HasherState::default() },
                 };
-                let writer = store.begin(id).await?;
+                let mut writer = store.begin(id).await?;
+                writer.expect(Plan { bytes_max: length, is_part: false });
                 let mut appender = Appender::begin(id, Claim { writer, record }, clock, expiry);
                 appender.commit().await?;
                 appender

@@ -13,9 +13,9 @@ use super::changes::Change;
 use super::packs::{Entry, PACK_BLOB_BYTES_MAX, Packed};
 use super::reader::read_at;
 use super::records::Location;
-use super::slots::Slot;
 use super::{Disk, Known, blocking};
 use crate::fault::kill_point;
+use crate::store::slots::Slot;
 use crate::store::{NewBlob, OutboardPart, StoreError, StoreErrorKind, UploadRecord, UploadWriter};
 
 /// A claim on an upload's file. The blocking work of a call holds the upload's slot to its end, whether or not anyone

@@ -1,8 +1,9 @@
-//! Who may write to an upload's file: the newest claim, and nobody else.
+//! Who may write to an upload: the newest claim, and nobody else.
 //!
-//! A request that lost its client may sit in a disk write when its successor arrives. If it wrote after that, it would
+//! A request that lost its client may sit in a write when its successor arrives. If it wrote after that, it would
 //! change bytes that the successor acknowledged. So each upload that is being written has a slot with the number of its
-//! newest claim, its *epoch*; every write holds the slot's lock from the check of its epoch to the end of the write.
+//! newest claim, its *epoch*; every write holds the slot's lock from the check of its epoch to the end of the write. A slot knows
+//! this process only; an engine that several share has to fence the others by what it stores.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -23,6 +24,9 @@ struct Table {
     /// Dead entries are swept out when the table has grown past this, so that sweeping costs nothing on average.
     sweep_at: usize,
 }
+
+/// How long a claim waits for a write that is under way. A store that takes longer has a problem of its own.
+pub(super) const CLAIM_WAIT: Duration = Duration::from_secs(2);
 
 /// The fewest entries worth sweeping.
 const SWEEP_MIN: usize = 1024;

@@ -1,0 +1,278 @@
+//! Blobs: pointers and what changes in them.
+//!
+//! A pointer is the only thing that says that a blob is there. It appears after the bytes it leads to, and its last
+//! owner's going empties it before they are removed, so that a crash leaves bytes without a pointer, which are found
+//! again, and never a pointer without bytes. A pointer whose blob went stays until the purge log tells it and the bytes
+//! are removed; it names both, so that whoever finds it can bring this to its end.
+
+use std::sync::Arc;
+
+use waxwing_protocol::{BlobId, OwnerTag, Timestamp, UploadId};
+
+use super::Shared;
+use super::bucket::{Expect, Swap, Tag};
+use super::ledger::Entry;
+use super::objects::{Place, Pointer, Share, blob_key, data_key, decode, encode, named_key, outboard_key, random_name};
+use super::purges::PurgeLog;
+use super::reader::S3Reader;
+use super::retry::Attempts;
+use crate::store::{NewBlob, StoreError};
+
+/// What storing a blob did with the bytes that came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stored {
+    /// They are the blob's.
+    Used,
+    /// The blob has bytes already.
+    NotNeeded,
+    /// The blob has none, and none came.
+    Missing,
+}
+
+impl Shared {
+    /// The pointer of blob `id`; one that leads nowhere when there is none.
+    pub(super) async fn pointer(&self, id: BlobId) -> Result<(Pointer, Option<Tag>), StoreError> {
+        let key = blob_key(id);
+        let Some(found) = self.bucket.get(&key).await? else { return Ok(Default::default()) };
+        Ok((decode(&key, &found.bytes)?, Some(found.tag)))
+    }
+
+    async fn swap_pointer(&self, id: BlobId, tag: Option<&Tag>, pointer: &Pointer) -> Result<Swap, StoreError> {
+        let expect = tag.map_or(Expect::Absent, Expect::Tag);
+        self.bucket.swap(&blob_key(id), expect, encode(pointer)?).await
+    }
+
+    pub(super) fn purge_log(&self) -> PurgeLog<'_> {
+        PurgeLog { bucket: &self.bucket, newest: &self.newest_purge }
+    }
+
+    /// Makes the bytes at `place`, which upload `upload` brought, blob `blob`, or its owner an owner more of the blob
+    /// that is there. Charges the owner before, unless a change of their ledger named `charge` has.
+    pub(super) async fn store_blob(
+        &self,
+        upload: UploadId,
+        blob: &NewBlob,
+        place: Option<&Place>,
+        charge: Option<&str>,
+    ) -> Result<Stored, StoreError> {
+        let (owner, bytes) = (blob.owner, blob.blob_bytes);
+        let mut charged = charge.is_some();
+        let mut name = charge.map_or_else(random_name, |charge| Ok(charge.to_owned()))?;
+        let mut attempts = Attempts::new("storing a blob");
+        let _turn = self.blob_turns.take(blob.id).await;
+        loop {
+            let (mut pointer, tag) = self.pointer(blob.id).await?;
+            let before = pointer.clone();
+            if pointer.place.is_none() && place.is_none() {
+                self.refund(charged, owner, bytes, &name).await;
+                return Ok(Stored::Missing);
+            }
+            let share = pointer.owners.get(&owner).filter(|_| pointer.place.is_some());
+            if let Some(share) = share {
+                // They have it, but not by this charge.
+                if std::mem::take(&mut charged) && share.charge != name {
+                    self.refund(true, owner, bytes, &name).await;
+                    name.push('+');
+                }
+                self.bucket.charge(owner, Entry::Hold { upload, bytes: 0 }, u64::MAX).await?;
+            } else if !charged {
+                self.bucket.charge(owner, Entry::Settle { upload, bytes, name: &name }, blob.quota_bytes).await?;
+                charged = true;
+            }
+            // The blob went, and comes back: that it went is told all the same.
+            if let (None, Some(at)) = (&pointer.place, pointer.unlogged) {
+                self.purge_log().append(blob.id, at).await?;
+                pointer.unlogged = None;
+            }
+            if pointer.place.is_none() {
+                pointer.place = place.cloned();
+                pointer.blob_bytes = bytes;
+                pointer.stored_at = blob.stored_at;
+            }
+            own(&mut pointer, owner, blob.stored_at, &name);
+            let made = pointer == before || {
+                let swap = self.swap_pointer(blob.id, tag.as_ref(), &pointer).await?;
+                matches!(swap, Swap::Made(_))
+            };
+            if made {
+                let used = place.is_some_and(|place| Some(&place.data) == pointer.place.as_ref().map(|p| &p.data));
+                return Ok(if used { Stored::Used } else { Stored::NotNeeded });
+            }
+            attempts.pause().await?;
+        }
+    }
+
+    /// Takes back a charge named `name`, when there was one.
+    async fn refund(&self, charged: bool, owner: OwnerTag, bytes: u64, name: &str) {
+        if charged {
+            let name = format!("{name} back");
+            self.free(owner, bytes, &name).await;
+        }
+    }
+
+    /// Takes `bytes` from what `owner` holds. A failure leaves them charged, for a recount to find: what they stood for
+    /// is gone, and saying that it is not would be wrong.
+    async fn free(&self, owner: OwnerTag, bytes: u64, name: &str) {
+        if let Err(error) = self.bucket.charge(owner, Entry::Free { bytes, name }, u64::MAX).await {
+            tracing::warn!(error = %error, bytes, "an owner stays charged with bytes until the next recount");
+        }
+    }
+
+    pub(super) async fn keep(
+        &self,
+        blob: BlobId,
+        owner: OwnerTag,
+        quota_bytes: u64,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let name = random_name()?;
+        let mut charged = None;
+        let mut attempts = Attempts::new("keeping a blob");
+        loop {
+            let (mut pointer, tag) = self.pointer(blob).await?;
+            let before = pointer.clone();
+            let has = pointer.owners.contains_key(&owner);
+            if pointer.place.is_none() || has {
+                self.refund(charged.is_some(), owner, charged.unwrap_or(0), &name).await;
+                charged = None;
+            }
+            if pointer.place.is_none() {
+                return Ok(false);
+            }
+            if !has && charged.is_none() {
+                let bytes = pointer.blob_bytes;
+                self.bucket.charge(owner, Entry::Add { bytes, name: &name }, quota_bytes).await?;
+                charged = Some(bytes);
+            }
+            own(&mut pointer, owner, now, &name);
+            if pointer == before {
+                return Ok(true);
+            }
+            if let Swap::Made(_) = self.swap_pointer(blob, tag.as_ref(), &pointer).await? {
+                return Ok(true);
+            }
+            attempts.pause().await?;
+        }
+    }
+
+    /// Ends that `owner` has `blob`, unless they kept it after `kept_until`.
+    pub(super) async fn disown(
+        self: &Arc<Self>,
+        blob: BlobId,
+        owner: OwnerTag,
+        kept_until: Timestamp,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let due = move |who: OwnerTag, since: Timestamp| who == owner && since <= kept_until;
+        self.disown_all(blob, due, now).await
+    }
+
+    pub(super) async fn remove_blob(self: &Arc<Self>, blob: BlobId, now: Timestamp) -> Result<bool, StoreError> {
+        self.disown_all(blob, |_, _| true, now).await
+    }
+
+    /// Ends that those owners have `blob` for whom `due` says so. False when they were none.
+    async fn disown_all(
+        self: &Arc<Self>,
+        blob: BlobId,
+        due: impl Fn(OwnerTag, Timestamp) -> bool,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let mut attempts = Attempts::new("letting a blob go");
+        let (ended, bytes, is_gone) = loop {
+            let (mut pointer, tag) = self.pointer(blob).await?;
+            let ended: Vec<_> = pointer
+                .owners
+                .iter()
+                .filter(|(owner, share)| due(**owner, share.since))
+                .map(|(owner, _)| *owner)
+                .collect();
+            if ended.is_empty() || pointer.place.is_none() {
+                return Ok(false);
+            }
+            pointer.owners.retain(|owner, _| !ended.contains(owner));
+            if pointer.owners.is_empty() {
+                pointer.leftovers.extend(pointer.place.take());
+                pointer.unlogged = Some(now);
+            }
+            if let Swap::Made(_) = self.swap_pointer(blob, tag.as_ref(), &pointer).await? {
+                break (ended, pointer.blob_bytes, pointer.place.is_none());
+            }
+            attempts.pause().await?;
+        };
+        let name = random_name()?;
+        for owner in ended {
+            self.free(owner, bytes, &name).await;
+        }
+        if is_gone {
+            self.clean(blob).await?;
+        }
+        Ok(true)
+    }
+
+    /// Brings to its end that blob `id` went: the purge log tells it, its bytes are removed, then its pointer. Bytes that
+    /// somebody reads stay until they have done.
+    pub(super) async fn clean(self: &Arc<Self>, id: BlobId) -> Result<(), StoreError> {
+        let mut logged = None;
+        let mut attempts = Attempts::new("removing a blob");
+        loop {
+            let (mut pointer, tag) = self.pointer(id).await?;
+            let Some(tag) = tag else { return Ok(()) };
+            let before = pointer.clone();
+            if let Some(at) = pointer.unlogged.take()
+                && logged != Some(at)
+            {
+                self.purge_log().append(id, at).await?;
+                logged = Some(at);
+            }
+            let mut kept = Vec::new();
+            for place in std::mem::take(&mut pointer.leftovers) {
+                if place.data.as_ref().is_some_and(|name| self.pins.is_pinned(name)) {
+                    kept.push(place);
+                } else {
+                    self.remove_place(&place).await?;
+                }
+            }
+            pointer.leftovers = kept;
+            let made = if pointer.place.is_none() && pointer.leftovers.is_empty() && self.conditional_delete {
+                self.bucket.remove_if(&blob_key(id), &tag).await?
+            } else if pointer == before {
+                true
+            } else {
+                matches!(self.swap_pointer(id, Some(&tag), &pointer).await?, Swap::Made(_))
+            };
+            if made {
+                return Ok(());
+            }
+            attempts.pause().await?;
+        }
+    }
+
+    /// Removes bytes of a blob that no pointer leads to any more.
+    pub(super) async fn remove_place(&self, place: &Place) -> Result<(), StoreError> {
+        for object in &place.outboard.objects {
+            self.bucket.remove(&outboard_key(&object.name)).await?;
+        }
+        if let Some(name) = &place.data {
+            self.bucket.remove(&data_key(name)).await?;
+            if place.is_marked() {
+                self.bucket.remove(&named_key(name)).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Opens blob `id`.
+    pub(super) async fn open_blob(self: &Arc<Self>, id: BlobId) -> Result<Option<S3Reader>, StoreError> {
+        let (pointer, _) = self.pointer(id).await?;
+        let Some(place) = pointer.place else { return Ok(None) };
+        Ok(Some(S3Reader::new(Arc::clone(self), id, place, pointer.blob_bytes)))
+    }
+}
+
+/// Enters that `owner` has the blob from `now` on, charged for it by `charge` if they did not have it. A clock that went
+/// back takes no owner's time away.
+fn own(pointer: &mut Pointer, owner: OwnerTag, now: Timestamp, charge: &str) {
+    let share = pointer.owners.entry(owner).or_insert_with(|| Share { since: now, charge: charge.to_owned() });
+    share.since = now.max(share.since);
+}

@@ -1,0 +1,163 @@
+//! What owners hold: one object for each, changed by compare-and-swap.
+//!
+//! A blob and its owner's ledger are two objects, which no request changes together. So whoever adds a blob charges its
+//! owner before, and whoever takes one away frees the owner after: a crash between the two leaves an owner charged with
+//! bytes they do not hold, never holding bytes they are not charged with, until [`recount`](super::garbage) sets it right.
+//!
+//! A change that is tried again must not count twice: each has a name, and the ledger remembers the last of them.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use waxwing_protocol::{OwnerTag, UploadId};
+
+use super::bucket::{Bucket, Expect, Found, Swap};
+use super::objects::{decode, encode, owner_key};
+use super::retry::Attempts;
+use crate::store::{StoreError, StoreErrorKind};
+
+/// Changes whose names are remembered: more than can be under way for one owner at a time.
+const RECENT_MAX: usize = 64;
+
+/// What an owner holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Ledger {
+    /// Bytes of blobs.
+    pub(super) blobs: u64,
+    /// Bytes of uploads under way.
+    pub(super) uploads: BTreeMap<UploadId, u64>,
+    /// Names of the last changes of `blobs`.
+    recent: Vec<String>,
+}
+
+/// A change of a ledger.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Entry<'a> {
+    /// This upload holds so many bytes from now on.
+    Hold { upload: UploadId, bytes: u64 },
+    /// This upload became a blob that its owner did not have.
+    Settle { upload: UploadId, bytes: u64, name: &'a str },
+    /// The owner has a blob more.
+    Add { bytes: u64, name: &'a str },
+    /// The owner has a blob less.
+    Free { bytes: u64, name: &'a str },
+}
+
+impl Ledger {
+    /// What the owner holds.
+    pub(super) fn used(&self) -> u64 {
+        self.uploads.values().fold(self.blobs, |sum, bytes| sum.saturating_add(*bytes))
+    }
+
+    /// A ledger that a count of everything gave.
+    pub(super) fn counted(blobs: u64, uploads: BTreeMap<UploadId, u64>) -> Self {
+        Self { blobs, uploads, recent: Vec::new() }
+    }
+
+    /// Whether the owner holds the same by `other`.
+    pub(super) fn says_the_same(&self, other: &Self) -> bool {
+        self.blobs == other.blobs && self.uploads == other.uploads
+    }
+
+    /// Makes a change, unless it was made.
+    fn enter(&mut self, entry: Entry<'_>) {
+        let mut once = |name: &str| {
+            let known = self.recent.iter().any(|recent| recent == name);
+            if !known {
+                if self.recent.len() >= RECENT_MAX {
+                    self.recent.remove(0);
+                }
+                self.recent.push(name.to_owned());
+            }
+            !known
+        };
+        match entry {
+            Entry::Hold { upload, bytes: 0 } => drop(self.uploads.remove(&upload)),
+            Entry::Hold { upload, bytes } => drop(self.uploads.insert(upload, bytes)),
+            Entry::Settle { upload, bytes, name } => {
+                if once(name) {
+                    self.blobs = self.blobs.saturating_add(bytes);
+                }
+                self.uploads.remove(&upload);
+            }
+            Entry::Add { bytes, name } => {
+                if once(name) {
+                    self.blobs = self.blobs.saturating_add(bytes);
+                }
+            }
+            Entry::Free { bytes, name } => {
+                if once(name) {
+                    self.blobs = self.blobs.saturating_sub(bytes);
+                }
+            }
+        }
+    }
+}
+
+impl Bucket {
+    /// What `owner` holds, and which version of it that is.
+    pub(super) async fn ledger(&self, owner: OwnerTag) -> Result<(Ledger, Option<Found>), StoreError> {
+        let key = owner_key(owner);
+        let Some(found) = self.get(&key).await? else { return Ok(Default::default()) };
+        Ok((decode(&key, &found.bytes)?, Some(found)))
+    }
+
+    /// Makes a change of what `owner` holds. Fails with `Quota`, and changes nothing, when they hold more by it and then
+    /// more than `quota_bytes`.
+    pub(super) async fn charge(&self, owner: OwnerTag, entry: Entry<'_>, quota_bytes: u64) -> Result<(), StoreError> {
+        let key = owner_key(owner);
+        let mut attempts = Attempts::new("counting an owner's bytes");
+        let _turn = self.owner_turns.take(owner).await;
+        loop {
+            let (before, found) = self.ledger(owner).await?;
+            let mut after = before.clone();
+            after.enter(entry);
+            if after == before {
+                return Ok(());
+            }
+            if after.used() > before.used() && after.used() > quota_bytes {
+                return Err(StoreError::new(StoreErrorKind::Quota, "counting an owner's bytes"));
+            }
+            let expect = found.as_ref().map_or(Expect::Absent, |found| Expect::Tag(&found.tag));
+            if let Swap::Made(_) = self.swap(&key, expect, encode(&after)?).await? {
+                return Ok(());
+            }
+            attempts.pause().await?;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const UPLOAD: UploadId = UploadId::from_bytes([1; 16]);
+
+    /// A lost reply makes a change come twice.
+    #[test]
+    fn a_change_that_comes_twice_counts_once() {
+        let mut ledger = Ledger::default();
+        for _ in 0..2 {
+            ledger.enter(Entry::Hold { upload: UPLOAD, bytes: 100 });
+        }
+        assert_eq!(ledger.used(), 100);
+        for _ in 0..2 {
+            ledger.enter(Entry::Settle { upload: UPLOAD, bytes: 100, name: "upload" });
+            ledger.enter(Entry::Add { bytes: 7, name: "keep" });
+        }
+        assert_eq!(ledger.used(), 107);
+        for _ in 0..2 {
+            ledger.enter(Entry::Free { bytes: 7, name: "disown" });
+        }
+        assert_eq!(ledger.used(), 100);
+    }
+
+    #[test]
+    fn what_is_remembered_of_changes_is_bounded() {
+        let mut ledger = Ledger::default();
+        for n in 0..1000 {
+            ledger.enter(Entry::Add { bytes: 1, name: &n.to_string() });
+        }
+        assert_eq!((ledger.blobs, ledger.recent.len()), (1000, RECENT_MAX));
+    }
+}
