@@ -73,7 +73,7 @@ impl Shared {
                 garbage.keys.push(listed.key.clone());
                 uploads.insert(id);
                 if !dry_run {
-                    self.remove(id).await?;
+                    Box::pin(self.remove(id)).await?;
                 }
             }
         }

@@ -37,7 +37,7 @@ impl Shared {
                 return Ok(None);
             }
             if draft.ending.is_some() {
-                self.finish(id, draft, &tag).await?;
+                Box::pin(self.finish(id, draft, &tag)).await?;
             } else if draft.node == self.node() {
                 // Among the claims of one process its slots decide.
                 return Ok(Some((draft, tag)));
@@ -99,7 +99,7 @@ impl Shared {
         loop {
             let Some((mut draft, tag)) = self.draft_to_remove(id).await? else { return Ok(()) };
             if draft.ending.is_some() {
-                self.finish(id, draft, &tag).await?;
+                Box::pin(self.finish(id, draft, &tag)).await?;
                 continue;
             }
             if !draft.removed {

@@ -450,7 +450,7 @@ impl Claimed {
         draft.ending = Some(Ending { blob, record, place, charge });
         self.save(draft).await?;
         if let Some(tag) = &self.tag {
-            self.shared.finish(self.id, self.draft.clone(), tag).await?;
+            Box::pin(self.shared.finish(self.id, self.draft.clone(), tag)).await?;
         }
         self.shared.remove_tails_later(std::mem::take(&mut self.obsolete));
         Ok(())
