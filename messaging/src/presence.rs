@@ -94,7 +94,15 @@ impl Presence {
 
     /// A connection is there. A poll `continues` the one before it.
     pub(crate) fn enter(self: &Arc<Self>, connection: ConnectionId, continues: bool, foreground: bool) -> Attendance {
-        self.room().enter(connection, continues, foreground, self.clock.now());
+        let now = self.clock.now();
+        self.room().enter(connection, continues, foreground, now);
+        if continues {
+            // A poll may be over before the next round: what changed meanwhile is told at once.
+            let items = self.room().batch_of(connection.device, now);
+            if let (false, Some(outbox)) = (items.is_empty(), self.fabric.outbox(connection.device)) {
+                outbox.presence(items);
+            }
+        }
         Attendance { presence: self.clone(), connection, continues }
     }
 

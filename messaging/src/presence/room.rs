@@ -178,22 +178,30 @@ impl Room {
         let (told, later) = std::mem::take(&mut self.untold).into_iter().partition(|(device, _)| connected(*device));
         self.untold = later;
         let told: HashMap<_, _> = told;
-        let batches = told.into_iter().map(|(device, accounts)| {
-            let items = accounts.into_iter().filter_map(|(account, shown)| {
-                if !shown {
-                    return Some(self.item(account, None, now));
-                }
-                let lapses = self.watchers.get(&account)?.get(&device).filter(|lapses| **lapses > now)?;
-                Some(self.item(account, Some(*lapses), now))
-            });
-            (device, items.collect::<Vec<_>>())
-        });
+        let batches = told.into_iter().map(|(device, accounts)| (device, self.items(device, accounts, now)));
         let batches = batches.filter(|(_, items)| !items.is_empty()).collect();
         if self.next_prune <= now {
             self.next_prune = now.plus(PRUNE_INTERVAL);
             self.prune(now);
         }
         batches
+    }
+
+    /// What one device has not been told yet.
+    pub(super) fn batch_of(&mut self, device: DeviceAddress, now: Timestamp) -> Vec<PresenceItem> {
+        let accounts = self.untold.remove(&device).unwrap_or_default();
+        self.items(device, accounts, now)
+    }
+
+    fn items(&self, device: DeviceAddress, accounts: HashMap<AccountId, bool>, now: Timestamp) -> Vec<PresenceItem> {
+        let items = accounts.into_iter().filter_map(|(account, shown)| {
+            if !shown {
+                return Some(self.item(account, None, now));
+            }
+            let lapses = self.watchers.get(&account)?.get(&device).filter(|lapses| **lapses > now)?;
+            Some(self.item(account, Some(*lapses), now))
+        });
+        items.collect()
     }
 
     fn item(&self, account: AccountId, lapses: Option<Timestamp>, now: Timestamp) -> PresenceItem {

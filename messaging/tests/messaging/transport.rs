@@ -109,7 +109,7 @@ impl Line {
                 };
                 let _ = socket.send(message).await;
             }
-            Self::Poll(polls) => polls.put(frame),
+            Self::Poll(polls) => polls.put(&frame),
         }
     }
 
@@ -135,7 +135,7 @@ fn frames(codec: Codec, message: &mut Bytes) -> Vec<Frame> {
 }
 
 impl Polls {
-    fn put(&mut self, frame: Frame) {
+    fn put(&mut self, frame: &Frame) {
         match &frame.body {
             // Said anew with each poll.
             Some(Body::Hello(hello)) => self.hello = Some(hello.clone()),
@@ -144,7 +144,7 @@ impl Polls {
                 let up_to = if ack.lane() == Lane::Urgent { &mut have.urgent } else { &mut have.normal };
                 *up_to = ack.up_to.max(*up_to);
             }
-            _ => self.codec.pack(&frame, &mut self.waiting),
+            _ => self.codec.pack(frame, &mut self.waiting),
         }
     }
 
