@@ -31,6 +31,7 @@ test: lint ## everything that CI runs: lint, unit, engine-suite and end-to-end t
 	@infra/install-nextest.sh
 	@infra/install-clients.sh
 	@infra/install-fault-tools.sh
+	@infra/install-seaweedfs.sh
 	$(CARGO) nextest run --locked --workspace --features fault-injection
 
 soak: ## every parser fuzzed without end, another seed each turn; says how many inputs (Ctrl-C ends it)

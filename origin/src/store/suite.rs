@@ -568,7 +568,7 @@ pub(crate) async fn what_is_announced_is_an_event_until_it_is_settled(engine: im
         let stored_at = NOW.plus(std::time::Duration::from_secs(second));
         let blob = NewBlob { announced, stored_at, ..blob };
         let (receiving, _) = receiving(&[]);
-        let record = record.then(|| UploadRecord { state: UploadState::Complete { blob: blob.id }, ..receiving });
+        let record = record.then_some(UploadRecord { state: UploadState::Complete { blob: blob.id }, ..receiving });
         store.begin(id(n)).await.unwrap().complete(blob, record, vec![data], outboard).await.unwrap();
         Event { upload: id(n), at: stored_at, blob: blob.id, blob_bytes: 10, owner: ALICE }
     };
