@@ -47,7 +47,8 @@ impl Serving {
         };
         let limits = Limits { connections_max: config.connections_max, ..Limits::default() };
         let drain = Duration::from_secs(config.drain_s);
-        let node = Node::open(config, listener.local_addr()?).await?;
+        // Boxed: it is awaited once, and what opens three roles is large.
+        let node = Box::pin(Node::open(config, listener.local_addr()?)).await?;
         Ok(Self { node, listener, admin, recorder, limits, drain })
     }
 
