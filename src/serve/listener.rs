@@ -30,7 +30,7 @@ const UNACKED_TIMEOUT_MS: u32 = 30_000;
 /// Bytes read at once of a connection that has brought little so far. hyper doubles its buffer with every read that fills
 /// it, and keeps it while it waits for more: a thousand uploads that stall after a few pieces would hold a hundred
 /// megabytes.
-const SHORT_READ_BYTES: usize = 16 * 1024;
+const SHORT_READ_BYTES: usize = 8 * 1024;
 
 /// Bytes after which a connection is read with buffers as large as it fills.
 const SHORT_READS_BYTES: usize = 1 << 20;
