@@ -7,8 +7,8 @@
 //! The request is that of [Standard Webhooks](https://www.standardwebhooks.com) 1.0: `webhook-id`, `webhook-timestamp`,
 //! and `webhook-signature: v1,` with an HMAC-SHA256 over the three of id, timestamp and body.
 //!
-//! One that is refused waits longer each time, up to an hour, and holds no other back; after three days it is given up,
-//! which the log tells.
+//! One that is refused waits longer each time, up to an hour; after three days it is given up, which the log tells. It
+//! holds no other back as long as fewer than [`PAGE`] wait: more only do when the receiver takes nothing.
 
 use std::collections::HashMap;
 use std::path::Path;

@@ -3,15 +3,14 @@
 //! The other way round, a crash between the two would leave a blob that nobody is told of. An event whose blob never came
 //! is told to nobody, and removed when it is old enough for no completion to be under way.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use waxwing_protocol::Timestamp;
+use waxwing_protocol::{Timestamp, UploadId};
 
 use super::Shared;
 use super::bucket::PAGE;
 use super::objects::{EVENTS, StoredEvent, decode, encode, event_key};
 use crate::store::{Event, NewBlob, StoreError};
-use waxwing_protocol::UploadId;
 
 /// How long an event's blob may take to come.
 const PENDING_MAX: Duration = Duration::from_secs(24 * 60 * 60);
@@ -35,7 +34,7 @@ impl Shared {
             let event = Event::from(decode::<StoredEvent>(&listed.key, &found.bytes)?);
             if self.pointer(event.blob).await?.0.owners.contains_key(&event.owner) {
                 events.push(event);
-            } else if listed.modified.plus(PENDING_MAX) < Timestamp::from(std::time::SystemTime::now()) {
+            } else if listed.modified.plus(PENDING_MAX) < Timestamp::from(SystemTime::now()) {
                 self.bucket.remove(&listed.key).await?;
             }
         }
