@@ -6,22 +6,23 @@ use crate::output::Output;
 
 /// One metric with its values so far.
 pub(super) struct Figure {
+    bench: &'static str,
     metric: String,
     unit: &'static str,
-    who: &'static str,
+    who: String,
     value: Option<f64>,
     values: Vec<f64>,
 }
 
 impl Figure {
-    /// A figure whose value is the median of what is added.
-    pub(super) fn new(metric: &str, unit: &'static str, who: &'static str) -> Self {
-        Self { metric: metric.to_owned(), unit, who, value: None, values: Vec::new() }
+    /// A figure of the benchmark `bench` whose value is the median of what is added.
+    pub(super) fn new(bench: &'static str, metric: &str, unit: &'static str, who: &str) -> Self {
+        Self { bench, metric: metric.to_owned(), unit, who: who.to_owned(), value: None, values: Vec::new() }
     }
 
-    /// A figure with a value that was worked out of `values`.
-    pub(super) fn of(metric: &str, unit: &'static str, who: &'static str, value: f64, values: &[f64]) -> Self {
-        Self { metric: metric.to_owned(), unit, who, value: Some(value), values: values.to_vec() }
+    /// The same with a value that was worked out of `values`.
+    pub(super) fn worth(self, value: f64, values: &[f64]) -> Self {
+        Self { value: Some(value), values: values.to_vec(), ..self }
     }
 
     /// Adds a measurement.
@@ -34,11 +35,11 @@ impl Figure {
         let value = self.value.unwrap_or_else(|| percentile(&mut self.values.clone(), 50));
         let min = self.values.iter().copied().fold(f64::INFINITY, f64::min);
         let max = self.values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        let (metric, unit, who, n) = (&self.metric, self.unit, self.who, self.values.len());
+        let (bench, metric, unit, who, n) = (self.bench, &self.metric, self.unit, &self.who, self.values.len());
         output.result(
             format_args!("{who:<10}{metric:<28}{value:>14.2} {unit:<6}n {n}, {min:.2} to {max:.2}"),
             &json!({
-                "bench": "upload", "metric": metric, "value": value, "unit": unit, "who": who,
+                "bench": bench, "metric": metric, "value": value, "unit": unit, "who": who,
                 "n": n, "min": min, "max": max,
             }),
         );

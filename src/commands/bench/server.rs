@@ -16,7 +16,7 @@ use crate::commands::own_service;
 const TICKS_PER_S: u64 = 100;
 
 /// A service in a child process.
-pub(super) struct Origin {
+pub(super) struct Server {
     /// Host and port.
     pub(super) address: String,
     process: Child,
@@ -24,7 +24,7 @@ pub(super) struct Origin {
     accounts: AtomicUsize,
 }
 
-impl Origin {
+impl Server {
     /// Starts one whose data is in `dir`; pinned to the first core and this process to the second, where there are two.
     pub(super) async fn start(dir: &Path) -> anyhow::Result<Self> {
         let program = std::env::current_exe()?;
@@ -46,6 +46,19 @@ impl Origin {
         Ok(client.grant(GrantRequest::Upload).await?.grant.to_string())
     }
 
+    /// What the kernel tells of it.
+    pub(super) fn process(&self) -> anyhow::Result<Process> {
+        Ok(Process { pid: self.process.id().context("the service ended by itself")? })
+    }
+}
+
+/// A process, as the kernel accounts for it.
+#[derive(Clone, Copy)]
+pub(super) struct Process {
+    pub(super) pid: u32,
+}
+
+impl Process {
     /// CPU time used so far, user and system.
     pub(super) fn cpu(&self) -> anyhow::Result<Duration> {
         let stat = self.proc("stat")?;
@@ -64,8 +77,7 @@ impl Origin {
     }
 
     fn proc(&self, file: &str) -> anyhow::Result<String> {
-        let pid = self.process.id().context("the service ended by itself")?;
-        std::fs::read_to_string(format!("/proc/{pid}/{file}"))
+        std::fs::read_to_string(format!("/proc/{}/{file}", self.pid))
             .context("CPU time and memory are read from /proc (Linux)")
     }
 }
