@@ -7,6 +7,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use waxwing_client::TransferId;
 use waxwing_protocol::{BlobId, Handle, OwnerTag};
 
+use crate::commands::Peer;
+
 /// The address `waxwing dev` listens on and clients talk to unless told otherwise.
 pub(crate) const DEV_ADDRESS: &str = "127.0.0.1:8460";
 
@@ -387,7 +389,10 @@ pub(crate) struct BenchUploadArgs {
     /// Directory on the disk to measure; what is written there is removed at the end.
     #[arg(long, default_value_os_t = std::env::temp_dir(), value_name = "DIR")]
     pub dir: PathBuf,
-    /// How often each rate is measured; every round writes about 4 GB.
+    /// How often each rate is measured; every round writes about 4 GB, and as much for each peer.
     #[arg(long, default_value_t = 3)]
     pub rounds: usize,
+    /// A running tus server to measure in the same rounds: NAME=URL,PID. Can be repeated.
+    #[arg(long, value_name = "PEER")]
+    pub peer: Vec<Peer>,
 }

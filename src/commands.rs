@@ -11,6 +11,8 @@ mod serve;
 mod transfers;
 mod watch;
 
+pub(crate) use bench::Peer;
+
 use crate::cli::Command;
 use crate::output::Output;
 

@@ -7,12 +7,12 @@
 mod figure;
 mod server;
 mod upload;
-mod wire;
 
 use tokio::task::JoinSet;
 
 use crate::cli::BenchCommand;
 use crate::output::Output;
+pub(crate) use upload::Peer;
 
 /// Runs a benchmark.
 pub(crate) async fn run(command: BenchCommand, output: Output) -> anyhow::Result<()> {
@@ -21,11 +21,13 @@ pub(crate) async fn run(command: BenchCommand, output: Output) -> anyhow::Result
     }
 }
 
-async fn all(mut running: JoinSet<anyhow::Result<()>>) -> anyhow::Result<()> {
+/// What each of them gave, or the first error.
+async fn all<T: 'static>(mut running: JoinSet<anyhow::Result<T>>) -> anyhow::Result<Vec<T>> {
+    let mut given = Vec::with_capacity(running.len());
     while let Some(done) = running.join_next().await {
-        done??;
+        given.push(done??);
     }
-    Ok(())
+    Ok(given)
 }
 
 /// Bytes that do not repeat within a page, another row for each seed.

@@ -3,6 +3,9 @@
 //! The device's own synced rate is measured in the same directory in the same rounds, since a figure means something only
 //! beside another of the same minute on the same disk.
 
+mod target;
+mod wire;
+
 use std::fs::File;
 use std::io::Write as _;
 use std::path::Path;
@@ -14,10 +17,11 @@ use tokio::task::JoinSet;
 
 use super::figure::{Figure, percentile};
 use super::server::Server;
-use super::wire::{Stalled, Wire};
 use super::{all, as_f64, noise};
 use crate::cli::BenchUploadArgs;
 use crate::output::Output;
+pub(crate) use target::Peer;
+use target::Target;
 
 const BENCH: &str = "upload";
 
@@ -42,6 +46,9 @@ const IDLE_UPLOADS: usize = 1000;
 /// What an upload sends before it stalls.
 const STALLED_SENDS: usize = 64 * 1024;
 
+/// How long a peer is waited for after its upload's connection went half-open.
+const TAKEOVER_WAIT: Duration = Duration::from_secs(60);
+
 /// Uploads whose time is taken, for each size.
 const TIMED: usize = 100;
 
@@ -49,32 +56,94 @@ const TIMED: usize = 100;
 pub(super) async fn run(args: BenchUploadArgs, output: Output) -> anyhow::Result<()> {
     let rounds = args.rounds.max(1);
     let dir = tempfile::Builder::new().prefix("waxwing-bench-").tempdir_in(&args.dir)?;
-    let origin = Server::start(dir.path()).await?;
+    let own = Target::own(Server::start(dir.path()).await?)?;
+    let targets = std::iter::once(own).chain(args.peer.into_iter().map(Target::peer));
+    let mut measured: Vec<(Target, Rates)> = targets
+        .map(|target| {
+            let rates = Rates::new(&target.who);
+            (target, rates)
+        })
+        .collect();
     let mut device = Figure::new(BENCH, "mb_per_s", "MB/s", "device");
-    let mut one = Figure::new(BENCH, "mb_per_s", "MB/s", "waxwing");
-    let mut four = Figure::new(BENCH, "mb_per_s_4_streams", "MB/s", "waxwing");
-    let mut cpu = Figure::new(BENCH, "cpu_s_per_gib", "s", "waxwing");
-    let mut cpu_four = Figure::new(BENCH, "cpu_s_per_gib_4_streams", "s", "waxwing");
-    let mut small = Figure::new(BENCH, "small_per_s", "1/s", "waxwing");
     for _ in 0..rounds {
+        settle();
         device.add(device_rate(&dir.path().join("device.bin"))?);
-        for (streams, rate, cpu) in [(1, &mut one, &mut cpu), (4, &mut four, &mut cpu_four)] {
-            let (began, cpu_before) = (Instant::now(), origin.process()?.cpu()?);
-            streams_of(&origin, streams).await?;
-            rate.add(megabytes(RUN_BYTES) / began.elapsed().as_secs_f64());
-            cpu.add(origin.process()?.cpu()?.saturating_sub(cpu_before).as_secs_f64());
+        for (target, rates) in &mut measured {
+            rates.measure(target).await?;
         }
-        small.add(small_rate(&origin).await?);
+        // Whoever comes first in one round is last in the next.
+        measured.reverse();
     }
-    for figure in [&device, &one, &four, &cpu, &cpu_four, &small] {
-        figure.print(output);
+    device.print(output);
+    measured.sort_by_key(|(target, _)| !target.is_own());
+    for (target, rates) in &measured {
+        rates.print(output);
+        takeover(target, rounds, output).await?;
+        for (name, bytes) in [("1kib", 1024), ("100kib", SMALL_BYTES), ("5mib-1", 5 * MIB - 1), ("5mib+1", 5 * MIB + 1)]
+        {
+            latency(target, name, bytes, output).await?;
+        }
+        idle(target).await?.print(output);
     }
-    takeover(&origin, rounds).await?.print(output);
-    for (name, bytes) in [("1kib", 1024), ("100kib", SMALL_BYTES), ("5mib-1", 5 * MIB - 1), ("5mib+1", 5 * MIB + 1)] {
-        latency(&origin, name, bytes, output).await?;
-    }
-    idle(&origin).await?.print(output);
     Ok(())
+}
+
+/// What is measured of a target once a round.
+struct Rates {
+    one: Figure,
+    four: Figure,
+    cpu: Figure,
+    cpu_four: Figure,
+    whole: Figure,
+    small: Figure,
+}
+
+impl Rates {
+    fn new(who: &str) -> Self {
+        Self {
+            one: Figure::new(BENCH, "mb_per_s", "MB/s", who),
+            four: Figure::new(BENCH, "mb_per_s_4_streams", "MB/s", who),
+            cpu: Figure::new(BENCH, "cpu_s_per_gib", "s", who),
+            cpu_four: Figure::new(BENCH, "cpu_s_per_gib_4_streams", "s", who),
+            whole: Figure::new(BENCH, "complete_ms_1gib", "ms", who),
+            small: Figure::new(BENCH, "small_per_s", "1/s", who),
+        }
+    }
+
+    async fn measure(&mut self, target: &Target) -> anyhow::Result<()> {
+        for (streams, rate, cpu) in [(1, &mut self.one, &mut self.cpu), (4, &mut self.four, &mut self.cpu_four)] {
+            settle();
+            let (began, cpu_before) = (Instant::now(), target.process().cpu()?);
+            let uploads = streams_of(target, streams).await?;
+            let took = began.elapsed().as_secs_f64();
+            rate.add(megabytes(RUN_BYTES) / took);
+            cpu.add(target.process().cpu()?.saturating_sub(cpu_before).as_secs_f64());
+            if streams == 1 {
+                self.whole.add(took * 1000.0);
+            }
+            // Ours is one blob however often it comes; a peer keeps every copy, and the disk is not endless.
+            if !target.is_own() {
+                let mut wire = target.connect(None).await?;
+                for upload in uploads {
+                    wire.remove(&upload).await?;
+                }
+            }
+        }
+        settle();
+        self.small.add(small_rate(target).await?);
+        Ok(())
+    }
+
+    fn print(&self, output: Output) {
+        for figure in [&self.one, &self.four, &self.cpu, &self.cpu_four, &self.whole, &self.small] {
+            figure.print(output);
+        }
+    }
+}
+
+/// Until nothing waits to be written: what one server left in the page cache is no load for the next.
+fn settle() {
+    rustix::fs::sync();
 }
 
 /// What the disk does by itself: a file written in order, synced after each part.
@@ -91,33 +160,33 @@ fn device_rate(path: &Path) -> anyhow::Result<f64> {
     Ok(megabytes(RUN_BYTES) / took)
 }
 
-/// Uploads [`RUN_BYTES`] over so many connections, each its own blob, one part a request.
-async fn streams_of(origin: &Server, streams: usize) -> anyhow::Result<()> {
-    let grant = origin.grant().await?;
+/// Uploads [`RUN_BYTES`] over so many connections, each its own blob, one part a request. Gives the uploads' paths.
+async fn streams_of(target: &Target, streams: usize) -> anyhow::Result<Vec<String>> {
+    let grant = target.grant().await?;
     let mut running = JoinSet::new();
     for stream in 0..streams {
-        let (wire, part) = (Wire::connect(&origin.address, &grant).await?, Bytes::from(noise(PART_BYTES, stream)));
+        let (mut wire, part) = (target.connect(grant.as_deref()).await?, Bytes::from(noise(PART_BYTES, stream)));
         running.spawn(async move {
-            let mut wire = wire;
-            let url = wire.create(RUN_BYTES / streams).await?;
+            let path = wire.create(RUN_BYTES / streams).await?;
             for at in (0..RUN_BYTES / streams).step_by(PART_BYTES) {
-                wire.append(&url, at, part.clone()).await?;
+                wire.append(&path, at, part.clone()).await?;
             }
-            anyhow::Ok(())
+            anyhow::Ok(path)
         });
     }
     all(running).await
 }
 
-/// Durable small blobs a second, each put in one request.
-async fn small_rate(origin: &Server) -> anyhow::Result<f64> {
-    let grant = origin.grant().await?;
+/// Small uploads a second, each in one request: ours a `PUT` of the blob, a peer's a creation with the upload.
+async fn small_rate(target: &Target) -> anyhow::Result<f64> {
+    let grant = target.grant().await?;
     let mut wires = Vec::new();
     for _ in 0..SMALL_AT_ONCE {
-        wires.push(Wire::connect(&origin.address, &grant).await?);
+        wires.push(target.connect(grant.as_deref()).await?);
     }
     // Blobs are addressed by what they hold: those of another run must be others.
-    let run = usize::try_from(origin.process()?.cpu()?.as_millis())?;
+    let run = usize::try_from(target.process().cpu()?.as_millis())?;
+    let own = target.is_own();
     let began = Instant::now();
     let mut running = JoinSet::new();
     for (lane, mut wire) in wires.into_iter().enumerate() {
@@ -125,7 +194,7 @@ async fn small_rate(origin: &Server) -> anyhow::Result<f64> {
             for turn in 0..SMALL_BLOBS / SMALL_AT_ONCE {
                 let mut blob = vec![0; SMALL_BYTES];
                 blob[..24].copy_from_slice(&[run.to_le_bytes(), lane.to_le_bytes(), turn.to_le_bytes()].concat());
-                wire.put(blob.into()).await?;
+                if own { wire.put(blob.into()).await? } else { wire.create_whole(blob.into()).await? }
             }
             anyhow::Ok(())
         });
@@ -134,57 +203,71 @@ async fn small_rate(origin: &Server) -> anyhow::Result<f64> {
     Ok(as_f64(SMALL_BLOBS) / began.elapsed().as_secs_f64())
 }
 
-/// Milliseconds until a half-open upload answers the next connection, with every byte that was sent.
-async fn takeover(origin: &Server, rounds: usize) -> anyhow::Result<Figure> {
-    let grant = origin.grant().await?;
-    let mut figure = Figure::new(BENCH, "takeover_ms", "ms", "waxwing");
+/// Milliseconds until an upload whose connection is half-open answers the next one, and what it still has of what was
+/// sent.
+async fn takeover(target: &Target, rounds: usize, output: Output) -> anyhow::Result<()> {
+    let grant = target.grant().await?;
+    let mut took = Figure::new(BENCH, "takeover_ms", "ms", &target.who);
+    let mut kept = Figure::new(BENCH, "takeover_kept_bytes", "B", &target.who);
     for _ in 0..rounds {
-        let mut wire = Wire::connect(&origin.address, &grant).await?;
-        let url = wire.create(PART_BYTES).await?;
-        let _half_open = Stalled::start(&origin.address, &grant, &url, PART_BYTES, MIB).await?;
+        let path = target.connect(grant.as_deref()).await?.create(PART_BYTES).await?;
+        let _half_open = target.stall(grant.as_deref(), &path, PART_BYTES, MIB).await?;
         // The bytes are on their way; the stall is what comes after them.
         tokio::time::sleep(Duration::from_millis(200)).await;
         let began = Instant::now();
-        let offset = wire.offset(&url).await?;
-        figure.add(began.elapsed().as_secs_f64() * 1000.0);
-        ensure!(offset == MIB, "of {MIB} bytes sent before the stall, {offset} were kept");
+        // A peer may say that the upload is locked, for as long as it likes.
+        let offset = loop {
+            match target.connect(grant.as_deref()).await?.offset(&path).await {
+                Ok(offset) => break Some(offset),
+                Err(error) if target.is_own() => return Err(error),
+                Err(_) if began.elapsed() > TAKEOVER_WAIT => break None,
+                Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+            }
+        };
+        took.add(began.elapsed().as_secs_f64() * 1000.0);
+        kept.add(as_f64(offset.unwrap_or(0)));
+        ensure!(!target.is_own() || offset == Some(MIB), "of {MIB} bytes sent before the stall, {offset:?} were kept");
     }
-    Ok(figure)
+    took.print(output);
+    kept.print(output);
+    Ok(())
 }
 
 /// From the request that creates an upload to the answer that completes it.
-async fn latency(origin: &Server, name: &str, bytes: usize, output: Output) -> anyhow::Result<()> {
-    let grant = origin.grant().await?;
-    let mut wire = Wire::connect(&origin.address, &grant).await?;
+async fn latency(target: &Target, name: &str, bytes: usize, output: Output) -> anyhow::Result<()> {
+    settle();
+    let grant = target.grant().await?;
+    let mut wire = target.connect(grant.as_deref()).await?;
     let mut times = Vec::with_capacity(TIMED);
     for turn in 0..TIMED {
         let blob = Bytes::from(noise(bytes, turn));
         let began = Instant::now();
-        let url = wire.create(bytes).await?;
-        wire.append(&url, 0, blob).await?;
+        let path = wire.create(bytes).await?;
+        wire.append(&path, 0, blob).await?;
         times.push(began.elapsed().as_secs_f64() * 1000.0);
     }
     for (label, share) in [("p50", 50), ("p99", 99)] {
         let value = percentile(&mut times, share);
-        Figure::new(BENCH, &format!("complete_{label}_ms_{name}"), "ms", "waxwing").worth(value, &times).print(output);
+        let metric = format!("complete_{label}_ms_{name}");
+        Figure::new(BENCH, &metric, "ms", &target.who).worth(value, &times).print(output);
     }
     Ok(())
 }
 
 /// Bytes of the server's memory for each thousand uploads that stall.
-async fn idle(origin: &Server) -> anyhow::Result<Figure> {
-    let grant = origin.grant().await?;
-    let mut wire = Wire::connect(&origin.address, &grant).await?;
-    let before = origin.process()?.resident_bytes()?;
+async fn idle(target: &Target) -> anyhow::Result<Figure> {
+    let grant = target.grant().await?;
+    let mut wire = target.connect(grant.as_deref()).await?;
+    let before = target.process().resident_bytes()?;
     let mut stalled = Vec::with_capacity(IDLE_UPLOADS);
     for _ in 0..IDLE_UPLOADS {
-        let url = wire.create(MIB).await?;
-        stalled.push(Stalled::start(&origin.address, &grant, &url, MIB, STALLED_SENDS).await?);
+        let path = wire.create(MIB).await?;
+        stalled.push(target.stall(grant.as_deref(), &path, MIB, STALLED_SENDS).await?);
     }
     // Until what was sent is on disk and buffers are given back.
     tokio::time::sleep(Duration::from_secs(3)).await;
-    let mut figure = Figure::new(BENCH, "idle_bytes", "B", "waxwing");
-    figure.add(as_f64(usize::try_from(origin.process()?.resident_bytes()?.saturating_sub(before))?));
+    let mut figure = Figure::new(BENCH, "idle_bytes", "B", &target.who);
+    figure.add(as_f64(usize::try_from(target.process().resident_bytes()?.saturating_sub(before))?));
     Ok(figure)
 }
 

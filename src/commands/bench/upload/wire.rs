@@ -14,26 +14,42 @@ const OFFSET_TYPE: &str = "application/offset+octet-stream";
 /// One connection, kept open from request to request.
 pub(super) struct Wire {
     address: String,
-    grant: String,
+    /// Where uploads are created.
+    path: String,
+    grant: Option<String>,
     send: SendRequest<Body>,
 }
 
 impl Wire {
-    pub(super) async fn connect(address: &str, grant: &str) -> anyhow::Result<Self> {
+    pub(super) async fn connect(address: &str, path: &str, grant: Option<&str>) -> anyhow::Result<Self> {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
         let (send, connection) = handshake(TokioIo::new(stream)).await?;
         // An error of the connection is one of the request on it as well, which tells.
         tokio::spawn(connection);
-        Ok(Self { address: address.to_owned(), grant: grant.to_owned(), send })
+        Ok(Self { address: address.to_owned(), path: path.to_owned(), grant: grant.map(str::to_owned), send })
     }
 
     /// Creates an upload and gives its path.
     pub(super) async fn create(&mut self, bytes: usize) -> anyhow::Result<String> {
-        let length = bytes.to_string();
-        let headers = self.ask(Method::POST, "/v1/uploads", &[("upload-length", &length)], Bytes::new()).await?;
+        let (path, length) = (self.path.clone(), bytes.to_string());
+        let headers = self.ask(Method::POST, &path, &[("upload-length", &length)], Bytes::new()).await?;
         let url: Uri = text(&headers, LOCATION.as_str())?.parse()?;
         Ok(url.path().to_owned())
+    }
+
+    /// Creates an upload with its whole content in the same request.
+    pub(super) async fn create_whole(&mut self, content: Bytes) -> anyhow::Result<()> {
+        let (path, length) = (self.path.clone(), content.len().to_string());
+        let asked = [("upload-length", length.as_str()), (CONTENT_TYPE.as_str(), OFFSET_TYPE)];
+        let headers = self.ask(Method::POST, &path, &asked, content).await?;
+        ensure!(text(&headers, "upload-offset")? == length, "a small upload was not stored whole");
+        Ok(())
+    }
+
+    /// Removes an upload.
+    pub(super) async fn remove(&mut self, path: &str) -> anyhow::Result<()> {
+        self.ask(Method::DELETE, path, &[], Bytes::new()).await.map(|_| ())
     }
 
     /// Appends a part.
@@ -66,10 +82,12 @@ impl Wire {
     ) -> anyhow::Result<HeaderMap> {
         self.send.ready().await?;
         let mut request = Request::builder().method(method).uri(path).header(HOST, &self.address);
-        if path.starts_with("/v1/uploads") {
+        if path.starts_with(&self.path) {
             request = request.header("tus-resumable", "1.0.0");
         }
-        request = request.header(AUTHORIZATION, format!("Bearer {}", self.grant));
+        if let Some(grant) = &self.grant {
+            request = request.header(AUTHORIZATION, format!("Bearer {grant}"));
+        }
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
@@ -93,14 +111,15 @@ pub(super) struct Stalled {
 impl Stalled {
     pub(super) async fn start(
         address: &str,
-        grant: &str,
+        grant: Option<&str>,
         path: &str,
         announced: usize,
         sent: usize,
     ) -> anyhow::Result<Self> {
         let mut stream = TcpStream::connect(address).await?;
+        let grant = grant.map(|grant| format!("Authorization: Bearer {grant}\r\n")).unwrap_or_default();
         let head = format!(
-            "PATCH {path} HTTP/1.1\r\nHost: {address}\r\nAuthorization: Bearer {grant}\r\nTus-Resumable: 1.0.0\r\n\
+            "PATCH {path} HTTP/1.1\r\nHost: {address}\r\n{grant}Tus-Resumable: 1.0.0\r\n\
              Upload-Offset: 0\r\nContent-Type: {OFFSET_TYPE}\r\nContent-Length: {announced}\r\n\r\n"
         );
         stream.write_all(head.as_bytes()).await?;
