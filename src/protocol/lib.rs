@@ -8,6 +8,7 @@
 
 pub mod api;
 pub mod blob;
+pub mod client;
 pub mod frames;
 #[cfg(feature = "grants")]
 pub mod grant;
@@ -18,6 +19,7 @@ pub mod range;
 pub mod time;
 pub mod token;
 
+pub use client::ClientAddress;
 pub use ids::{AccountId, BlobId, DeviceId, Handle, IdError, MsgId, OwnerTag, UploadId};
 pub use problem::Problem;
 pub use time::Timestamp;

@@ -11,6 +11,8 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::Router;
+use hyper::Request;
+use hyper::body::Incoming;
 use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -20,6 +22,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::{debug, warn};
+use waxwing_protocol::ClientAddress;
 
 use super::interim::Line;
 
@@ -89,10 +92,10 @@ pub(crate) async fn serve(
             () = &mut stop => return Draining(graceful),
             place = Arc::clone(&places).acquire_owned() => place.expect("the semaphore is never closed"),
         };
-        let stream = tokio::select! {
+        let (stream, client) = tokio::select! {
             () = &mut stop => return Draining(graceful),
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => stream,
+                Ok((stream, address)) => (stream, ClientAddress::new(address)),
                 Err(error) => {
                     // Out of files, or a client gone before it was accepted: neither ends the service.
                     warn!(%error, "cannot accept a connection");
@@ -120,7 +123,8 @@ pub(crate) async fn serve(
                 return;
             }
             let stream = Placed { stream, line: line.clone(), received: 0, _place: place };
-            let service = service_fn(move |request| {
+            let service = service_fn(move |mut request: Request<Incoming>| {
+                request.extensions_mut().insert(client);
                 let (line, service) = (line.clone(), service.clone());
                 async move { line.during(request, |request| service.call(request)).await }
             });
@@ -224,17 +228,20 @@ fn builder(limits: &Limits) -> auto::Builder<TokioExecutor> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use axum::Extension;
     use axum::routing::get;
+    use std::net::SocketAddr;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::sync::oneshot;
 
     /// Serves one connection at a time until the sender is dropped.
-    async fn start() -> (std::net::SocketAddr, oneshot::Sender<()>) {
+    async fn start() -> (SocketAddr, oneshot::Sender<()>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let limits = Limits { connections_max: 1, head_timeout: Duration::from_millis(50), ..Limits::default() };
         let (stop, stopped) = oneshot::channel::<()>();
-        let router = Router::new().route("/", get(async || "here"));
+        let here = get(async |Extension(client): Extension<ClientAddress>| format!("{} is here", client.0));
+        let router = Router::new().route("/", here);
         tokio::spawn(async move {
             let stopping = async move { drop(stopped.await) };
             serve(listener, router, limits, stopping).await.ended().await;
@@ -242,8 +249,7 @@ mod tests {
         (address, stop)
     }
 
-    async fn ask(address: std::net::SocketAddr) -> String {
-        let mut stream = TcpStream::connect(address).await.unwrap();
+    async fn ask(stream: &mut TcpStream) -> String {
         stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.unwrap();
@@ -257,10 +263,20 @@ mod tests {
         for said in [&b""[..], b"P", b"PRI * HTTP/2.0\r\n", b"GET / HTTP/1.1\r\n"] {
             let mut silent = TcpStream::connect(address).await.unwrap();
             silent.write_all(said).await.unwrap();
-            let answer = ask(address).await;
+            let answer = ask(&mut TcpStream::connect(address).await.unwrap()).await;
             assert!(answer.ends_with("here"), "after {said:?}: {answer}");
             // An answer (408), an end or a reset: whichever it is, the connection has ended.
             let _ = silent.read_to_end(&mut Vec::new()).await;
         }
+    }
+
+    /// Limits for each address rest on it.
+    #[tokio::test]
+    async fn every_request_carries_its_clients_address() {
+        let (address, _stop) = start().await;
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let own = stream.local_addr().unwrap();
+        let answer = ask(&mut stream).await;
+        assert!(answer.ends_with(&format!("{own} is here")), "{answer}");
     }
 }
