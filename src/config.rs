@@ -7,12 +7,16 @@
 //! key outside sections, `WAXWING_SECTION__KEY` (such as `WAXWING_EDGE__MEMORY_BYTES`) for one of a section. Secrets are
 //! never in it: keys lie in the data directory, grants in files that it names.
 
+mod entry;
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
+
+pub(crate) use entry::{Listener, Network, Tls};
 
 /// Everything a node is told.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -35,6 +39,10 @@ pub(crate) struct Config {
     pub connections_max: usize,
     /// Seconds that running requests get to end after SIGTERM. Default: 20.
     pub drain_s: u64,
+    /// What is between clients and the public address.
+    pub listener: Listener,
+    /// TLS on the public address.
+    pub tls: Tls,
     /// Where the other roles are, when this node does not play them all.
     pub cluster: Cluster,
     /// Where the origin keeps blobs.
@@ -93,6 +101,8 @@ impl Default for Config {
             public_url: None,
             connections_max: 16_384,
             drain_s: 20,
+            listener: Listener::default(),
+            tls: Tls::default(),
             cluster: Cluster::default(),
             blobs: waxwing_origin::BlobsConfig::default(),
             origin: waxwing_origin::Config::default(),
@@ -154,6 +164,12 @@ impl Config {
     pub(crate) fn check(&self) -> anyhow::Result<()> {
         if self.roles.is_empty() {
             bail!("`roles` is empty: name at least one of \"origin\", \"edge\", \"messaging\"");
+        }
+        if self.listener.proxy_protocol && self.listener.proxy_networks.is_empty() {
+            bail!("`listener.proxy_protocol` needs `listener.proxy_networks`: whose headers are to be believed");
+        }
+        if self.tls.cert_file.is_some() != self.tls.key_file.is_some() {
+            bail!("`tls.cert_file` and `tls.key_file` are set both or not at all");
         }
         let cluster = &self.cluster;
         if self.plays(Role::Edge) && !self.plays(Role::Origin) && cluster.origin_url.is_none() {
@@ -248,6 +264,19 @@ mod tests {
         let error = Config::parse(text, env("WAXWING_CLUSTER__ORIGIN_ULR", "http://env")).unwrap_err();
         let error = format!("{error:#}");
         assert!(error.contains("WAXWING_CLUSTER__ORIGIN_ULR") && error.contains("origin_url"), "{error}");
+    }
+
+    #[test]
+    fn half_of_what_belongs_together_is_refused() {
+        for (text, key) in [
+            ("[listener]\nproxy_protocol = true", "proxy_networks"),
+            ("[tls]\ncert_file = \"cert.pem\"", "tls.key_file"),
+        ] {
+            let error = parse(text).unwrap().check().unwrap_err().to_string();
+            assert!(error.contains(key), "{error}");
+        }
+        let error = format!("{:#}", parse("[listener]\nproxy_networks = [\"10.0.0.0/64\"]").unwrap_err());
+        assert!(error.contains("10.0.0.0/64"), "{error}");
     }
 
     #[test]

@@ -9,7 +9,7 @@ mod listener;
 mod metrics;
 mod node;
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -19,14 +19,18 @@ use tracing::info;
 
 use crate::config::Config;
 pub(crate) use listener::Limits;
+use listener::{Entry, LOOK_PAUSE, Tls};
 use metrics::Recorder;
-use node::Node;
+use node::{Node, Reached};
 
 /// A node that listens, but does not serve yet.
 pub(crate) struct Serving {
     node: Node,
     listener: TcpListener,
+    entry: Entry,
     admin: Option<TcpListener>,
+    /// Where the edge of this process asks its origin, when the public address speaks more than plain HTTP.
+    inner: Option<TcpListener>,
     recorder: Recorder,
     limits: Limits,
     drain: Duration,
@@ -47,14 +51,20 @@ impl Serving {
         };
         let limits = Limits { connections_max: config.connections_max, ..Limits::default() };
         let drain = Duration::from_secs(config.drain_s);
+        let entry = entry(&config)?;
+        let address = listener.local_addr()?;
+        let is_plain = entry.tls.is_none() && entry.proxies.is_empty();
+        let inner = if is_plain { None } else { Some(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?) };
+        let origin_at = inner.as_ref().map_or(Ok(address), TcpListener::local_addr)?;
+        let reached = Reached { address, scheme: scheme(&entry), origin_at };
         // Boxed: it is awaited once, and what opens three roles is large.
-        let node = Box::pin(Node::open(config, listener.local_addr()?)).await?;
-        Ok(Self { node, listener, admin, recorder, limits, drain })
+        let node = Box::pin(Node::open(config, reached)).await?;
+        Ok(Self { node, listener, entry, admin, inner, recorder, limits, drain })
     }
 
-    /// The address listened on.
-    pub(crate) fn address(&self) -> std::io::Result<SocketAddr> {
-        self.listener.local_addr()
+    /// Where it listens, as a URL.
+    pub(crate) fn url(&self) -> std::io::Result<String> {
+        Ok(format!("{}://{}", scheme(&self.entry), self.listener.local_addr()?))
     }
 
     /// The admin address, if there is one.
@@ -74,7 +84,15 @@ impl Serving {
         };
         if let Some(admin) = self.admin {
             let router = admin::router(&self.node, self.recorder, admin.local_addr()?);
-            tokio::spawn(listener::serve(admin, router, self.limits.clone(), std::future::pending()));
+            let (limits, entry) = (self.limits.clone(), Entry::default());
+            tokio::spawn(listener::serve(admin, router, limits, entry, std::future::pending()));
+        }
+        if let Some(inner) = self.inner {
+            let (router, limits, entry) = (self.node.origin_router(), self.limits.clone(), Entry::default());
+            tokio::spawn(listener::serve(inner, router, limits, entry, std::future::pending()));
+        }
+        if let Some(tls) = self.entry.tls.clone() {
+            tokio::spawn(tls.follow_files(LOOK_PAUSE));
         }
         let node = self.node.clone();
         let stopping = async move {
@@ -83,12 +101,26 @@ impl Serving {
             // Sockets and half-done appends are told first: they would otherwise hold the drain to its limit.
             node.close().await;
         };
-        let serving = listener::serve(self.listener, self.node.router(), self.limits, stopping).await;
+        let serving = listener::serve(self.listener, self.node.router(), self.limits, self.entry, stopping).await;
         if tokio::time::timeout(self.drain, serving.ended()).await.is_err() {
             info!(drain_s = self.drain.as_secs(), "stopped with requests still running");
         }
         Ok(())
     }
+}
+
+/// What connections to the public address bring before requests.
+fn entry(config: &Config) -> anyhow::Result<Entry> {
+    let tls = match (&config.tls.cert_file, &config.tls.key_file) {
+        (Some(cert), Some(key)) => Some(Tls::from_files(cert, key).context("TLS cannot be offered")?),
+        _ => None,
+    };
+    let proxies = if config.listener.proxy_protocol { config.listener.proxy_networks.clone() } else { Vec::new() };
+    Ok(Entry { proxies, tls })
+}
+
+const fn scheme(entry: &Entry) -> &'static str {
+    if entry.tls.is_some() { "https" } else { "http" }
 }
 
 async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {

@@ -60,7 +60,7 @@ pub(crate) async fn serve(args: ServeArgs, output: Output) -> anyhow::Result<()>
 
 /// The first line on stdout: tests and scripts wait for it and read the address.
 fn announce(serving: &Serving, output: Output) -> anyhow::Result<String> {
-    let address = format!("http://{}", serving.address()?);
+    let address = serving.url()?;
     let admin = serving.admin_address()?.map(|admin| format!("http://{admin}"));
     output.result(format_args!("listening {address}"), &json!({ "listening": address, "admin": admin }));
     Ok(address)

@@ -3,51 +3,66 @@
 //! hyper serves whoever connects for as long as they like. The limits here are what stands between the process and
 //! clients that open a connection and say nothing, or a thousand streams at once.
 
+mod placed;
+mod proxy;
+mod tls;
+
 use std::future::Future;
 use std::io;
-use std::pin::Pin;
+use std::net::SocketAddr;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::Router;
+use axum::http::Version;
 use hyper::Request;
 use hyper::body::Incoming;
 use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use hyper_util::service::TowerToHyperService;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use metrics::counter;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_rustls::server::TlsStream;
 use tracing::{debug, warn};
 use waxwing_protocol::ClientAddress;
 
 use super::interim::Line;
+use super::metrics::REFUSED;
+use crate::config::Network;
+use placed::Placed;
+pub(crate) use tls::{LOOK_PAUSE, Tls};
 
 /// How long written bytes may stay unacknowledged by the peer's network (RFC 5482).
 #[cfg(target_os = "linux")]
 const UNACKED_TIMEOUT_MS: u32 = 30_000;
 
-/// Bytes read at once of a connection that has brought little so far. hyper doubles its buffer with every read that fills
-/// it, and keeps it while it waits for more: a thousand uploads that stall after a few pieces would hold a hundred
-/// megabytes.
-const SHORT_READ_BYTES: usize = 8 * 1024;
-
-/// Bytes after which a connection is read with buffers as large as it fills.
-const SHORT_READS_BYTES: usize = 1 << 20;
-
 /// Bytes of hyper's buffer for a connection at most, and so of a request's head: one that names all the parts a final
 /// upload may have takes some 80 KiB.
 const BUFFER_BYTES_MAX: usize = 128 * 1024;
+
+/// Bytes of a request's fields at most on HTTP/2, as hyper has it by default. A head that goes on in CONTINUATION frames
+/// beyond that ends the connection.
+const HEADER_BYTES_MAX: u32 = 16 * 1024;
+
+/// Streams of an HTTP/2 connection that the client opened and reset before anybody looked at them; one more ends the
+/// connection (rapid reset, CVE-2023-44487).
+const RESETS_PENDING_MAX: usize = 20;
+
+/// Streams of an HTTP/2 connection that were reset for the client's errors; one more ends the connection
+/// (CVE-2025-8671).
+const RESETS_OWN_MAX: usize = 256;
 
 /// What one listener allows.
 #[derive(Clone, Debug)]
 pub(crate) struct Limits {
     /// Open connections at most.
     pub connections_max: usize,
-    /// How long a request's head may take to arrive.
+    /// How long a request's head may take to arrive, and before it a PROXY header and a handshake: a phone on a bad
+    /// network takes round trips of a second.
     pub head_timeout: Duration,
     /// HTTP/2 streams of one connection at once.
     pub streams_max: u32,
@@ -76,14 +91,49 @@ impl Draining {
     }
 }
 
+/// What connections bring before requests.
+#[derive(Clone, Default)]
+pub(crate) struct Entry {
+    /// The networks whose connections begin with a PROXY header.
+    pub proxies: Vec<Network>,
+    /// The certificate, when connections are encrypted.
+    pub tls: Option<Tls>,
+}
+
+/// A connection on its way to its first request, and what its requests need.
+struct Arriving {
+    peer: SocketAddr,
+    place: OwnedSemaphorePermit,
+    watcher: Watcher,
+    shared: Arc<Shared>,
+}
+
+/// What all connections of a listener share.
+struct Shared {
+    router: Router,
+    builder: auto::Builder<TokioExecutor>,
+    h1_builder: auto::Builder<TokioExecutor>,
+    h2_builder: auto::Builder<TokioExecutor>,
+    entry: Entry,
+    head_timeout: Duration,
+}
+
 /// Serves `router` on `listener` until `stop` is done.
 pub(crate) async fn serve(
     listener: TcpListener,
     router: Router,
     limits: Limits,
+    entry: Entry,
     stop: impl Future<Output = ()>,
 ) -> Draining {
-    let builder = Arc::new(builder(&limits));
+    let shared = Arc::new(Shared {
+        router,
+        builder: builder(&limits),
+        h1_builder: builder(&limits).http1_only(),
+        h2_builder: builder(&limits).http2_only(),
+        entry,
+        head_timeout: limits.head_timeout,
+    });
     let places = Arc::new(Semaphore::new(limits.connections_max));
     let graceful = GracefulShutdown::new();
     tokio::pin!(stop);
@@ -92,10 +142,10 @@ pub(crate) async fn serve(
             () = &mut stop => return Draining(graceful),
             place = Arc::clone(&places).acquire_owned() => place.expect("the semaphore is never closed"),
         };
-        let (stream, client) = tokio::select! {
+        let (stream, peer) = tokio::select! {
             () = &mut stop => return Draining(graceful),
             accepted = listener.accept() => match accepted {
-                Ok((stream, address)) => (stream, ClientAddress::new(address)),
+                Ok(accepted) => accepted,
                 Err(error) => {
                     // Out of files, or a client gone before it was accepted: neither ends the service.
                     warn!(%error, "cannot accept a connection");
@@ -113,27 +163,98 @@ pub(crate) async fn serve(
         if let Err(error) = rustix::net::sockopt::set_tcp_user_timeout(&stream, UNACKED_TIMEOUT_MS) {
             debug!(%error, "cannot bound how long written bytes stay unacknowledged");
         }
-        let service = TowerToHyperService::new(router.clone());
-        let line = Line::default();
-        let watcher = graceful.watcher();
-        let builder = Arc::clone(&builder);
-        let head_timeout = limits.head_timeout;
-        tokio::spawn(async move {
-            if !matches!(tokio::time::timeout(head_timeout, speaks(&stream)).await, Ok(Ok(()))) {
+        let arriving = Arriving { peer, place, watcher: graceful.watcher(), shared: Arc::clone(&shared) };
+        tokio::spawn(arriving.serve(stream));
+    }
+}
+
+impl Arriving {
+    /// Takes what comes before requests from `stream`, and then requests to its end.
+    async fn serve(self, mut stream: TcpStream) {
+        let client = match self.client(&mut stream).await {
+            Ok(client) => client,
+            Err(error) => {
+                refused("proxy-header");
+                debug!(%error, peer = %self.peer, "closed a connection for its PROXY header");
                 return;
             }
-            let stream = Placed { stream, line: line.clone(), received: 0, _place: place };
-            let service = service_fn(move |mut request: Request<Incoming>| {
-                request.extensions_mut().insert(client);
-                let (line, service) = (line.clone(), service.clone());
-                async move { line.during(request, |request| service.call(request)).await }
-            });
-            let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
-            if let Err(error) = watcher.watch(connection).await {
-                debug!(error, "connection ended early");
+        };
+        let Some(tls) = self.shared.entry.tls.clone() else {
+            if !matches!(tokio::time::timeout(self.shared.head_timeout, speaks(&stream)).await, Ok(Ok(()))) {
+                return;
             }
-        });
+            // Plain HTTP, of which the first bytes can be peeked at.
+            return self.hand_to_hyper(stream, client).await;
+        };
+        // Boxed: a handshake's state is large, and gone when the connection begins.
+        match Box::pin(tls.accept(stream, self.shared.head_timeout)).await {
+            Ok(stream) => self.hand_to_hyper(stream, client).await,
+            Err(error) => {
+                refused("tls-handshake");
+                debug!(%error, client = %client.0, "closed a connection for its TLS handshake");
+            }
+        }
     }
+
+    /// The client: whom the load balancer names, else who is connected.
+    async fn client(&self, stream: &mut TcpStream) -> io::Result<ClientAddress> {
+        let peer = ClientAddress::new(self.peer);
+        if !self.shared.entry.proxies.iter().any(|network| network.contains(peer.ip())) {
+            return Ok(peer);
+        }
+        let named = tokio::time::timeout(self.shared.head_timeout, proxy::read_header(stream)).await??;
+        Ok(named.map_or(peer, ClientAddress::new))
+    }
+
+    /// Serves the requests on `stream` by hyper.
+    async fn hand_to_hyper<S: Conveys>(self, stream: S, client: ClientAddress) {
+        let Self { place, watcher, shared, .. } = self;
+        let router = TowerToHyperService::new(shared.router.clone());
+        let line = Line::default();
+        let (builder, is_preface_due) = match stream.version() {
+            // The first bytes are there, and tell.
+            None => (&shared.builder, false),
+            Some(Version::HTTP_2) => (&shared.h2_builder, true),
+            Some(_) => (&shared.h1_builder, false),
+        };
+        let mut stream = Placed::new(stream, line.clone(), place);
+        if is_preface_due {
+            stream = stream.preface_within(shared.head_timeout);
+        }
+        let service = service_fn(move |mut request: Request<Incoming>| {
+            request.extensions_mut().insert(client);
+            let (line, router) = (line.clone(), router.clone());
+            async move { line.during(request, |request| router.call(request)).await }
+        });
+        let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
+        if let Err(error) = watcher.watch(connection.into_owned()).await {
+            debug!(error, "connection ended early");
+        }
+    }
+}
+
+/// What carries requests.
+trait Conveys: AsyncRead + AsyncWrite + Unpin + Send + 'static {
+    /// The version of HTTP that was agreed on, when one was.
+    fn version(&self) -> Option<Version>;
+}
+
+impl Conveys for TcpStream {
+    fn version(&self) -> Option<Version> {
+        None
+    }
+}
+
+impl Conveys for TlsStream<TcpStream> {
+    fn version(&self) -> Option<Version> {
+        let is_h2 = self.get_ref().1.alpn_protocol() == Some(tls::ALPN_H2);
+        Some(if is_h2 { Version::HTTP_2 } else { Version::HTTP_11 })
+    }
+}
+
+/// Counts a connection that was closed before its first request.
+fn refused(why: &'static str) {
+    counter!(REFUSED, "why" => why).increment(1);
 }
 
 /// Waits until the first bytes tell HTTP/1 from HTTP/2. hyper-util reads those without a limit of time, so a client that
@@ -151,67 +272,6 @@ async fn speaks(stream: &TcpStream) -> io::Result<()> {
     }
 }
 
-/// A connection with its place among those allowed. hyper hands the stream on when it becomes a WebSocket; the place
-/// goes with it.
-struct Placed {
-    stream: TcpStream,
-    line: Line,
-    /// Bytes that came so far, counted up to [`SHORT_READS_BYTES`].
-    received: usize,
-    _place: OwnedSemaphorePermit,
-}
-
-impl Placed {
-    /// Ends what was begun between hyper's messages, before hyper goes on.
-    fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.line.poll_rest(cx, Pin::new(&mut self.stream))
-    }
-}
-
-impl AsyncRead for Placed {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if self.received >= SHORT_READS_BYTES || buf.remaining() <= SHORT_READ_BYTES {
-            return Pin::new(&mut self.stream).poll_read(cx, buf);
-        }
-        let mut short = ReadBuf::new(buf.initialize_unfilled_to(SHORT_READ_BYTES));
-        ready!(Pin::new(&mut self.stream).poll_read(cx, &mut short))?;
-        let n = short.filled().len();
-        buf.advance(n);
-        self.received += n;
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncWrite for Placed {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        ready!(self.poll_rest(cx))?;
-        Pin::new(&mut self.stream).poll_write(cx, buf)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        ready!(self.poll_rest(cx))?;
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let placed = &mut *self;
-        ready!(placed.line.poll_waiting(cx, Pin::new(&mut placed.stream)))?;
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-}
-
 fn builder(limits: &Limits) -> auto::Builder<TokioExecutor> {
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(limits.head_timeout).max_buf_size(BUFFER_BYTES_MAX);
@@ -219,6 +279,9 @@ fn builder(limits: &Limits) -> auto::Builder<TokioExecutor> {
         .http2()
         .timer(TokioTimer::new())
         .max_concurrent_streams(limits.streams_max)
+        .max_header_list_size(HEADER_BYTES_MAX)
+        .max_pending_accept_reset_streams(RESETS_PENDING_MAX)
+        .max_local_error_reset_streams(RESETS_OWN_MAX)
         .initial_stream_window_size(limits.window_bytes)
         .initial_connection_window_size(limits.window_bytes * 2)
         .keep_alive_interval(Duration::from_secs(30));
@@ -226,57 +289,4 @@ fn builder(limits: &Limits) -> auto::Builder<TokioExecutor> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use axum::Extension;
-    use axum::routing::get;
-    use std::net::SocketAddr;
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-    use tokio::sync::oneshot;
-
-    /// Serves one connection at a time until the sender is dropped.
-    async fn start() -> (SocketAddr, oneshot::Sender<()>) {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let limits = Limits { connections_max: 1, head_timeout: Duration::from_millis(50), ..Limits::default() };
-        let (stop, stopped) = oneshot::channel::<()>();
-        let here = get(async |Extension(client): Extension<ClientAddress>| format!("{} is here", client.0));
-        let router = Router::new().route("/", here);
-        tokio::spawn(async move {
-            let stopping = async move { drop(stopped.await) };
-            serve(listener, router, limits, stopping).await.ended().await;
-        });
-        (address, stop)
-    }
-
-    async fn ask(stream: &mut TcpStream) -> String {
-        stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.unwrap();
-        answer
-    }
-
-    /// Whoever connects and says nothing, or the beginning of an HTTP/2 preface, must not keep others out.
-    #[tokio::test]
-    async fn silent_connections_give_their_place_back() {
-        let (address, _stop) = start().await;
-        for said in [&b""[..], b"P", b"PRI * HTTP/2.0\r\n", b"GET / HTTP/1.1\r\n"] {
-            let mut silent = TcpStream::connect(address).await.unwrap();
-            silent.write_all(said).await.unwrap();
-            let answer = ask(&mut TcpStream::connect(address).await.unwrap()).await;
-            assert!(answer.ends_with("here"), "after {said:?}: {answer}");
-            // An answer (408), an end or a reset: whichever it is, the connection has ended.
-            let _ = silent.read_to_end(&mut Vec::new()).await;
-        }
-    }
-
-    /// Limits for each address rest on it.
-    #[tokio::test]
-    async fn every_request_carries_its_clients_address() {
-        let (address, _stop) = start().await;
-        let mut stream = TcpStream::connect(address).await.unwrap();
-        let own = stream.local_addr().unwrap();
-        let answer = ask(&mut stream).await;
-        assert!(answer.ends_with(&format!("{own} is here")), "{answer}");
-    }
-}
+mod tests;

@@ -16,9 +16,10 @@ use metrics::{Counter, Histogram, counter, gauge, histogram};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
 /// Names and meanings of what the node itself tells.
-const METRICS: [(&str, &str); 6] = [
+const METRICS: [(&str, &str); 7] = [
     (REQUESTS, "Requests answered, by route template, method and class of status (2xx, 4xx, ...)."),
     (REQUEST_TIME, "Time from a request's head to its answer's head, by route template; bodies take longer."),
+    (REFUSED, "Connections closed before their first request, by why: proxy-header, tls-handshake."),
     (READY, "1 when the role takes requests, 0 when its store is read-only or it is about to stop; by role."),
     (RESIDENT, "Resident memory of the process."),
     (OPEN_FDS, "Open files of the process, connections among them."),
@@ -27,6 +28,7 @@ const METRICS: [(&str, &str); 6] = [
 
 const REQUESTS: &str = "waxwing_http_requests_total";
 const REQUEST_TIME: &str = "waxwing_http_request_seconds";
+pub(super) const REFUSED: &str = "waxwing_connections_refused_total";
 const READY: &str = "waxwing_ready";
 const RESIDENT: &str = "process_resident_memory_bytes";
 const OPEN_FDS: &str = "process_open_fds";

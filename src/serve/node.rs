@@ -29,6 +29,17 @@ use crate::config::{Cluster, Config, Role};
 /// How long the grant lasts that an edge gets from the messaging role in its own process: longer than a process lives.
 const OWN_EDGE_GRANT: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
+/// Where this node is reached.
+#[derive(Clone, Copy)]
+pub(crate) struct Reached {
+    /// The public address.
+    pub address: SocketAddr,
+    /// `http` or `https`, as the public address speaks.
+    pub scheme: &'static str,
+    /// Where this process reaches its own origin by plain HTTP.
+    pub origin_at: SocketAddr,
+}
+
 /// The roles of this process.
 #[derive(Clone)]
 pub(crate) struct Node {
@@ -43,8 +54,8 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    /// Opens the data directory and every role. `address` is where this node listens.
-    pub(crate) async fn open(config: Config, address: SocketAddr) -> anyhow::Result<Self> {
+    /// Opens the data directory and every role of a node that is reached as `reached` says.
+    pub(crate) async fn open(config: Config, reached: Reached) -> anyhow::Result<Self> {
         let lock = lock_data(&config.data)?;
         let registration = config.messaging.registration;
         let messaging = match config.plays(Role::Messaging) {
@@ -67,16 +78,20 @@ impl Node {
         };
         let edge = match config.plays(Role::Edge) {
             true => {
-                let origin_url =
-                    config.cluster.origin_url.clone().unwrap_or_else(|| format!("http://{}", reachable(address)));
+                let own = || format!("http://{}", reachable(reached.origin_at));
+                let origin_url = config.cluster.origin_url.clone().unwrap_or_else(own);
                 let grant = edge_grant(messaging.as_ref(), &config.cluster)?;
                 let data = config.data.join("edge");
                 Some(Edge::open(config.edge.clone(), &data, origin_url, grant, keys).await?)
             }
             false => None,
         };
-        let addresses =
-            Addresses { cluster: config.cluster, public_url: config.public_url, listen: reachable(address) };
+        let addresses = Addresses {
+            cluster: config.cluster,
+            public_url: config.public_url,
+            listen: reachable(reached.address),
+            scheme: reached.scheme,
+        };
         let info = InfoBase { blob_bytes_max, registration };
         Ok(Self { origin, edge, messaging, info, addresses: Arc::new(addresses), _lock: Arc::new(lock) })
     }
@@ -100,6 +115,11 @@ impl Node {
             info_span!("request", method = %request.method(), path = request.uri().path())
         });
         router.fallback(not_found).layer(CatchPanicLayer::custom(panicked)).layer(from_fn(measure)).layer(trace)
+    }
+
+    /// What the origin answers, for the edge of this process; it asks for the edge's grant as it does elsewhere.
+    pub(super) fn origin_router(&self) -> Router {
+        self.origin.as_ref().map(Origin::router).unwrap_or_default().fallback(not_found)
     }
 
     /// Which roles this node plays that can fail, and whether each should get requests.
@@ -195,6 +215,7 @@ struct Addresses {
     cluster: Cluster,
     public_url: Option<String>,
     listen: SocketAddr,
+    scheme: &'static str,
 }
 
 impl Addresses {
@@ -203,8 +224,8 @@ impl Addresses {
         let host = headers.get(HOST).and_then(|host| host.to_str().ok());
         let own = match (&self.public_url, host) {
             (Some(url), _) => url.clone(),
-            (None, Some(host)) => format!("http://{host}"),
-            (None, None) => format!("http://{}", self.listen),
+            (None, Some(host)) => format!("{}://{host}", self.scheme),
+            (None, None) => format!("{}://{}", self.scheme, self.listen),
         };
         service_info(&self.cluster, &own, info)
     }
@@ -257,8 +278,8 @@ mod tests {
     /// A phone that reaches a laptop by its address on the network must not be sent to its own loopback.
     #[test]
     fn without_a_public_url_clients_are_told_the_host_they_asked() {
-        let addresses =
-            Addresses { cluster: Cluster::default(), public_url: None, listen: "127.0.0.1:8460".parse().unwrap() };
+        let listen = "127.0.0.1:8460".parse().unwrap();
+        let addresses = Addresses { cluster: Cluster::default(), public_url: None, listen, scheme: "http" };
         let base = InfoBase { blob_bytes_max: 10, registration: Registration::Open };
         let headers = HeaderMap::from_iter([(HOST, "192.168.1.5:8460".parse().unwrap())]);
         assert_eq!(addresses.tell(&headers, base).api_url, "http://192.168.1.5:8460");
