@@ -13,7 +13,10 @@ use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 
 /// Names and meanings. The kind is in the name: `_total` counts, `_seconds` is a histogram, anything else a gauge.
 pub const METRICS: [(&str, &str); 11] = [
-    (UPLOADS, "Uploads with a record, by state (receiving, complete), as of the last sweep."),
+    (
+        UPLOADS,
+        "Uploads with a record, by state (receiving, complete; unread: in a bucket, too young to be due), as of the last sweep.",
+    ),
     (UPLOAD_BYTES, "Bytes of content that upload requests brought, by dialect, whatever became of them."),
     (FSYNC, "Time of a sync, by what is made durable: data of one upload, a pack of blobs, a group of records."),
     (COMPLETED, "Uploads that became a blob."),
@@ -49,6 +52,7 @@ static HANDLES: LazyLock<Handles> = LazyLock::new(Handles::fetch);
 pub(crate) struct Handles {
     pub(crate) receiving: Gauge,
     pub(crate) complete: Gauge,
+    pub(crate) unread: Gauge,
     pub(crate) bytes_tus: Counter,
     pub(crate) bytes_ietf: Counter,
     pub(crate) bytes_content_range: Counter,
@@ -72,6 +76,7 @@ impl Handles {
         Self {
             receiving: gauge!(UPLOADS, "state" => "receiving"),
             complete: gauge!(UPLOADS, "state" => "complete"),
+            unread: gauge!(UPLOADS, "state" => "unread"),
             bytes_tus: counter!(UPLOAD_BYTES, "dialect" => "tus"),
             bytes_ietf: counter!(UPLOAD_BYTES, "dialect" => "ietf"),
             bytes_content_range: counter!(UPLOAD_BYTES, "dialect" => "content-range"),

@@ -20,6 +20,8 @@ mod slots;
 #[cfg(test)]
 pub(crate) mod suite;
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
@@ -59,6 +61,22 @@ pub(crate) trait BlobStore: Send + Sync + 'static {
         after: Option<UploadId>,
         limit: usize,
     ) -> BoxFuture<'_, Result<Vec<(UploadId, UploadRecord)>, StoreError>>;
+
+    /// The next uploads that may have expired by `now`, in the order of their ids, about `limit`, those after `after`; what
+    /// is told apart from them without reading their records is left out. `None` when another process that shares the store
+    /// sees to it.
+    fn due(
+        &self,
+        after: Option<UploadId>,
+        limit: usize,
+        _now: Timestamp,
+        _lives: Lives,
+    ) -> BoxFuture<'_, Result<Option<DuePage>, StoreError>> {
+        Box::pin(async move {
+            let entries = self.uploads(after, limit).await?;
+            Ok(Some(DuePage { last: entries.last().map(|(id, _)| *id), entries, unread: 0 }))
+        })
+    }
 
     /// Opens a blob; `None` when there is none. A blob that was opened can be read to its end even when it is removed.
     fn blob(&self, id: BlobId) -> BoxFuture<'_, Result<Option<Box<dyn BlobReader>>, StoreError>>;
@@ -110,6 +128,12 @@ pub(crate) trait BlobStore: Send + Sync + 'static {
     /// Gives how many uploads' bytes were freed.
     fn collect(&self, older_than: Timestamp) -> BoxFuture<'_, Result<u64, StoreError>>;
 
+    /// As [`Self::collect`], called again and again: an engine may look only at what came since it was called last, and now
+    /// and then at everything.
+    fn collect_again(&self, older_than: Timestamp, _now: Timestamp) -> BoxFuture<'_, Result<u64, StoreError>> {
+        self.collect(older_than)
+    }
+
     /// Of how many uploads [`Self::collect`] would free the bytes.
     fn leftovers(&self, older_than: Timestamp) -> BoxFuture<'_, Result<u64, StoreError>>;
 
@@ -120,6 +144,26 @@ pub(crate) trait BlobStore: Send + Sync + 'static {
     /// Whether writing is possible; false while what the engine stores to is not there, and for good once it cannot tell
     /// any more what is durable.
     fn is_writable(&self) -> bool;
+}
+
+/// How long uploads stay after their last commit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Lives {
+    /// The least that any does.
+    pub(crate) shortest: Duration,
+    /// The most that any does.
+    pub(crate) longest: Duration,
+}
+
+/// Uploads that may have expired.
+#[derive(Clone, Debug)]
+pub(crate) struct DuePage {
+    /// The uploads.
+    pub(crate) entries: Vec<(UploadId, UploadRecord)>,
+    /// How many others stand between them, which have not.
+    pub(crate) unread: u32,
+    /// After which upload to go on; `None` when these were the last.
+    pub(crate) last: Option<UploadId>,
 }
 
 /// A claim on an upload, and its record at that moment.

@@ -13,6 +13,7 @@
 mod blobs;
 mod bucket;
 mod events;
+mod flights;
 mod garbage;
 mod ledger;
 mod objects;
@@ -22,6 +23,7 @@ mod purges;
 mod reader;
 mod retry;
 mod settings;
+mod sweep;
 mod uploads;
 mod writer;
 
@@ -36,13 +38,16 @@ use tokio_util::task::TaskTracker;
 use waxwing_protocol::{BlobId, OwnerTag, Timestamp, UploadId};
 
 use self::bucket::{Bucket, PAGE};
+use self::flights::Flights;
 use self::objects::{BLOBS, OWNERS, blob_in, event_key, owner_in, owner_key, random_name};
 use self::pins::Pins;
 use self::purges::Newest;
 use self::retry::Turns;
 use self::writer::{Budget, S3Writer};
 use super::slots::{CLAIM_WAIT, Slots};
-use super::{BlobReader, BlobStore, Claim, Event, Purges, StoreError, StoreErrorKind, UploadRecord, UploadWriter};
+use super::{
+    BlobReader, BlobStore, Claim, DuePage, Event, Lives, Purges, StoreError, StoreErrorKind, UploadRecord, UploadWriter,
+};
 
 pub(crate) use self::probe::ProbeError;
 pub(crate) use self::settings::{Keys, Settings};
@@ -67,6 +72,7 @@ struct Shared {
     slots: Slots,
     budget: Budget,
     pins: Pins,
+    flights: Flights,
     newest_purge: Newest,
     /// Turns at changing pointers. Whoever has one may take an owner's turn, never the other way round.
     blob_turns: Turns,
@@ -105,6 +111,7 @@ impl S3Store {
             settings,
             slots: Slots::default(),
             pins: Pins::default(),
+            flights: Flights::default(),
             newest_purge: Newest::default(),
             blob_turns: Turns::default(),
             conditional_delete: abilities.conditional_delete,
@@ -121,7 +128,7 @@ impl S3Store {
     /// Lists what [`BlobStore::collect`] would remove.
     #[cfg(test)]
     async fn garbage(&self, older_than: Timestamp) -> Result<garbage::Garbage, StoreError> {
-        self.0.collect(older_than, true).await
+        self.0.collect(Timestamp::default(), older_than, true).await
     }
 
     /// Sets right what owners are charged with. Gives for how many.
@@ -334,6 +341,16 @@ impl BlobStore for S3Store {
         Box::pin(self.0.uploads(after, limit))
     }
 
+    fn due(
+        &self,
+        after: Option<UploadId>,
+        _limit: usize,
+        now: Timestamp,
+        lives: Lives,
+    ) -> BoxFuture<'_, Result<Option<DuePage>, StoreError>> {
+        Box::pin(self.0.due(after, now, lives))
+    }
+
     fn blob(&self, id: BlobId) -> BoxFuture<'_, Result<Option<Box<dyn BlobReader>>, StoreError>> {
         Box::pin(async move { Ok(self.0.open_blob(id).await?.map(|reader| Box::new(reader) as Box<dyn BlobReader>)) })
     }
@@ -389,11 +406,18 @@ impl BlobStore for S3Store {
     }
 
     fn collect(&self, older_than: Timestamp) -> BoxFuture<'_, Result<u64, StoreError>> {
-        Box::pin(async move { Ok(self.0.collect(older_than, false).await?.uploads) })
+        Box::pin(async move { Ok(self.0.collect(Timestamp::default(), older_than, false).await?.uploads) })
+    }
+
+    fn collect_again(&self, older_than: Timestamp, now: Timestamp) -> BoxFuture<'_, Result<u64, StoreError>> {
+        Box::pin(async move {
+            let Some(since) = self.0.collect_since(now).await? else { return Ok(0) };
+            Ok(self.0.collect(since, older_than, false).await?.uploads)
+        })
     }
 
     fn leftovers(&self, older_than: Timestamp) -> BoxFuture<'_, Result<u64, StoreError>> {
-        Box::pin(async move { Ok(self.0.collect(older_than, true).await?.uploads) })
+        Box::pin(async move { Ok(self.0.collect(Timestamp::default(), older_than, true).await?.uploads) })
     }
 
     fn compact(&self, _stop: CancellationToken) -> BoxFuture<'_, Result<u64, StoreError>> {

@@ -13,7 +13,7 @@ use waxwing_protocol::{Timestamp, UploadId};
 use super::{UploadError, Uploads};
 use crate::blobs::Blobs;
 use crate::metrics::handles;
-use crate::store::{UploadRecord, UploadState};
+use crate::store::{Lives, UploadRecord, UploadState};
 
 /// Records looked at in one go.
 const PAGE: usize = 256;
@@ -37,13 +37,17 @@ impl Uploads {
     /// Removes the uploads that have expired by `now`, and enters into the metrics how many are left.
     pub(crate) async fn sweep(&self, now: Timestamp) -> Result<Swept, UploadError> {
         let mut swept = Swept::default();
-        let (mut receiving, mut complete) = (0_u32, 0_u32);
+        let (mut receiving, mut complete, mut unread) = (0_u32, 0_u32, 0_u32);
+        let limits = &self.0.limits;
+        let lives = Lives {
+            shortest: limits.upload_expiry.min(limits.unacknowledged_expiry),
+            longest: limits.upload_expiry.max(limits.unacknowledged_expiry),
+        };
         let mut after = None;
         loop {
-            let page = self.0.store.uploads(after, PAGE).await?;
-            let Some((last, _)) = page.last() else { break };
-            after = Some(*last);
-            for (id, record) in page {
+            let Some(page) = self.0.store.due(after, PAGE, now, lives).await? else { return Ok(swept) };
+            unread = unread.saturating_add(page.unread);
+            for (id, record) in page.entries {
                 // What a request is busy with has not expired, whatever its record said before.
                 if record.expires > now || self.0.turns.is_taken(id) {
                     match record.state {
@@ -62,8 +66,13 @@ impl Uploads {
                     UploadState::Complete { .. } => swept.finished += 1,
                 }
             }
+            after = page.last;
+            if after.is_none() {
+                break;
+            }
         }
         let handles = handles();
+        handles.unread.set(unread);
         handles.receiving.set(receiving);
         handles.complete.set(complete);
         handles.expired_receiving.increment(swept.unfinished);
@@ -91,6 +100,11 @@ impl Uploads {
     /// Frees bytes that a crash left without a record, as of `now`.
     pub(crate) async fn collect(&self, now: Timestamp) -> Result<u64, UploadError> {
         Ok(self.0.store.collect(now.minus(COLLECT_AGE)).await?)
+    }
+
+    /// The same, called again and again.
+    async fn collect_again(&self, now: Timestamp) -> Result<u64, UploadError> {
+        Ok(self.0.store.collect_again(now.minus(COLLECT_AGE), now).await?)
     }
 
     /// Of how many uploads [`Self::collect`] would free bytes.
@@ -154,7 +168,7 @@ pub(crate) async fn run(uploads: Uploads, blobs: Blobs, interval: Duration, stop
 }
 
 async fn collect(uploads: &Uploads, now: Timestamp) {
-    match uploads.collect(now).await {
+    match uploads.collect_again(now).await {
         Ok(0) => {}
         Ok(freed) => tracing::info!(freed, "freed the bytes of {freed} uploads that a crash cut off"),
         Err(error) => tracing::warn!(error = %error, "looking for bytes without a record failed"),

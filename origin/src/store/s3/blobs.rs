@@ -4,6 +4,11 @@
 //! owner's going empties it before they are removed, so that a crash leaves bytes without a pointer, which are found
 //! again, and never a pointer without bytes. A pointer whose blob went stays until the purge log tells it and the bytes
 //! are removed; it names both, so that whoever finds it can bring this to its end.
+//!
+//! Then it stays an hour longer, as a *grave*. A write that was sent when there was no pointer, and given up, may arrive
+//! that late: it finds the grave and is refused, where it would have made a name for bytes that are gone. An origin that
+//! was slow to end an upload which another ended long ago finds its bytes' name in the grave. By then S3 takes no request
+//! any more that was signed before the blob went.
 
 use std::sync::Arc;
 
@@ -27,6 +32,8 @@ pub(super) enum Stored {
     NotNeeded,
     /// The blob has none, and none came.
     Missing,
+    /// They were the blob's, and went with it.
+    Gone,
 }
 
 impl Shared {
@@ -47,33 +54,40 @@ impl Shared {
     }
 
     /// Makes the bytes at `place`, which upload `upload` brought, blob `blob`, or its owner an owner more of the blob
-    /// that is there. Charges the owner before, unless a change of their ledger named `charge` has.
+    /// that is there. Charges the owner before, unless the upload's `ending` says that it was done.
     pub(super) async fn store_blob(
         &self,
         upload: UploadId,
         blob: &NewBlob,
         place: Option<&Place>,
-        charge: Option<&str>,
+        ending: Option<(&Tag, &str)>,
     ) -> Result<Stored, StoreError> {
         let (owner, bytes) = (blob.owner, blob.blob_bytes);
-        let mut charged = charge.is_some();
-        let mut name = charge.map_or_else(random_name, |charge| Ok(charge.to_owned()))?;
+        let mut charged = ending.is_some();
+        let name = ending.map_or_else(random_name, |(_, charge)| Ok(charge.to_owned()))?;
         let mut attempts = Attempts::new("storing a blob");
         let _turn = self.blob_turns.take(blob.id).await;
         loop {
             let (mut pointer, tag) = self.pointer(blob.id).await?;
             let before = pointer.clone();
-            if pointer.place.is_none() && place.is_none() {
-                self.refund(charged, owner, bytes, &name).await;
-                return Ok(Stored::Missing);
+            if let Some((version, _)) = ending {
+                // After the pointer was read: whoever ended the upload before has changed one of the two, and what its
+                // owner did since must not be undone.
+                self.still_at(upload, version).await?;
+            }
+            if pointer.place.is_none() {
+                match place {
+                    None => {
+                        self.refund(charged && ending.is_none(), owner, bytes, &name).await;
+                        return Ok(Stored::Missing);
+                    }
+                    Some(place) if pointer.has_buried(place) => return Ok(Stored::Gone),
+                    Some(_) => {}
+                }
             }
             let share = pointer.owners.get(&owner).filter(|_| pointer.place.is_some());
-            if let Some(share) = share {
-                // They have it, but not by this charge.
-                if std::mem::take(&mut charged) && share.charge != name {
-                    self.refund(true, owner, bytes, &name).await;
-                    name.push('+');
-                }
+            let has_otherwise = share.is_some_and(|share| share.charge != name);
+            if share.is_some() && !charged {
                 self.bucket.charge(owner, Entry::Hold { upload, bytes: 0 }, u64::MAX).await?;
             } else if !charged {
                 self.bucket.charge(owner, Entry::Settle { upload, bytes, name: &name }, blob.quota_bytes).await?;
@@ -95,6 +109,9 @@ impl Shared {
                 matches!(swap, Swap::Made(_))
             };
             if made {
+                // They have it, but not by this charge. Given back at the end: as long as they may yet come to have it by
+                // this one, it stands.
+                self.refund(charged && has_otherwise, owner, bytes, &name).await;
                 let used = place.is_some_and(|place| Some(&place.data) == pointer.place.as_ref().map(|p| &p.data));
                 return Ok(if used { Stored::Used } else { Stored::NotNeeded });
             }
@@ -188,6 +205,10 @@ impl Shared {
                 .map(|(owner, _)| *owner)
                 .collect();
             if ended.is_empty() || pointer.place.is_none() {
+                // An earlier try may have come this far.
+                if pointer.place.is_none() && !pointer.is_grave() {
+                    self.clean(blob).await?;
+                }
                 return Ok(false);
             }
             pointer.owners.retain(|owner, _| !ended.contains(owner));
@@ -210,8 +231,8 @@ impl Shared {
         Ok(true)
     }
 
-    /// Brings to its end that blob `id` went: the purge log tells it, its bytes are removed, then its pointer. Bytes that
-    /// somebody reads stay until they have done.
+    /// Brings to its end that blob `id` went: the purge log tells it, its bytes are removed, and its pointer is a grave.
+    /// Bytes that somebody reads stay until they have done.
     pub(super) async fn clean(self: &Arc<Self>, id: BlobId) -> Result<(), StoreError> {
         let mut logged = None;
         let mut attempts = Attempts::new("removing a blob");
@@ -231,12 +252,11 @@ impl Shared {
                     kept.push(place);
                 } else {
                     self.remove_place(&place).await?;
+                    pointer.bury(&place);
                 }
             }
             pointer.leftovers = kept;
-            let made = if pointer.place.is_none() && pointer.leftovers.is_empty() && self.conditional_delete {
-                self.bucket.remove_if(&blob_key(id), &tag).await?
-            } else if pointer == before {
+            let made = if pointer == before {
                 true
             } else {
                 matches!(self.swap_pointer(id, Some(&tag), &pointer).await?, Swap::Made(_))
@@ -246,6 +266,18 @@ impl Shared {
             }
             attempts.pause().await?;
         }
+    }
+
+    /// Removes the pointer of blob `id` if it is a grave.
+    pub(super) async fn remove_grave(&self, id: BlobId) -> Result<(), StoreError> {
+        if self.conditional_delete
+            && let (pointer, Some(tag)) = self.pointer(id).await?
+            && pointer.is_grave()
+        {
+            // Where it is another by now, the blob came back.
+            self.bucket.remove_if(&blob_key(id), &tag).await?;
+        }
+        Ok(())
     }
 
     /// Removes bytes of a blob that no pointer leads to any more.

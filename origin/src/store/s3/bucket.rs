@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use waxwing_protocol::Timestamp;
 use waxwing_protocol::range::ByteRange;
 
-use super::retry::Turns;
+use super::retry::{Attempts, Turns};
 use crate::store::{StoreError, StoreErrorKind};
 
 /// How often a whole answer is asked for again whose body broke off; the request itself is tried again by the client.
@@ -28,6 +28,9 @@ const COMPLETE_ATTEMPTS: u32 = 6;
 
 /// How long to wait before the second of these attempts; twice as long before each further one.
 const COMPLETE_PAUSE: Duration = Duration::from_millis(200);
+
+/// How often a conditional write is made that is refused although what is there is what it expects.
+const REFUSALS_MAX: u32 = 8;
 
 /// How long a body that is read may bring nothing.
 pub(super) const READ_STALL: Duration = Duration::from_secs(30);
@@ -56,6 +59,13 @@ pub(super) struct Found {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Tag(String);
 
+impl Tag {
+    /// Whether both name the same version. Some servers quote tags in one answer and not in another.
+    fn is(&self, other: &Self) -> bool {
+        self.0.trim_matches('"') == other.0.trim_matches('"')
+    }
+}
+
 /// What must be there for a write to be made.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Expect<'a> {
@@ -79,6 +89,7 @@ pub(super) struct Listed {
     pub(super) key: String,
     /// When it was written, by the clock of the store.
     pub(super) modified: Timestamp,
+    pub(super) bytes: u64,
 }
 
 /// A multipart upload in a listing.
@@ -185,22 +196,34 @@ impl Bucket {
     /// Writes an object if what is there is still what is expected. `bytes` must be unlike any others ever written
     /// there.
     pub(super) async fn swap(&self, key: &str, expect: Expect<'_>, bytes: Bytes) -> Result<Swap, StoreError> {
-        let put = self.client.put_object().bucket(&self.name).key(self.key(key)).body(bytes.clone().into());
-        let put = match expect {
-            Expect::Absent => put.if_none_match("*"),
-            Expect::Tag(tag) => put.if_match(&tag.0),
-        };
-        match put.send().await {
-            Ok(put) => {
-                let tag = put.e_tag().map(|tag| Tag(tag.to_owned()));
-                Ok(Swap::Made(tag.ok_or_else(|| no_tag("writing an object"))?))
+        let mut attempts = Attempts::at_most(REFUSALS_MAX, "writing an object");
+        loop {
+            let put = self.client.put_object().bucket(&self.name).key(self.key(key)).body(bytes.clone().into());
+            let put = match expect {
+                Expect::Absent => put.if_none_match("*"),
+                Expect::Tag(tag) => put.if_match(&tag.0),
+            };
+            match put.send().await {
+                Ok(put) => {
+                    let tag = put.e_tag().map(|tag| Tag(tag.to_owned()));
+                    return Ok(Swap::Made(tag.ok_or_else(|| no_tag("writing an object"))?));
+                }
+                // Absent: nothing is there to be what was expected.
+                Err(error) if is_conflict(&error) || is_absent(&error) => {}
+                Err(error) => return Err(failed("writing an object", &error)),
             }
-            // Absent: nothing is there to be what was expected.
-            Err(error) if is_conflict(&error) || is_absent(&error) => match self.get(key).await? {
-                Some(found) if found.bytes == bytes => Ok(Swap::Made(found.tag)),
-                _ => Ok(Swap::Lost),
-            },
-            Err(error) => Err(failed("writing an object", &error)),
+            let found = self.get(key).await?;
+            let as_expected = match (&found, expect) {
+                (Some(found), _) if found.bytes == bytes => return Ok(Swap::Made(found.tag.clone())),
+                (None, Expect::Absent) => true,
+                (Some(found), Expect::Tag(tag)) => found.tag.is(tag),
+                _ => false,
+            };
+            if !as_expected {
+                return Ok(Swap::Lost);
+            }
+            // Nobody was first: S3 refuses a conditional write also when it met another that came to nothing (409).
+            attempts.pause().await?;
         }
     }
 
@@ -233,6 +256,7 @@ impl Bucket {
             Some(Listed {
                 key: object.key()?.strip_prefix(&self.prefix)?.to_owned(),
                 modified: time_of(object.last_modified()?),
+                bytes: object.size().and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or(0),
             })
         });
         Ok(entries.collect())

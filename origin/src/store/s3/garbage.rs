@@ -6,8 +6,9 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use bytes::Bytes;
 use futures_util::future::try_join_all;
 use waxwing_protocol::{BlobId, OwnerTag, Timestamp, UploadId};
 
@@ -15,16 +16,19 @@ use super::Shared;
 use super::bucket::{Expect, Listed, PAGE, Swap};
 use super::ledger::Ledger;
 use super::objects::{
-    BLOBS, DATA, Draft, NAMED, OUTBOARDS, OWNERS, Place, StoredRecount, TAILS, UPLOADS, blob_in, blob_of_name, encode,
-    named_key, owner_in, owner_key, upload_in, upload_of,
+    BLOBS, DATA, Draft, GRAVE_BYTES_MAX, NAMED, OUTBOARDS, OWNERS, Place, TAILS, UPLOADS, blob_in, blob_of_name,
+    encode, named_key, owner_in, owner_key, random_name, upload_in, upload_of,
 };
 use crate::store::{StoreError, StoreErrorKind};
 
 /// The object that is written when a count begins, so that one origin counts for all.
-const RECOUNT: &str = "recount";
+const RECOUNT: &str = "turns/recount";
 
 /// How often everything is counted: each count reads every pointer.
 const RECOUNT_INTERVAL: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// How far the bucket's clock may be behind this one without anybody being told.
+const CLOCK_BEHIND_WARN: Duration = Duration::from_secs(60);
 
 /// Objects looked at side by side.
 const PARALLEL: usize = 16;
@@ -53,15 +57,24 @@ impl Shared {
         }
     }
 
-    /// Finds what was last written before `older_than` and is named by nothing, and removes it unless it is a `dry_run`.
-    pub(super) async fn collect(self: &Arc<Self>, older_than: Timestamp, dry_run: bool) -> Result<Garbage, StoreError> {
+    /// Finds what was last written from `since` on and before `older_than` and is named by nothing, and removes it unless it
+    /// is a `dry_run`.
+    pub(super) async fn collect(
+        self: &Arc<Self>,
+        since: Timestamp,
+        older_than: Timestamp,
+        dry_run: bool,
+    ) -> Result<Garbage, StoreError> {
         // What this process is removing anyway is no garbage.
         self.tasks.close();
         self.tasks.wait().await;
         self.tasks.reopen();
         let mut garbage = Garbage::default();
         let mut uploads = std::collections::BTreeSet::new();
-        let is_old = |listed: &Listed| listed.modified < older_than;
+        // Times in listings are by the bucket's clock: were it behind, what was just written would look old.
+        let behind = self.clock_behind().await?;
+        let (since, older_than) = (since.minus(behind), older_than.minus(behind));
+        let is_old = |listed: &Listed| since <= listed.modified && listed.modified < older_than;
         for listed in self.all(UPLOADS).await?.iter().filter(|listed| is_old(listed)) {
             let Some(id) = upload_in(&listed.key) else { continue };
             // Nobody goes on with these: one that was being removed, and a blob in one request that was cut.
@@ -82,8 +95,18 @@ impl Shared {
             for listed in self.all(under).await?.iter().filter(|listed| is_old(listed)) {
                 let Some(name) = listed.key.strip_prefix(under) else { continue };
                 let Some(id) = upload_of(name) else { continue };
-                if self.slots.is_taken(id) || self.is_named(id, name, kind).await? {
+                if self.slots.is_taken(id) {
                     continue;
+                }
+                match self.named_by(id, name, kind).await? {
+                    Named::Nothing => {}
+                    Named::Something => continue,
+                    Named::Leftover(blob) => {
+                        if !dry_run {
+                            self.clean(blob).await?;
+                        }
+                        continue;
+                    }
                 }
                 // Somebody else may have removed it since it was listed.
                 if self.bucket.size(&listed.key).await?.is_some() {
@@ -97,7 +120,11 @@ impl Shared {
         }
         for found in self.bucket.multiparts(DATA).await? {
             let id = found.key.strip_prefix(DATA).and_then(upload_of);
-            let Some(id) = id.filter(|id| found.initiated < older_than && !self.slots.is_taken(*id)) else { continue };
+            let Some(id) =
+                id.filter(|id| since <= found.initiated && found.initiated < older_than && !self.slots.is_taken(*id))
+            else {
+                continue;
+            };
             let draft = self.draft_if_readable(id).await?;
             let named = draft.is_some_and(|draft| draft.parts.is_some_and(|parts| parts.upload == found.upload));
             if !named {
@@ -108,8 +135,31 @@ impl Shared {
                 }
             }
         }
+        if !dry_run {
+            for listed in self.all(BLOBS).await?.iter().filter(|listed| is_old(listed)) {
+                if let Some(blob) = blob_in(&listed.key).filter(|_| listed.bytes <= GRAVE_BYTES_MAX) {
+                    self.remove_grave(blob).await?;
+                }
+            }
+        }
         garbage.uploads = uploads.len() as u64;
         Ok(garbage)
+    }
+
+    /// How far the bucket's clock is behind this one.
+    async fn clock_behind(&self) -> Result<Duration, StoreError> {
+        let key = format!("clocks/{}", random_name()?);
+        let before = Timestamp::from(SystemTime::now());
+        self.bucket.put(&key, Bytes::from_static(b"-")).await?;
+        let listed = self.bucket.list(&key, None, 1).await;
+        self.bucket.remove(&key).await?;
+        let untold = || StoreError::new(StoreErrorKind::Unavailable, "reading the bucket's clock");
+        let behind = before.since(listed?.first().ok_or_else(untold)?.modified);
+        if behind > CLOCK_BEHIND_WARN {
+            let behind_s = behind.as_secs();
+            tracing::warn!(behind_s, "the bucket's clock is {behind_s} s behind this one");
+        }
+        Ok(behind)
     }
 
     /// The upload's object. One that cannot be read counts as naming everything: what it speaks of is not thrown away
@@ -118,29 +168,33 @@ impl Shared {
         Ok(self.draft(id).await?.map(|(draft, _)| draft))
     }
 
-    /// Whether anything names these bytes of upload `id`. The upload is asked before the blob, since what it names goes
-    /// over to the blob before it is gone.
-    async fn is_named(&self, id: UploadId, name: &str, kind: Kind) -> Result<bool, StoreError> {
+    /// What names these bytes of upload `id`. The upload is asked before the blob, since what it names goes over to the
+    /// blob before it is gone.
+    async fn named_by(&self, id: UploadId, name: &str, kind: Kind) -> Result<Named, StoreError> {
         let draft = match self.draft_if_readable(id).await {
-            Err(error) if error.kind() == StoreErrorKind::Corrupt => return Ok(true),
+            Err(error) if error.kind() == StoreErrorKind::Corrupt => return Ok(Named::Something),
             draft => draft?,
         };
         if let Some(draft) = draft
             && (draft.names(name, kind) || draft.ending.as_ref().is_some_and(|ending| ending.place.names(name, kind)))
         {
-            return Ok(true);
+            return Ok(Named::Something);
         }
         let blob = match kind {
-            Kind::Tail => return Ok(false),
+            Kind::Tail => return Ok(Named::Nothing),
             Kind::Data | Kind::Name => self.blob_of_data(name).await?,
             Kind::Outboard => self.blob_of_upload(id).await?,
         };
-        let Some(blob) = blob else { return Ok(false) };
+        let Some(blob) = blob else { return Ok(Named::Nothing) };
         let (pointer, _) = match self.pointer(blob).await {
-            Err(error) if error.kind() == StoreErrorKind::Corrupt => return Ok(true),
+            Err(error) if error.kind() == StoreErrorKind::Corrupt => return Ok(Named::Something),
             pointer => pointer?,
         };
-        Ok(pointer.place.iter().chain(&pointer.leftovers).any(|place| place.names(name, kind)))
+        if pointer.place.is_some_and(|place| place.names(name, kind)) {
+            return Ok(Named::Something);
+        }
+        let is_leftover = pointer.leftovers.iter().any(|place| place.names(name, kind));
+        Ok(if is_leftover { Named::Leftover(blob) } else { Named::Nothing })
     }
 
     /// The blob that data of this name is the bytes of, if it became one.
@@ -170,13 +224,7 @@ impl Shared {
     /// Counts what every owner holds when no origin has for a day. Gives for how many it was wrong; `None` when it was not
     /// due.
     pub(super) async fn recount_if_due(self: &Arc<Self>, now: Timestamp) -> Result<Option<usize>, StoreError> {
-        let last = self.bucket.list(RECOUNT, None, 1).await?;
-        if last.first().is_some_and(|last| now.since(last.modified) < RECOUNT_INTERVAL) {
-            return Ok(None);
-        }
-        let found = self.bucket.get(RECOUNT).await?;
-        let expect = found.as_ref().map_or(Expect::Absent, |found| Expect::Tag(&found.tag));
-        if self.bucket.swap(RECOUNT, expect, encode(&StoredRecount { at: now })?).await? == Swap::Lost {
+        if self.take_turn(RECOUNT, RECOUNT_INTERVAL, now).await?.is_none() {
             return Ok(None);
         }
         self.recount(self.settings.settle).await.map(Some)
@@ -227,6 +275,16 @@ impl Shared {
         }
         Ok(set)
     }
+}
+
+/// What names bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Named {
+    Nothing,
+    /// An upload, or a blob that is there.
+    Something,
+    /// The pointer of a blob that went, whose removal a crash cut off.
+    Leftover(BlobId),
 }
 
 /// What bytes are there for.

@@ -11,7 +11,8 @@
 //! | `owners/O`                | [`Ledger`](super::ledger::Ledger): what an owner holds                                |
 //! | `purges/NUMBER`           | which blob went, and when                                                            |
 //! | `events/TIME-U`           | which blob an upload is about to become, for whoever waits to be told                 |
-//! | `recount`                 | when a count of what owners hold last began                                          |
+//! | `turns/WORK`              | when an origin last began something that one of them does for all                     |
+//! | `clocks/N`                | nothing: it is written to be told the time, and removed                              |
 //!
 //! U and O are ids in hexadecimal, whose order is that of the ids; N is a random number, so that no two writes ever meet
 //! under one key; B is the blob id as everywhere. `uploads`, `blobs` and `owners` change, each only by a conditional
@@ -119,6 +120,41 @@ pub(super) struct Pointer {
     pub(super) unlogged: Option<Timestamp>,
     /// Bytes that are not needed any more and not removed yet.
     pub(super) leftovers: Vec<Place>,
+    /// Of bytes that were removed, the random numbers in their names. Whoever comes late with the news that they are this
+    /// blob must not be believed.
+    #[serde(default)]
+    pub(super) buried: Vec<String>,
+}
+
+/// Names of removed bytes that a pointer remembers: more than can be under way for one blob in an hour, which is how long
+/// a pointer outlives its blob.
+const BURIED_MAX: usize = 4;
+
+/// Bytes of a pointer without place, owners and leftovers at most; one that leads to bytes has more.
+pub(super) const GRAVE_BYTES_MAX: u64 = 256;
+
+impl Pointer {
+    /// Whether its blob went and nothing of it is left to be done.
+    pub(super) fn is_grave(&self) -> bool {
+        self.place.is_none() && self.unlogged.is_none() && self.leftovers.is_empty()
+    }
+
+    /// Remembers that the bytes at `place` were removed.
+    pub(super) fn bury(&mut self, place: &Place) {
+        if let Some(number) = place.number()
+            && !self.has_buried(place)
+        {
+            if self.buried.len() >= BURIED_MAX {
+                self.buried.remove(0);
+            }
+            self.buried.push(number.to_owned());
+        }
+    }
+
+    /// Whether the bytes at `place` were this blob's, and were removed.
+    pub(super) fn has_buried(&self, place: &Place) -> bool {
+        place.number().is_some_and(|number| self.buried.iter().any(|buried| buried == number))
+    }
 }
 
 /// What an owner has of a blob.
@@ -137,9 +173,9 @@ pub(super) struct StoredPurge {
     pub(super) at: Timestamp,
 }
 
-/// When a count of what owners hold began.
+/// When something began that one origin does for all.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-pub(super) struct StoredRecount {
+pub(super) struct StoredTurn {
     pub(super) at: Timestamp,
 }
 
@@ -301,6 +337,11 @@ impl Parts {
 }
 
 impl Place {
+    /// The random number in the name of its data.
+    fn number(&self) -> Option<&str> {
+        self.data.as_ref()?.split_once('-')?.1.split('.').next()
+    }
+
     /// Whether the object was sent in parts, so that a marker of its own names its blob.
     pub(super) fn is_marked(&self) -> bool {
         self.data.as_ref().is_some_and(|name| blob_of_name(name).is_none())

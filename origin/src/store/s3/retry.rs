@@ -20,18 +20,24 @@ const PAUSE_MAX: Duration = Duration::from_millis(250);
 pub(super) struct Attempts {
     doing: &'static str,
     made: u32,
+    most: u32,
 }
 
 impl Attempts {
     pub(super) const fn new(doing: &'static str) -> Self {
-        Self { doing, made: 0 }
+        Self::at_most(ATTEMPTS_MAX, doing)
+    }
+
+    /// Fewer than usual.
+    pub(super) const fn at_most(most: u32, doing: &'static str) -> Self {
+        Self { doing, made: 0, most }
     }
 
     /// Waits before the next attempt, a random time, so that those who met do not meet again. An error when it is time to
     /// give up.
     pub(super) async fn pause(&mut self) -> Result<(), StoreError> {
         self.made += 1;
-        if self.made >= ATTEMPTS_MAX {
+        if self.made >= self.most {
             return Err(StoreError::new(StoreErrorKind::Busy, self.doing));
         }
         let longest = Duration::from_millis(2 << self.made.min(7)).min(PAUSE_MAX);

@@ -43,6 +43,9 @@ const CLOCK_AHEAD_MAX: Duration = Duration::from_secs(60 * 60);
 /// How often pointers are looked through for owners whose time is over.
 const WALK_INTERVAL: Duration = Duration::from_secs(60 * 60);
 
+/// How often uploads are looked through, by one origin for all: so late they expire at most.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(10 * 60);
+
 /// How long after a count of everything its result is compared with the ledgers: longer than a request that was under
 /// way takes with all its attempts.
 const SETTLE: Duration = Duration::from_secs(3 * 60);
@@ -60,6 +63,7 @@ pub(crate) struct Settings {
     pub(super) clock_ahead_max: Duration,
     pub(super) walk_interval: Duration,
     pub(super) settle: Duration,
+    pub(super) sweep_interval: Duration,
     pub(super) health_interval: Duration,
     pub(super) attempt_timeout: Duration,
 }
@@ -110,6 +114,7 @@ impl Settings {
             clock_ahead_max: CLOCK_AHEAD_MAX,
             walk_interval: WALK_INTERVAL,
             settle: SETTLE,
+            sweep_interval: SWEEP_INTERVAL,
             health_interval: HEALTH_INTERVAL,
             attempt_timeout: ATTEMPT_TIMEOUT,
         }

@@ -1,5 +1,8 @@
 //! The store on a real server. The promises all engines share are in `suite.rs`.
 
+mod chaos;
+mod moments;
+mod proxy;
 mod server;
 
 use bytes::Bytes;
@@ -183,6 +186,8 @@ async fn any_node_goes_on_with_an_upload_and_the_first_cannot() {
     second.store.remove(id(1)).await.unwrap();
     assert_eq!(first.store.collect(Timestamp::MAX).await.unwrap(), 0);
     assert!(first.store.disown(blob.id, ALICE, NOW).await.unwrap());
+    assert_eq!(second.keys(), ["blobs"], "of what went a grave is left");
+    assert_eq!(first.store.collect(Timestamp::MAX).await.unwrap(), 0);
     assert_eq!(second.keys(), [""; 0], "what went is gone");
 }
 

@@ -37,7 +37,7 @@ impl Shared {
                 return Ok(None);
             }
             if draft.ending.is_some() {
-                Box::pin(self.finish(id, draft, &tag)).await?;
+                self.finish_or_see(id, draft, &tag).await?;
             } else if draft.node == self.node() {
                 // Among the claims of one process its slots decide.
                 return Ok(Some((draft, tag)));
@@ -58,17 +58,23 @@ impl Shared {
     /// Brings an upload that is about to become a blob to its end.
     pub(super) async fn finish(&self, id: UploadId, draft: Draft, tag: &Tag) -> Result<(), StoreError> {
         let Some(Ending { blob, record, place, charge }) = draft.ending.clone() else { return Ok(()) };
-        let mut needed = match self.pointer(blob.id).await?.0.place {
-            Some(known) => known.data == place.data,
-            None => true,
-        };
+        let (pointer, _) = self.pointer(blob.id).await?;
+        let is_gone = pointer.place.is_none() && pointer.has_buried(&place);
+        let mut needed = pointer.place.is_none_or(|known| known.data == place.data);
         let stored = loop {
+            if is_gone {
+                break Stored::Gone;
+            }
             if needed && let (Some(parts), Some(name)) = (&draft.parts, &place.data) {
                 let named = blob.id.to_string().into_bytes().into();
                 self.bucket.put(&named_key(name), named).await?;
-                self.bucket.complete(&data_key(name), &parts.upload, &parts.tags, blob.blob_bytes).await?;
+                let ended = self.bucket.complete(&data_key(name), &parts.upload, &parts.tags, blob.blob_bytes).await;
+                if let Err(error) = ended {
+                    self.still_at(id, tag).await?;
+                    return Err(error);
+                }
             }
-            match self.store_blob(id, &blob, needed.then_some(&place), Some(&charge)).await? {
+            match self.store_blob(id, &blob, needed.then_some(&place), Some((tag, &charge))).await? {
                 // The blob that had made these bytes unneeded went.
                 Stored::Missing => needed = true,
                 stored => break stored,
@@ -94,12 +100,29 @@ impl Shared {
         self.remove_bytes(&unneeded).await
     }
 
+    /// The same, or sees that another origin did it.
+    async fn finish_or_see(&self, id: UploadId, draft: Draft, tag: &Tag) -> Result<(), StoreError> {
+        match Box::pin(self.finish(id, draft, tag)).await {
+            Err(error) if error.kind() == StoreErrorKind::Stale => Ok(()),
+            done => done,
+        }
+    }
+
+    /// An error when the object of upload `id` is not the version `tag` any more: another origin went on with it.
+    pub(super) async fn still_at(&self, id: UploadId, tag: &Tag) -> Result<(), StoreError> {
+        match self.draft(id).await? {
+            Some((_, now)) if now == *tag => Ok(()),
+            _ => Err(StoreError::new(StoreErrorKind::Stale, "completing an upload")),
+        }
+    }
+
     pub(super) async fn remove(&self, id: UploadId) -> Result<(), StoreError> {
         let mut attempts = Attempts::new("removing an upload");
         loop {
             let Some((mut draft, tag)) = self.draft_to_remove(id).await? else { return Ok(()) };
             if draft.ending.is_some() {
-                Box::pin(self.finish(id, draft, &tag)).await?;
+                self.finish_or_see(id, draft, &tag).await?;
+                attempts.pause().await?;
                 continue;
             }
             if !draft.removed {
@@ -160,8 +183,7 @@ impl Shared {
         });
     }
 
-    /// Records of uploads after `after`, at most `limit`. A damaged one is told in the log and left out, so that it hides
-    /// no other from the sweeper.
+    /// Records of uploads after `after`, at most `limit`.
     pub(super) async fn uploads(
         &self,
         after: Option<UploadId>,
@@ -177,14 +199,7 @@ impl Shared {
                 if found.len() == limit {
                     break;
                 }
-                match self.draft(id).await {
-                    Ok(Some((Draft { record: Some(record), removed: false, .. }, _))) => found.push((id, record)),
-                    Ok(_) => {}
-                    Err(error) if error.kind() == StoreErrorKind::Corrupt => {
-                        tracing::error!(upload.id = %id, error = %error, "an upload's record is damaged");
-                    }
-                    Err(error) => return Err(error),
-                }
+                found.extend(self.record_if_readable(id).await?);
             }
         }
         Ok(found)

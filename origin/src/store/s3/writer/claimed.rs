@@ -15,6 +15,7 @@ use super::buffer::Buffer;
 use crate::store::s3::Shared;
 use crate::store::s3::blobs::Stored;
 use crate::store::s3::bucket::{Expect, PartTag, Swap, Tag};
+use crate::store::s3::flights::Flight;
 use crate::store::s3::ledger::Entry;
 use crate::store::s3::objects::{
     Draft, Ending, OUTBOARD_INLINE_MAX, Parts, Place, StoredOutboard, Tail, data_key, encode, new_name, outboard_key,
@@ -69,9 +70,11 @@ impl Claimed {
     pub(super) fn new(shared: Arc<Shared>, id: UploadId, epoch: u64, stored: Option<(Draft, Tag)>) -> Self {
         let plan = Plan { bytes_max: shared.settings.blob_bytes_max, is_part: false };
         let (mut draft, tag) = stored.map_or_else(Default::default, |(draft, tag)| (draft, Some(tag)));
-        // What an earlier claim of this process sent has ended. Numbers of another's are left to it.
+        // Numbers of another process's claim are left to it, and so are those of this one's while they may be in the air.
         let next_number = match &draft.parts {
-            Some(parts) if draft.node == shared.node() => parts.tags.last().map_or(1, |last| last.number + 1),
+            Some(parts) if draft.node == shared.node() && !shared.flights.are_any(id) => {
+                parts.tags.last().map_or(1, |last| last.number + 1)
+            }
             Some(parts) => parts.reserved,
             None => 1,
         };
@@ -221,12 +224,12 @@ impl Claimed {
             self.arrive().await?;
         }
         let (shared, (bytes, share)) = (Arc::clone(&self.shared), self.buffer.take());
+        let flight = Flight::begin(&self.shared, self.id);
         self.sending.spawn(async move {
             let sent = shared.bucket.put_part(&key, &upload, number, bytes).await;
             drop(share);
-            if sent.is_err() {
-                // It may still arrive: no later claim of this process sends a part under this number.
-                shared.become_another_node();
+            if sent.is_ok() {
+                flight.land();
             }
             sent
         });
@@ -434,7 +437,7 @@ impl Claimed {
         if self.tag.is_none() {
             // Nobody else knows of this upload.
             let stored = self.shared.store_blob(self.id, &blob, Some(&place), None).await;
-            if !matches!(stored, Ok(Stored::Used) | Err(_)) {
+            if matches!(stored, Ok(Stored::NotNeeded)) {
                 self.shared.remove_place(&place).await?;
             }
             stored?;
