@@ -162,10 +162,11 @@ impl ClientOf<'_> {
         };
         assert_eq!(blob, blob_of(&self.data, self.owner).0.id);
         let is_gone = self.dice.below(3) == 0;
-        while is_gone {
+        let mut has_it = is_gone;
+        while has_it {
             let owner = self.owner;
             match self.store().disown(blob, owner, NOW).await {
-                Ok(_) => break,
+                Ok(_) => has_it = false,
                 Err(error) => self.shrug(began, &error).await,
             }
         }
