@@ -2,6 +2,7 @@
 
 CARGO ?= cargo
 FILE ?=
+BLOBS ?=
 WAXWING := target/release/waxwing
 
 .PHONY: help run demo build install test lint bench interop soak clean
@@ -15,8 +16,8 @@ build: ## the binary, optimised: target/release/waxwing
 run: build ## a service with every role on 127.0.0.1:8460; prints what to type next
 	@exec $(WAXWING) dev
 
-demo: build ## one file from alice to bob, compared byte for byte (FILE=photo.jpg, else 64 MiB of noise)
-	@$(WAXWING) demo $(if $(FILE),"$(FILE)")
+demo: build ## one file from alice to bob, compared byte for byte (FILE=photo.jpg, else 64 MiB of noise; BLOBS=s3: in a bucket)
+	@$(if $(filter s3,$(BLOBS)),infra/demo-s3.sh $(WAXWING),$(WAXWING) demo) $(if $(FILE),"$(FILE)")
 
 install: ## the binary into cargo's bin directory
 	$(CARGO) install --locked --path .

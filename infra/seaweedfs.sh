@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Runs a SeaweedFS for tests: seaweedfs.sh WEED DIRECTORY. Each test runs in a process of its own and none knows which is
+# Runs a SeaweedFS for tests and demos: seaweedfs.sh WEED DIRECTORY. Each test runs in a process of its own and none knows which is
 # the last, so the server ends by itself when nobody has touched DIRECTORY/used for two minutes.
 #
-# DIRECTORY/endpoint has its address once it answers. Access key `waxwing`, secret key `waxwing-secret`.
+# DIRECTORY/endpoint has its address, DIRECTORY/filer that of its files, which asks for no key, and DIRECTORY/pid its process.
+# Started again in the same directory it has the same addresses and data. Access key `waxwing`, secret key `waxwing-secret`.
 set -euo pipefail
 weed=$1 directory=$2
 mkdir -p "$directory/data"
@@ -14,14 +15,14 @@ cat > "$directory/s3.json" <<'JSON'
 ]}
 JSON
 # Free ports, all held at once so that they differ.
-read -r -a ports < <(python3 - <<'PY'
+[ -s "$directory/ports" ] || python3 - >"$directory/ports" <<'PY'
 import socket
 sockets = [socket.socket() for _ in range(9)]
 for s in sockets:
     s.bind(("127.0.0.1", 0))
 print(*(s.getsockname()[1] for s in sockets))
 PY
-)
+read -r -a ports <"$directory/ports"
 "$weed" server -dir="$directory/data" -ip=127.0.0.1 -ip.bind=127.0.0.1 -master.telemetry=false \
     -master.port="${ports[0]}" -master.port.grpc="${ports[1]}" -master.volumeSizeLimitMB=512 \
     -volume.port="${ports[2]}" -volume.port.grpc="${ports[3]}" -volume.max=100 -volume.fileSizeLimitMB=256 \
@@ -32,6 +33,8 @@ server=$!
 trap 'kill -9 $server 2>/dev/null || true' EXIT
 # The gateway answers before it can store: it is ready once it has stored something.
 touch "$directory/used"
+echo $server >"$directory/pid"
+echo "http://127.0.0.1:${ports[4]}" >"$directory/filer"
 echo "http://127.0.0.1:${ports[6]}" >"$directory/endpoint.new"
 mv "$directory/endpoint.new" "$directory/endpoint"
 while kill -0 $server 2>/dev/null; do

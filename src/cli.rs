@@ -376,6 +376,9 @@ pub(crate) enum AdminGrant {
 pub(crate) struct DemoArgs {
     /// The file to send; 64 MiB of noise when none is given.
     pub file: Option<PathBuf>,
+    /// What the server is configured with, such as a bucket; its addresses and its data directory are its own.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]

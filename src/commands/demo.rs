@@ -27,7 +27,8 @@ pub(crate) async fn run(args: DemoArgs, output: Output) -> anyhow::Result<()> {
         None => make_file(&dir.path().join("noise.bin"))?,
     };
     let size = std::fs::metadata(&file).with_context(|| format!("cannot read {}", file.display()))?.len();
-    let service = Service::start(dir.path()).await?;
+    let config = args.config.map(std::path::absolute).transpose()?;
+    let service = Service::start(dir.path(), config.as_deref()).await?;
     for handle in ["alice", "bob"] {
         service.run(dir.path(), &["register", "--handle", handle, "--home", handle, "--server", &service.url]).await?;
     }
@@ -63,9 +64,12 @@ struct Service {
 }
 
 impl Service {
-    async fn start(dir: &Path) -> anyhow::Result<Self> {
+    async fn start(dir: &Path, config: Option<&Path>) -> anyhow::Result<Self> {
         let program = std::env::current_exe()?;
-        let (child, address) = own_service::start(Command::new(&program), dir).await?;
+        let (child, address) = match config {
+            Some(config) => own_service::start_with(Command::new(&program), dir, config).await?,
+            None => own_service::start(Command::new(&program), dir).await?,
+        };
         Ok(Self { program, child, url: format!("http://{address}") })
     }
 

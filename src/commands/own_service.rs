@@ -10,8 +10,19 @@ use tokio::process::{Child, Command};
 /// Starts `waxwing dev` by way of `command`, which ends with the program and has no arguments for it yet, with its data in
 /// `dir`. Gives the process, which is killed when dropped, and its host and port once it listens.
 pub(super) async fn start(mut command: Command, dir: &Path) -> anyhow::Result<(Child, String)> {
+    command.arg("dev");
+    spawn(command, dir).await
+}
+
+/// The same with what `config` says, but for where it listens and has its data.
+pub(super) async fn start_with(mut command: Command, dir: &Path, config: &Path) -> anyhow::Result<(Child, String)> {
+    command.arg("serve").arg("--config").arg(config);
+    spawn(command, dir).await
+}
+
+async fn spawn(mut command: Command, dir: &Path) -> anyhow::Result<(Child, String)> {
     let mut process = command
-        .args(["dev", "--listen", "127.0.0.1:0", "--data", "data"])
+        .args(["--listen", "127.0.0.1:0", "--data", "data"])
         .current_dir(dir)
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
