@@ -24,6 +24,11 @@ pub struct Config {
     pub blob_retention_s: u64,
     /// How long a request may bring no byte before it is ended and its prefix kept, in seconds. Default: 60.
     pub idle_timeout_s: u64,
+    /// Bytes a second that a request must bring, on the average over `slow_window_s`; one that brings less is ended and its
+    /// prefix kept. 0 takes any pace. Default: 256, a tenth of what the slowest mobile networks carry.
+    pub slow_bytes_per_s: u64,
+    /// Over how many seconds of waiting for a request its pace is measured. Default: 60.
+    pub slow_window_s: u64,
     /// How often expired uploads are looked for, in seconds. Default: 60.
     pub sweep_interval_s: u64,
     /// Space on the data disk that uploads leave free, in bytes: journals, tables and compaction of the records, and of
@@ -53,6 +58,8 @@ impl Default for Config {
             unacknowledged_expiry_s: 60 * 60,
             blob_retention_s: 45 * 24 * 60 * 60,
             idle_timeout_s: 60,
+            slow_bytes_per_s: 256,
+            slow_window_s: 60,
             sweep_interval_s: 60,
             reserve_bytes: 512 << 20,
             webhook: None,
@@ -79,6 +86,11 @@ impl Config {
     /// [`Self::idle_timeout_s`] as a duration.
     pub const fn idle_timeout(&self) -> Duration {
         Duration::from_secs(self.idle_timeout_s)
+    }
+
+    /// [`Self::slow_window_s`] as a duration.
+    pub const fn slow_window(&self) -> Duration {
+        Duration::from_secs(self.slow_window_s)
     }
 
     /// [`Self::sweep_interval_s`] as a duration; a second at least, since a timer cannot tick without a pause.

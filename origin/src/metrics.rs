@@ -12,7 +12,7 @@ use std::time::Instant;
 use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 
 /// Names and meanings. The kind is in the name: `_total` counts, `_seconds` is a histogram, anything else a gauge.
-pub const METRICS: [(&str, &str); 11] = [
+pub const METRICS: [(&str, &str); 12] = [
     (
         UPLOADS,
         "Uploads with a record, by state (receiving, complete; unread: in a bucket, too young to be due), as of the last sweep.",
@@ -21,6 +21,10 @@ pub const METRICS: [(&str, &str); 11] = [
     (FSYNC, "Time of a sync, by what is made durable: data of one upload, a pack of blobs, a group of records."),
     (COMPLETED, "Uploads that became a blob."),
     (TAKEOVERS, "Requests that had to make way for a newer one on the same upload."),
+    (
+        GIVEN_UP,
+        "Requests ended before their content did, by why: no byte came for too long (idle), or too few did (slow).",
+    ),
     (EXPIRED, "Uploads forgotten by a sweep, by state (receiving, complete)."),
     (QUOTA_REFUSALS, "Requests refused because the owner's quota was used up."),
     (PACK_BYTES, "Bytes of the packs that take no more, as of the last look for dead space."),
@@ -38,6 +42,7 @@ const UPLOAD_BYTES: &str = "waxwing_upload_bytes_total";
 const FSYNC: &str = "waxwing_upload_fsync_seconds";
 const COMPLETED: &str = "waxwing_uploads_completed_total";
 const TAKEOVERS: &str = "waxwing_upload_takeovers_total";
+const GIVEN_UP: &str = "waxwing_upload_requests_given_up_total";
 const EXPIRED: &str = "waxwing_uploads_expired_total";
 const QUOTA_REFUSALS: &str = "waxwing_quota_refusals_total";
 const PACK_BYTES: &str = "waxwing_pack_bytes";
@@ -62,6 +67,8 @@ pub(crate) struct Handles {
     pub(crate) fsync_record: Histogram,
     pub(crate) completed: Counter,
     pub(crate) takeovers: Counter,
+    pub(crate) given_up_idle: Counter,
+    pub(crate) given_up_slow: Counter,
     pub(crate) expired_receiving: Counter,
     pub(crate) expired_complete: Counter,
     pub(crate) quota_refusals: Counter,
@@ -86,6 +93,8 @@ impl Handles {
             fsync_record: histogram!(FSYNC, "of" => "record"),
             completed: counter!(COMPLETED),
             takeovers: counter!(TAKEOVERS),
+            given_up_idle: counter!(GIVEN_UP, "why" => "idle"),
+            given_up_slow: counter!(GIVEN_UP, "why" => "slow"),
             expired_receiving: counter!(EXPIRED, "state" => "receiving"),
             expired_complete: counter!(EXPIRED, "state" => "complete"),
             quota_refusals: counter!(QUOTA_REFUSALS),

@@ -19,6 +19,7 @@ mod content;
 mod digest;
 mod error;
 mod intake;
+mod pace;
 mod request;
 pub(crate) mod sweeper;
 mod turns;
@@ -41,6 +42,7 @@ pub(crate) use self::digest::{ContentDigest, Digest, DigestAlgorithm, DigestToCo
 pub(crate) use self::error::UploadError;
 use self::intake::{BUFFER_BYTES_MAX, BUFFER_UNIT_BYTES, Intake, Pause};
 pub(crate) use self::intake::{Content, ContentError};
+use self::pace::Patience;
 use self::request::RequestClock;
 pub(crate) use self::request::{Allowance, Append, At, NewContent, NewUpload, Progress};
 use self::turns::{Turn, Turns};
@@ -76,7 +78,7 @@ struct Limits {
     blob_bytes_max: u64,
     upload_expiry: Duration,
     unacknowledged_expiry: Duration,
-    idle_timeout: Duration,
+    patience: Patience,
     /// Whether somebody waits to be told of what became a blob.
     announces: bool,
 }
@@ -91,7 +93,11 @@ impl Uploads {
                 blob_bytes_max: config.blob_bytes_max,
                 upload_expiry: config.upload_expiry(),
                 unacknowledged_expiry: config.unacknowledged_expiry(),
-                idle_timeout: config.idle_timeout(),
+                patience: Patience {
+                    idle_timeout: config.idle_timeout(),
+                    bytes_per_s_min: config.slow_bytes_per_s,
+                    window: config.slow_window(),
+                },
                 announces: config.webhook.is_some(),
             },
             turns: Turns::new(closing.clone()),
@@ -263,7 +269,7 @@ impl Uploads {
             }
             // The last request repeated without its bytes: it gets the answer it may have missed.
             let limits = &self.0.limits;
-            let mut intake = Intake::new(content, turn.stop(), limits.idle_timeout, &self.0.buffers, 0);
+            let mut intake = Intake::new(content, turn.stop(), limits.patience, &self.0.buffers, 0);
             return match intake.gather(false).await.pause {
                 Pause::End => Ok(Progress::of(id, claim.record)),
                 _ => Err(UploadError::AlreadyComplete),
@@ -318,15 +324,13 @@ impl Uploads {
         let received = async {
             appender.reserve(new.content_bytes).await?;
             let stop = self.0.closing.clone();
-            let intake = Intake::new(content, &stop, self.0.limits.idle_timeout, &self.0.buffers, limit);
+            let intake = Intake::new(content, &stop, self.0.limits.patience, &self.0.buffers, limit);
             let pause = appender.take_in(intake).await?;
             match pause {
                 // A connection that was torn down can look like an end of content: the announced length tells.
                 Pause::End if new.content_bytes.is_none_or(|bytes| bytes == appender.written()) => {}
                 Pause::Over => return Err(UploadError::TooLarge { limit }),
-                Pause::Idle => return Err(UploadError::Idle),
-                Pause::Stopped => return Err(UploadError::Closing),
-                _ => return Err(UploadError::Cut),
+                pause => return Err(self.ended_early(pause)),
             }
             appender.check()?;
             appender.complete(self.0.limits.announces).await
@@ -376,7 +380,7 @@ impl Uploads {
         }
         let ceiling = appender.written().saturating_add(room);
         appender.reserve(length).await?;
-        let intake = Intake::new(content, turn.stop(), self.0.limits.idle_timeout, &self.0.buffers, room);
+        let intake = Intake::new(content, turn.stop(), self.0.limits.patience, &self.0.buffers, room);
         let pause = appender.take_in(intake).await?;
         if pause == Pause::Over {
             // What was sent contradicts what was announced: nothing beyond the last commit counts.
@@ -401,10 +405,24 @@ impl Uploads {
         }
         match pause {
             Pause::End => Ok(appender.progress()),
-            Pause::Idle => Err(UploadError::Idle),
-            Pause::Stopped if self.0.closing.is_cancelled() => Err(UploadError::Closing),
-            Pause::Stopped => Err(UploadError::TakenOver),
-            _ => Err(UploadError::Cut),
+            pause => Err(self.ended_early(pause)),
+        }
+    }
+
+    /// What is told to a request that did not come to its end.
+    fn ended_early(&self, pause: Pause) -> UploadError {
+        match pause {
+            Pause::Idle => {
+                handles().given_up_idle.increment(1);
+                UploadError::Idle
+            }
+            Pause::Slow => {
+                handles().given_up_slow.increment(1);
+                UploadError::Slow
+            }
+            Pause::Stopped if self.0.closing.is_cancelled() => UploadError::Closing,
+            Pause::Stopped => UploadError::TakenOver,
+            _ => UploadError::Cut,
         }
     }
 

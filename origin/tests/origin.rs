@@ -9,6 +9,10 @@ mod blobs;
 mod concat;
 #[path = "origin/content_range.rs"]
 mod content_range;
+#[path = "origin/contention.rs"]
+mod contention;
+#[path = "origin/dialects.rs"]
+mod dialects;
 #[path = "origin/digests.rs"]
 mod digests;
 #[path = "origin/errors.rs"]

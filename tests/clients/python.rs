@@ -84,6 +84,6 @@ fn google_repeats() {
 
 fn google_recovers() {
     let at = google("recover");
-    // It asks the moment a connection is lost: what the origin has not read by then is sent again.
-    assert!(at.len() == 2 && at[0] >= 2 * MIB as u64 && at[1] >= at[0], "it went on at {at:?}");
+    // It asks the moment a connection is lost: what had reached the origin by then counts, read or not.
+    assert!(at.len() == 2 && at[0] > 2 * MIB as u64 && at[1] > at[0], "it went on at {at:?}");
 }

@@ -164,6 +164,7 @@ impl From<UploadError> for HttpError {
             UploadError::Busy => new(StatusCode::SERVICE_UNAVAILABLE, "upload-busy").retry(),
             UploadError::Cut => new(StatusCode::BAD_REQUEST, "content-cut"),
             UploadError::Idle => new(StatusCode::REQUEST_TIMEOUT, "idle-timeout"),
+            UploadError::Slow => new(StatusCode::REQUEST_TIMEOUT, "too-slow"),
             UploadError::Closing => new(StatusCode::SERVICE_UNAVAILABLE, "closing").retry(),
             UploadError::NoRandomness | UploadError::Aborted => Self::internal(&error),
             UploadError::Store(store) => store.into(),

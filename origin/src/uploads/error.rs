@@ -64,6 +64,9 @@ pub(crate) enum UploadError {
     /// No byte for too long; what came is kept.
     #[error("no bytes came for too long")]
     Idle,
+    /// Too few bytes for too long; what came is kept.
+    #[error("the bytes came too slowly; go on where the upload stands")]
+    Slow,
     /// The origin is about to stop; what came is kept.
     #[error("the server is restarting; ask again")]
     Closing,

@@ -9,8 +9,10 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use futures_util::stream::{BoxStream, StreamExt as _};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
+
+use super::pace::{Pace, Patience};
 
 /// Bytes after which a batch is written.
 const BATCH_BYTES: u64 = 1 << 20;
@@ -20,6 +22,13 @@ const BATCH_AGE_MAX: Duration = Duration::from_secs(1);
 
 /// A client that sends nothing for this long has stalled: what came is committed, and its memory is free for others.
 const STALL: Duration = Duration::from_secs(1);
+
+/// How long a request that has to make way may go on bringing what had reached this machine before. A client that asks
+/// where to go on sends nothing twice that was here already.
+const DRAIN_MAX: Duration = Duration::from_millis(250);
+
+/// How long nothing may come meanwhile. What waits in a socket comes at once; this is for threads that are busy.
+const DRAIN_QUIET: Duration = Duration::from_millis(50);
 
 /// Pieces smaller than this are copied together. Each would keep alive the whole buffer it was received into, which for
 /// a client that sends single bytes is thousands of times their size.
@@ -43,10 +52,12 @@ pub(crate) struct ContentError;
 pub(super) struct Intake<'a> {
     content: Content,
     stop: &'a CancellationToken,
-    idle_timeout: Duration,
+    pace: Pace,
     buffers: &'a Arc<Semaphore>,
     /// Bytes that may still come.
     room: u64,
+    /// Until when it may go on, once it has to make way.
+    drains_until: Option<Instant>,
 }
 
 /// Bytes to be written at once.
@@ -77,6 +88,8 @@ pub(super) enum Pause {
     Cut,
     /// Nothing came for so long that it is given up.
     Idle,
+    /// Too little came for so long that it is given up.
+    Slow,
     /// The request has to make way.
     Stopped,
     /// More came than there is room for.
@@ -88,11 +101,11 @@ impl<'a> Intake<'a> {
     pub(super) fn new(
         content: Content,
         stop: &'a CancellationToken,
-        idle_timeout: Duration,
+        patience: Patience,
         buffers: &'a Arc<Semaphore>,
         room: u64,
     ) -> Self {
-        Self { content, stop, idle_timeout, buffers, room }
+        Self { content, stop, pace: Pace::start(patience), buffers, room, drains_until: None }
     }
 
     /// The next batch. `uncommitted`: whether bytes of earlier batches wait for their commit, so that a stall must be
@@ -105,17 +118,14 @@ impl<'a> Intake<'a> {
                 break Pause::Full;
             }
             let stalls = uncommitted || batch.bytes > 0;
-            let patience = if stalls { STALL.min(self.idle_timeout) } else { self.idle_timeout };
-            let item = tokio::select! {
-                biased;
-                () = self.stop.cancelled() => break Pause::Stopped,
-                item = timeout(patience, self.content.next()) => item,
+            let item = match self.next(stalls).await {
+                Ok(item) => item,
+                Err(pause) => break pause,
             };
             let chunk = match item {
-                Err(_) => break if stalls { Pause::Stall } else { Pause::Idle },
-                Ok(None) => break Pause::End,
-                Ok(Some(Err(ContentError))) => break Pause::Cut,
-                Ok(Some(Ok(chunk))) => chunk,
+                None => break Pause::End,
+                Some(Err(ContentError)) => break Pause::Cut,
+                Some(Ok(chunk)) => chunk,
             };
             let Some(room) = self.room.checked_sub(chunk.len() as u64) else { break Pause::Over };
             self.room = room;
@@ -126,6 +136,46 @@ impl<'a> Intake<'a> {
         };
         batch.close();
         batch
+    }
+
+    /// What comes next, or why nothing did. `stalls`: whether something waits for its commit meanwhile.
+    async fn next(&mut self, stalls: bool) -> Result<Option<Result<Bytes, ContentError>>, Pause> {
+        if let Some(until) = self.drains_until {
+            return self.drain(until).await;
+        }
+        let idle = self.pace.idle_timeout();
+        let patience = if stalls { STALL.min(idle) } else { idle };
+        let asked = Instant::now();
+        let item = tokio::select! {
+            biased;
+            () = self.stop.cancelled() => None,
+            item = timeout(patience, self.content.next()) => Some(item),
+        };
+        let Some(item) = item else {
+            let until = *self.drains_until.insert(Instant::now() + DRAIN_MAX);
+            return self.drain(until).await;
+        };
+        let bytes = match &item {
+            Ok(Some(Ok(chunk))) => chunk.len() as u64,
+            _ => 0,
+        };
+        let keeps_up = self.pace.keeps_up(bytes, asked.elapsed());
+        match item {
+            Err(_) if !stalls => Err(Pause::Idle),
+            Ok(Some(Ok(_))) | Err(_) if !keeps_up => Err(Pause::Slow),
+            Err(_) => Err(Pause::Stall),
+            Ok(item) => Ok(item),
+        }
+    }
+
+    /// What had come before the request had to make way.
+    async fn drain(&mut self, until: Instant) -> Result<Option<Result<Bytes, ContentError>>, Pause> {
+        let now = Instant::now();
+        if now >= until {
+            return Err(Pause::Stopped);
+        }
+        let quiet = until.min(now + DRAIN_QUIET);
+        timeout_at(quiet, self.content.next()).await.map_err(|_| Pause::Stopped)
     }
 }
 
@@ -183,12 +233,13 @@ mod tests {
         stream::iter(sizes.iter().map(|size| Ok(Bytes::from(vec![7; *size]))).collect::<Vec<_>>()).boxed()
     }
 
-    const IDLE: Duration = Duration::from_secs(60);
+    const PATIENCE: Patience =
+        Patience { idle_timeout: Duration::from_secs(60), bytes_per_s_min: 1, window: Duration::from_secs(60) };
 
     #[tokio::test]
     async fn batches_are_bounded_and_end_with_the_content() {
         let (stop, buffers) = (CancellationToken::new(), buffers(BUFFER_BYTES_MAX));
-        let mut intake = Intake::new(chunks(&[400_000; 4]), &stop, IDLE, &buffers, u64::MAX);
+        let mut intake = Intake::new(chunks(&[400_000; 4]), &stop, PATIENCE, &buffers, u64::MAX);
         let first = intake.gather(false).await;
         assert_eq!((first.bytes, first.pause), (1_200_000, Pause::Full));
         let last = intake.gather(true).await;
@@ -199,7 +250,7 @@ mod tests {
     #[tokio::test]
     async fn small_pieces_are_copied_together() {
         let (stop, buffers) = (CancellationToken::new(), buffers(BUFFER_BYTES_MAX));
-        let mut intake = Intake::new(chunks(&[1; 1000]), &stop, IDLE, &buffers, u64::MAX);
+        let mut intake = Intake::new(chunks(&[1; 1000]), &stop, PATIENCE, &buffers, u64::MAX);
         let batch = intake.gather(false).await;
         assert_eq!((batch.bytes, batch.chunks.len(), batch.pause), (1000, 1, Pause::End));
     }
@@ -207,7 +258,7 @@ mod tests {
     #[tokio::test]
     async fn batches_shrink_when_memory_is_used_up() {
         let (stop, buffers) = (CancellationToken::new(), buffers(2 * BUFFER_UNIT_BYTES));
-        let mut intake = Intake::new(chunks(&[BUFFER_UNIT_BYTES; 6]), &stop, IDLE, &buffers, u64::MAX);
+        let mut intake = Intake::new(chunks(&[BUFFER_UNIT_BYTES; 6]), &stop, PATIENCE, &buffers, u64::MAX);
         let first = intake.gather(false).await;
         assert_eq!((first.bytes, first.pause), (3 * BUFFER_UNIT_BYTES as u64, Pause::Full));
         drop(first);
@@ -218,7 +269,7 @@ mod tests {
     #[tokio::test]
     async fn nothing_beyond_the_room_is_taken() {
         let (stop, buffers) = (CancellationToken::new(), buffers(BUFFER_BYTES_MAX));
-        let mut intake = Intake::new(chunks(&[10, 10]), &stop, IDLE, &buffers, 19);
+        let mut intake = Intake::new(chunks(&[10, 10]), &stop, PATIENCE, &buffers, 19);
         let batch = intake.gather(false).await;
         assert_eq!((batch.bytes, batch.pause), (10, Pause::Over));
     }
@@ -227,7 +278,7 @@ mod tests {
     async fn a_stall_is_told_once_and_then_the_client_is_given_up() {
         let (stop, buffers) = (CancellationToken::new(), buffers(BUFFER_BYTES_MAX));
         let content = chunks(&[10]).chain(stream::pending()).boxed();
-        let mut intake = Intake::new(content, &stop, IDLE, &buffers, u64::MAX);
+        let mut intake = Intake::new(content, &stop, PATIENCE, &buffers, u64::MAX);
         let batch = intake.gather(false).await;
         assert_eq!((batch.bytes, batch.pause), (10, Pause::Stall));
         assert_eq!(intake.gather(false).await.pause, Pause::Idle);
@@ -241,7 +292,7 @@ mod tests {
             stopping.cancel();
             std::future::pending().await
         }));
-        let mut intake = Intake::new(content.boxed(), &stop, IDLE, &buffers, u64::MAX);
+        let mut intake = Intake::new(content.boxed(), &stop, PATIENCE, &buffers, u64::MAX);
         let batch = intake.gather(false).await;
         assert_eq!((batch.bytes, batch.pause), (10, Pause::Stopped));
     }
