@@ -385,6 +385,71 @@ pub(crate) struct DemoArgs {
 pub(crate) enum BenchCommand {
     /// Uploads to a server of its own, beside what the disk does by itself: rates, CPU, memory, takeover, latency.
     Upload(BenchUploadArgs),
+    /// Messages a second that are durably stored, delivered and acked, over real sockets.
+    Messages(BenchMessagesArgs),
+    /// Times of a send and of a delivery at a steady rate, half of what `messages` reaches unless told otherwise.
+    Latency(BenchLatencyArgs),
+    /// Memory of the server for each connection that idles.
+    Connections(BenchConnectionsArgs),
+    /// Time and server memory that it takes to drain mailboxes, and how long a call waits meanwhile.
+    Drain(BenchDrainArgs),
+    /// The load generator of the others: a job on stdin, figures on stdout.
+    #[command(hide = true)]
+    Load,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchMessagesArgs {
+    /// Directory on the disk to measure; what is written there is removed at the end.
+    #[arg(long, default_value_os_t = std::env::temp_dir(), value_name = "DIR")]
+    pub dir: PathBuf,
+    /// Pairs, of each of which one sends and the other receives.
+    #[arg(long, default_value_t = 64)]
+    pub pairs: u32,
+    /// Messages of a pair that are sent and not answered yet.
+    #[arg(long, default_value_t = 16)]
+    pub in_flight: u64,
+    /// Seconds of a round.
+    #[arg(long, default_value_t = 5.0)]
+    pub seconds: f64,
+    /// How often it is measured.
+    #[arg(long, default_value_t = 5)]
+    pub rounds: u32,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchLatencyArgs {
+    #[command(flatten)]
+    pub load: BenchMessagesArgs,
+    /// Messages a second; half of what is reached without a pause when none are given.
+    #[arg(long)]
+    pub rate: Option<f64>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchConnectionsArgs {
+    /// Directory for the server's data; what is written there is removed at the end.
+    #[arg(long, default_value_os_t = std::env::temp_dir(), value_name = "DIR")]
+    pub dir: PathBuf,
+    /// Connections to hold; as many as the server may open files for when none are given.
+    #[arg(long)]
+    pub count: Option<u32>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchDrainArgs {
+    /// Directory on the disk to measure; what is written there is removed at the end.
+    #[arg(long, default_value_os_t = std::env::temp_dir(), value_name = "DIR")]
+    pub dir: PathBuf,
+    /// Messages that wait for the one client whose drain is timed.
+    #[arg(long, default_value_t = 10_000)]
+    pub pending: u64,
+    /// How often it is measured.
+    #[arg(long, default_value_t = 5)]
+    pub rounds: u32,
+    /// Clients that then drain at once, 100 messages each.
+    #[arg(long, default_value_t = 1000)]
+    pub clients: u32,
 }
 
 #[derive(Debug, Args)]

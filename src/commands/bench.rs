@@ -4,9 +4,16 @@
 //! own with its CPU time and memory read from the kernel, and where there are two cores, server and generator have one
 //! each.
 
+mod connections;
+mod drain;
 mod figure;
+mod latency;
+mod load;
+mod messages;
 mod server;
 mod upload;
+
+use std::path::Path;
 
 use tokio::task::JoinSet;
 
@@ -18,7 +25,17 @@ pub(crate) use upload::Peer;
 pub(crate) async fn run(command: BenchCommand, output: Output) -> anyhow::Result<()> {
     match command {
         BenchCommand::Upload(args) => upload::run(args, output).await,
+        BenchCommand::Messages(args) => messages::run(args, output).await,
+        BenchCommand::Latency(args) => latency::run(args, output).await,
+        BenchCommand::Connections(args) => connections::run(args, output).await,
+        BenchCommand::Drain(args) => drain::run(args, output).await,
+        BenchCommand::Load => load::run(output).await,
     }
+}
+
+/// A directory for one benchmark's data, on the disk that `dir` lies on.
+fn scratch(dir: &Path) -> std::io::Result<tempfile::TempDir> {
+    tempfile::Builder::new().prefix("waxwing-bench-").tempdir_in(dir)
 }
 
 /// What each of them gave, or the first error.

@@ -10,24 +10,20 @@ use tokio::process::{Child, Command};
 /// Starts `waxwing dev` by way of `command`, which ends with the program and has no arguments for it yet, with its data in
 /// `dir`. Gives the process, which is killed when dropped, and its host and port once it listens.
 pub(super) async fn start(mut command: Command, dir: &Path) -> anyhow::Result<(Child, String)> {
-    command.arg("dev");
-    spawn(command, dir).await
+    command.args(["dev", "--listen", "127.0.0.1:0", "--data", "data"]);
+    listening(command, dir).await
 }
 
 /// The same with what `config` says, but for where it listens and has its data.
 pub(super) async fn start_with(mut command: Command, dir: &Path, config: &Path) -> anyhow::Result<(Child, String)> {
-    command.arg("serve").arg("--config").arg(config);
-    spawn(command, dir).await
+    command.arg("serve").arg("--config").arg(config).args(["--listen", "127.0.0.1:0", "--data", "data"]);
+    listening(command, dir).await
 }
 
-async fn spawn(mut command: Command, dir: &Path) -> anyhow::Result<(Child, String)> {
-    let mut process = command
-        .args(["--listen", "127.0.0.1:0", "--data", "data"])
-        .current_dir(dir)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .kill_on_drop(true)
-        .spawn()?;
+/// The same with whatever service `command` is.
+pub(super) async fn listening(mut command: Command, dir: &Path) -> anyhow::Result<(Child, String)> {
+    let mut process =
+        command.current_dir(dir).stdout(Stdio::piped()).stderr(Stdio::null()).kill_on_drop(true).spawn()?;
     let stdout = process.stdout.take().context("stdout is piped")?;
     let first = BufReader::new(stdout).lines().next_line().await?.context("the service did not start")?;
     let address = first.strip_prefix("listening http://").context("the service did not say where it listens")?;

@@ -15,6 +15,21 @@ use crate::commands::own_service;
 /// The kernel's unit of CPU time for programs, on every architecture Linux runs on but Alpha.
 const TICKS_PER_S: u64 = 100;
 
+/// A node that only plays the messaging role and refuses nobody: what is measured is what it can do, not what it lets
+/// strangers do.
+const MESSAGING_ALONE: &str = r#"
+roles = ["messaging"]
+listen = "127.0.0.1:0"
+data = "data"
+connections_max = 1000000
+[cluster]
+uploads_base_url = "http://127.0.0.1:9"
+blobs_base_url = "http://127.0.0.1:9"
+[messaging]
+registration = "open"
+sends_per_minute = 4000000000
+"#;
+
 /// A service in a child process.
 pub(super) struct Server {
     /// Host and port.
@@ -27,13 +42,16 @@ pub(super) struct Server {
 impl Server {
     /// Starts one whose data is in `dir`; pinned to the first core and this process to the second, where there are two.
     pub(super) async fn start(dir: &Path) -> anyhow::Result<Self> {
-        let program = std::env::current_exe()?;
-        let pinned = pin_generator().await;
-        let mut command = if pinned { Command::new("taskset") } else { Command::new(&program) };
-        if pinned {
-            command.args(["-c", "0"]).arg(&program);
-        }
-        let (process, address) = own_service::start(command, dir).await?;
+        let (process, address) = own_service::start(pinned().await?, dir).await?;
+        Ok(Self { address, process, dir: dir.to_owned(), accounts: AtomicUsize::new(0) })
+    }
+
+    /// The same with the messaging role alone.
+    pub(super) async fn start_messaging(dir: &Path) -> anyhow::Result<Self> {
+        std::fs::write(dir.join("bench.toml"), MESSAGING_ALONE)?;
+        let mut command = pinned().await?;
+        command.args(["serve", "--config", "bench.toml"]);
+        let (process, address) = own_service::listening(command, dir).await?;
         Ok(Self { address, process, dir: dir.to_owned(), accounts: AtomicUsize::new(0) })
     }
 
@@ -80,6 +98,18 @@ impl Process {
         std::fs::read_to_string(format!("/proc/{}/{file}", self.pid))
             .context("CPU time and memory are read from /proc (Linux)")
     }
+}
+
+/// This binary, to be started on the first core, with this process and what it starts later on the second, where there
+/// are two.
+async fn pinned() -> anyhow::Result<Command> {
+    let program = std::env::current_exe()?;
+    if !pin_generator().await {
+        return Ok(Command::new(&program));
+    }
+    let mut command = Command::new("taskset");
+    command.args(["-c", "0"]).arg(&program);
+    Ok(command)
 }
 
 /// Pins this process to the second core; false where it cannot be.
