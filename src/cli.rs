@@ -46,6 +46,15 @@ pub(crate) enum Command {
     Messages(MessagesArgs),
     /// Show or change what others are told: receipts, presence.
     Settings(SettingsArgs),
+    /// Hear nothing more of somebody, who is not told.
+    Block(BlockArgs),
+    /// Hear of somebody again.
+    Unblock(BlockArgs),
+    /// List who is blocked.
+    Blocks {
+        #[command(flatten)]
+        profile: ProfileArgs,
+    },
     /// Download a file by share link, or by the id of a blob this profile has sent or received.
     Get(GetArgs),
     /// Print a link that opens one file for whoever has it.
@@ -111,6 +120,14 @@ pub(crate) struct RegisterArgs {
     /// Invite code, where the service asks for one.
     #[arg(long)]
     pub invite: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BlockArgs {
+    #[command(flatten)]
+    pub profile: ProfileArgs,
+    /// Whom.
+    pub handle: Handle,
 }
 
 #[derive(Debug, Subcommand)]
@@ -316,6 +333,33 @@ pub(crate) enum AdminCommand {
     /// Do something to a blob.
     #[command(subcommand)]
     Blob(AdminBlob),
+    /// List the accounts of a messaging node.
+    Accounts {
+        #[command(flatten)]
+        node: AdminNode,
+    },
+    /// List an account's devices, and whether they are connected.
+    Devices {
+        /// Its handle or id.
+        account: String,
+        #[command(flatten)]
+        node: AdminNode,
+    },
+    /// Say what waits in an account's mailboxes: how much, and since when. Not what, nor from whom.
+    Mailbox {
+        /// Its handle or id.
+        account: String,
+        /// Only of this device.
+        #[arg(long)]
+        device: Option<u32>,
+        #[command(flatten)]
+        node: AdminNode,
+    },
+    /// List the limits of a messaging node, and what each has refused since the start.
+    Limits {
+        #[command(flatten)]
+        node: AdminNode,
+    },
 }
 
 /// Which node a command of an operator asks.

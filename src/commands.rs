@@ -2,6 +2,7 @@
 
 mod admin;
 mod bench;
+mod blocks;
 mod config;
 mod demo;
 mod messages;
@@ -28,6 +29,9 @@ pub(crate) async fn run(command: Command, output: &Output) -> anyhow::Result<()>
         Command::Watch(args) => watch::watch(args, output).await,
         Command::Messages(args) => messages::messages(&args, output),
         Command::Settings(args) => messages::settings(args, output).await,
+        Command::Block(args) => blocks::block(args, output).await,
+        Command::Unblock(args) => blocks::unblock(args, output).await,
+        Command::Blocks { profile } => blocks::blocks(profile, output).await,
         Command::Get(args) => transfers::get(args, output).await,
         Command::Share(args) => transfers::share(args, output).await,
         Command::Resume(args) => transfers::resume(args, output).await,

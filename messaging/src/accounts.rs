@@ -8,15 +8,15 @@ use std::time::Duration;
 
 use subtle::ConstantTimeEq as _;
 use waxwing_protocol::api::{
-    AccountView, DeleteRequest, Preferences, RegisterRequest, RegisterResponse, Registration, RenameRequest,
+    AccountView, BLOCKS_MAX, DeleteRequest, Preferences, RegisterRequest, RegisterResponse, Registration, RenameRequest,
 };
 use waxwing_protocol::identity::{DELETE_DOMAIN, IdentityError, REGISTER_DOMAIN, RENAME_DOMAIN};
 use waxwing_protocol::{AccountId, DeviceId, DeviceToken, Handle, Timestamp};
 
 use crate::config::Config;
 use crate::invites::Invites;
-use crate::limits::Limit;
-use crate::store::{AccountRecord, DeviceAddress, Directory, NewAccount, Registered, Renamed, StoreError};
+use crate::limits::{Limit, LimitView};
+use crate::store::{AccountRecord, Blocked, DeviceAddress, Directory, NewAccount, Registered, Renamed, StoreError};
 
 /// Registers, finds and authenticates.
 pub(crate) struct Accounts {
@@ -68,6 +68,19 @@ pub(crate) enum ChangeError {
     Store(#[from] StoreError),
 }
 
+/// Why nobody was blocked.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BlockError {
+    #[error("an account cannot block itself")]
+    Itself,
+    #[error("an account blocks at most {BLOCKS_MAX} others")]
+    TooMany,
+    #[error("no such account")]
+    NotFound,
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
 /// Why somebody was not found.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LookUpError {
@@ -88,7 +101,7 @@ pub(crate) enum AccountName {
 
 impl Accounts {
     pub(crate) fn new(directory: Arc<dyn Directory>, invites: Invites, config: &Config) -> Self {
-        let look_ups = Limit::new(config.look_ups_per_minute, Duration::from_secs(60));
+        let look_ups = Limit::new("look-ups", config.look_ups_per_minute, Duration::from_secs(60));
         Self { directory, registration: config.registration, invites, look_ups }
     }
 
@@ -153,6 +166,38 @@ impl Accounts {
     /// Changes what `account` lets others know; durable on return.
     pub(crate) async fn set_preferences(&self, account: AccountId, preferences: Preferences) -> Result<(), StoreError> {
         self.directory.set_preferences(account, preferences).await
+    }
+
+    /// Sets whether `account` wants to hear nothing of `peer`; durable on return.
+    pub(crate) async fn set_blocked(
+        &self,
+        account: AccountId,
+        peer: AccountId,
+        blocked: bool,
+    ) -> Result<(), BlockError> {
+        if account == peer {
+            return Err(BlockError::Itself);
+        }
+        match self.directory.set_blocked(account, peer, blocked).await? {
+            Blocked::Done => Ok(()),
+            Blocked::TooMany => Err(BlockError::TooMany),
+            Blocked::NotFound => Err(BlockError::NotFound),
+        }
+    }
+
+    /// Whom `account` has blocked.
+    pub(crate) async fn blocks(&self, account: AccountId) -> Result<Vec<AccountId>, StoreError> {
+        self.directory.blocks(account).await
+    }
+
+    /// Where accounts are kept.
+    pub(crate) fn directory(&self) -> &dyn Directory {
+        &*self.directory
+    }
+
+    /// The limit of look-ups.
+    pub(crate) fn look_up_limit(&self) -> LimitView {
+        self.look_ups.view()
     }
 
     /// Whose token this is; `None` when it is nobody's.

@@ -41,6 +41,14 @@ pub struct Config {
     pub poll_s: u32,
     /// Messages a device may send a minute; as many again in a burst. Default 60,000: no person's device comes near it.
     pub sends_per_minute: u32,
+    /// Messages that all devices of an account may send a minute; as many again in a burst. Default 120,000.
+    pub account_sends_per_minute: u32,
+    /// Messages an account may send to one other a minute; as many again in a burst. Default 30,000: a mailbox takes a
+    /// while to fill, and its owner can block meanwhile.
+    pub pair_sends_per_minute: u32,
+    /// Connections a device may open a minute, polls among them; as many again in a burst. Default 600: each costs a
+    /// commit, and a client that does not back off is a loop.
+    pub hellos_per_minute: u32,
     /// Accounts a device may look up a minute; as many again in a burst. Default 60.
     pub look_ups_per_minute: u32,
     /// One-time prekeys of one device handed out an hour; beyond that a claim gets the fallback key, so that nobody
@@ -67,6 +75,9 @@ impl Default for Config {
             slow_reader_s: 20,
             poll_s: 25,
             sends_per_minute: 60_000,
+            account_sends_per_minute: 120_000,
+            pair_sends_per_minute: 30_000,
+            hellos_per_minute: 600,
             look_ups_per_minute: 60,
             one_time_claims_per_hour: 100,
             sweep_interval_s: 60,
@@ -101,6 +112,9 @@ impl Config {
             ("slow_reader_s", self.slow_reader_s.into()),
             ("poll_s", self.poll_s.into()),
             ("sends_per_minute", self.sends_per_minute.into()),
+            ("account_sends_per_minute", self.account_sends_per_minute.into()),
+            ("pair_sends_per_minute", self.pair_sends_per_minute.into()),
+            ("hellos_per_minute", self.hellos_per_minute.into()),
             ("look_ups_per_minute", self.look_ups_per_minute.into()),
             ("one_time_claims_per_hour", self.one_time_claims_per_hour.into()),
             ("sweep_interval_s", self.sweep_interval_s.into()),

@@ -30,6 +30,7 @@ use self::flow::Flow;
 use crate::accounts::Caller;
 use crate::fabric::{Outbox, Route, Stop};
 use crate::fault;
+use crate::metrics::{closed, handles};
 use crate::node::Node;
 use crate::presence::Attendance;
 use crate::store::{ACK_RANGES_MAX, AckRequest, DeviceAddress, Page, PageRequest, StoreError};
@@ -89,7 +90,10 @@ impl End {
     /// Tells the client, if anybody is there.
     async fn say(self, wire: Wire) {
         match self {
-            Self::Close(code, reason) => wire.close(code, reason).await,
+            Self::Close(code, reason) => {
+                closed(code);
+                wire.close(code, reason).await;
+            }
             Self::Gone => wire.end(),
         }
     }
@@ -452,6 +456,7 @@ impl Connection {
                 return Err(End::Close(close::DRAINING, "the mailbox cannot be read"));
             }
         };
+        handles().pages.increment(1);
         let rows = self.flows[at].page(page);
         self.deliver(at, rows).await
     }
@@ -465,6 +470,7 @@ impl Connection {
             self.wire.feed(&frame).await?;
         }
         if let Some(up_to) = self.flows[at].take_queue_empty() {
+            handles().drains.increment(u64::from(up_to > 0));
             self.wire.feed(&Frame::push(Body::QueueEmpty(QueueEmpty { lane: lane.into(), up_to }))).await?;
         }
         Ok(())

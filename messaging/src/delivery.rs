@@ -18,7 +18,7 @@ use waxwing_protocol::{AccountId, DeviceId, MsgId, Timestamp};
 
 use crate::config::Config;
 use crate::fabric::Fabric;
-use crate::limits::Limit;
+use crate::limits::{Limit, LimitView};
 use crate::metrics::handles;
 use crate::store::{Append, AppendError, Appended, Body, DeviceAddress, MailboxStore, Quota, ReceiptRows};
 
@@ -32,7 +32,9 @@ pub(crate) struct Delivery {
     fabric: Arc<Fabric>,
     retention_s: u32,
     quota: Quota,
-    sends: Limit<DeviceAddress>,
+    by_device: Limit<DeviceAddress>,
+    by_account: Limit<AccountId>,
+    by_pair: Limit<(AccountId, AccountId)>,
 }
 
 /// Why a Send is refused before the store sees it.
@@ -49,8 +51,16 @@ pub(crate) enum SendError {
 impl Delivery {
     pub(crate) fn new(store: Arc<dyn MailboxStore>, fabric: Arc<Fabric>, config: &Config) -> Self {
         let quota = Quota { msgs: config.mailbox_msgs_max, bytes: config.mailbox_bytes_max };
-        let sends = Limit::new(config.sends_per_minute, Duration::from_secs(60));
-        Self { store, fabric, retention_s: config.retention_s, quota, sends }
+        let minute = Duration::from_secs(60);
+        Self {
+            store,
+            fabric,
+            retention_s: config.retention_s,
+            quota,
+            by_device: Limit::new("sends-of-device", config.sends_per_minute, minute),
+            by_account: Limit::new("sends-of-account", config.account_sends_per_minute, minute),
+            by_pair: Limit::new("sends-of-pair", config.pair_sends_per_minute, minute),
+        }
     }
 
     /// Puts `send` in line for its mailboxes, in the order of these calls. The future ends after the durable commit.
@@ -61,8 +71,10 @@ impl Delivery {
         now: Timestamp,
     ) -> Result<BoxFuture<'static, Result<Appended, AppendError>>, SendError> {
         let append = self.checked(from, send, now)?;
-        self.sends.spend(from, now).map_err(|retry_after| SendError::TooMany { retry_after })?;
-        handles().sends.increment(1);
+        let spent = self.by_device.spend(from, now).and_then(|()| self.by_account.spend(from.account, now));
+        let spent = spent.and_then(|()| self.by_pair.spend((from.account, append.to), now));
+        spent.map_err(|retry_after| SendError::TooMany { retry_after })?;
+        handles().sent(send.class());
         Ok(self.store.append(append))
     }
 
@@ -112,6 +124,7 @@ impl Delivery {
             expires_at: now.plus(kept).as_millis(),
             body: Bytes::new(),
             delivery: None,
+            request: false,
         };
         let content_hash = *blake3::hash(&send.encode_to_vec()).as_bytes();
         let lane = lane_of(class);
@@ -120,6 +133,11 @@ impl Delivery {
         let introduces = matches!(class, Class::Message | Class::Call);
         let quota = self.quota;
         Ok(Append { from, msg_id, content_hash, to, bodies, absent, lane, coalesce_key, introduces, envelope, quota })
+    }
+
+    /// The limits of sends.
+    pub(crate) fn limits(&self) -> [LimitView; 3] {
+        [self.by_device.view(), self.by_account.view(), self.by_pair.view()]
     }
 
     /// What the rows are like that an ack at `now` puts into senders' mailboxes.

@@ -4,6 +4,7 @@
 //! whoever has a token sends it in a header, so there is no ambient authority that a foreign page could use.
 
 mod accounts;
+mod blocks;
 mod error;
 mod extract;
 mod grants;
@@ -36,7 +37,7 @@ const CORS_MAX_AGE: Duration = Duration::from_secs(24 * 60 * 60);
 pub(crate) fn router(node: Arc<Node>) -> Router {
     let cors = CorsLayer::new()
         .allow_origin(Any)
-        .allow_methods([Method::GET, Method::POST, Method::PUT])
+        .allow_methods([Method::GET, Method::POST, Method::PUT, Method::DELETE])
         .allow_headers([header::AUTHORIZATION, header::CONTENT_TYPE])
         .expose_headers([header::RETRY_AFTER, header::WWW_AUTHENTICATE])
         .max_age(CORS_MAX_AGE);
@@ -49,6 +50,8 @@ pub(crate) fn router(node: Arc<Node>) -> Router {
         .route("/v1/keys/{account}/{device}/claim", only(post(keys::claim)))
         .route("/v1/grants", only(post(grants::mint)))
         .route("/v1/preferences", only(get(preferences::show).put(preferences::set)))
+        .route("/v1/blocks", only(get(blocks::list)))
+        .route("/v1/blocks/{account}", only(put(blocks::add).delete(blocks::remove)))
         .route("/v1/poll", only(post(poll::poll)).layer(DefaultBodyLimit::max(message_bytes_max(Codec::Json))))
         .route("/v1/ws", only(get(socket::upgrade)))
         .route("/.well-known/jwks.json", only(get(grants::jwks)))

@@ -12,7 +12,7 @@ use waxwing_protocol::identity::{PrekeyKind, PublicKey, SignedPrekey};
 use waxwing_protocol::{DeviceId, Timestamp};
 
 use crate::fabric::Fabric;
-use crate::limits::Limit;
+use crate::limits::{Limit, LimitView};
 use crate::store::{DeviceAddress, Directory, PrekeysHeld, StoreError, StoreErrorKind};
 
 /// One-time keys left below which the device is told, if it is connected.
@@ -40,7 +40,7 @@ pub(crate) enum KeysError {
 
 impl Keys {
     pub(crate) fn new(directory: Arc<dyn Directory>, fabric: Arc<Fabric>, one_time_claims_per_hour: u32) -> Self {
-        let one_time_claims = Limit::new(one_time_claims_per_hour, Duration::from_secs(60 * 60));
+        let one_time_claims = Limit::new("one-time-claims", one_time_claims_per_hour, Duration::from_secs(60 * 60));
         Self { directory, fabric, one_time_claims }
     }
 
@@ -68,6 +68,11 @@ impl Keys {
     /// What the directory holds for `device`.
     pub(crate) async fn held(&self, device: DeviceAddress) -> Result<PrekeyCount, KeysError> {
         Ok(count(self.directory.prekeys_held(device).await?))
+    }
+
+    /// The limit of claims.
+    pub(crate) fn claim_limit(&self) -> LimitView {
+        self.one_time_claims.view()
     }
 
     /// Hands out a prekey of `device`.

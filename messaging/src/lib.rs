@@ -30,6 +30,7 @@ mod node;
 mod presence;
 mod secrets;
 mod store;
+mod survey;
 mod sweeper;
 mod wire;
 
@@ -45,7 +46,9 @@ use waxwing_protocol::grant::{GrantToken, Jwks};
 pub use self::config::{Config, ConfigError};
 pub use self::grants::mint_edge_grant;
 pub use self::invites::{InviteCode, mint_invite};
+pub use self::limits::LimitView;
 pub use self::secrets::SecretError;
+pub use self::survey::{AccountSurvey, DeviceSurvey, LaneSurvey, SurveyError};
 
 use self::accounts::Accounts;
 use self::clock::Clock;
@@ -54,6 +57,7 @@ use self::fabric::Fabric;
 use self::grants::Grants;
 use self::invites::Invites;
 use self::keys::Keys;
+use self::limits::Limit;
 use self::node::Node;
 use self::presence::Presence;
 use self::store::{EmbeddedStore, EmbeddedStoreError};
@@ -134,6 +138,7 @@ impl Messaging {
             presence: Arc::new(Presence::new(store.clone(), fabric.clone(), clock)),
             fabric,
             mailboxes: store,
+            hellos: Limit::new("hellos", config.hellos_per_minute, Duration::from_secs(60)),
             config,
         });
         let stop_sweeper = Arc::new(Notify::new());

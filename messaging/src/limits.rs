@@ -1,73 +1,129 @@
-//! Token buckets: how often somebody may do something.
+//! Limits: how often somebody may do something.
 //!
-//! Handles can be guessed and prekeys used up; without a limit one device could walk through all of them. A bucket
-//! holds as many tokens as may be spent at once and fills again at a steady rate. Buckets live in memory, and full ones
-//! are dropped, so that their number is bounded by who was active lately.
+//! Handles can be guessed, prekeys used up and mailboxes flooded; without a limit one device could walk through all of
+//! them. Each key may spend so many at once and then goes on at a steady rate (GCRA: all that is kept of a key is the
+//! moment at which it will have everything back).
+//!
+//! Whoever makes up keys must not make the server remember without bound: a limit is a table of fixed size. A key has
+//! room in a few places of it; when all of them are taken, the one that was closest to having everything back is
+//! forgotten, so that it is never the worst one.
 
-use std::collections::HashMap;
-use std::hash::Hash;
+use std::hash::{BuildHasher as _, Hash, RandomState};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use metrics::Counter;
+use serde::Serialize;
 use waxwing_protocol::Timestamp;
 
-/// Buckets above which full ones are dropped.
-const BUCKETS_HIGH: usize = 10_000;
+use crate::metrics::refusals;
+
+/// Places of a table: a mebibyte, of which the system gives what is touched.
+const PLACES: usize = 64 * 1024;
+
+/// Places that a key can have.
+const WAYS: usize = 8;
+
+/// Locks of a table, so that the threads of a node seldom wait for one another.
+const SHARDS: usize = 16;
+
+const NANOS_PER_MS: u64 = 1_000_000;
+const NANOS_PER_S: u64 = 1_000_000_000;
+
+/// A limit as an operator sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct LimitView {
+    /// What it limits, as in the metric of refusals.
+    pub name: &'static str,
+    /// So many in each period, and as many at once after a pause.
+    pub count: u32,
+    /// The period in seconds.
+    pub period_s: u64,
+    /// Refused since the start.
+    pub refused: u64,
+}
 
 /// A limit for each `K`.
-#[derive(Debug)]
 pub(crate) struct Limit<K> {
-    burst: f64,
-    per_ms: f64,
-    buckets: Mutex<Buckets<K>>,
+    /// Between two of a key that spends steadily.
+    interval_ns: u64,
+    /// What may be spent at once, as time.
+    burst_ns: u64,
+    keys: RandomState,
+    shards: Vec<Mutex<Vec<Place>>>,
+    name: &'static str,
+    count: u32,
+    refused: AtomicU64,
+    refusals: Counter,
+    of: std::marker::PhantomData<fn(K)>,
 }
 
-#[derive(Debug)]
-struct Buckets<K> {
-    by_key: HashMap<K, Bucket>,
-    /// When so many are there, full ones are dropped; doubles while none are full.
-    prune_at: usize,
-}
+/// The hash of a key, and when it has everything back in nanoseconds since 1970. Both zero: nobody's.
+type Place = [u64; 2];
 
-#[derive(Clone, Copy, Debug)]
-struct Bucket {
-    tokens: f64,
-    at: Timestamp,
-}
-
-impl<K: Eq + Hash> Limit<K> {
-    /// `count` in each `period`, and as many at once after a pause.
-    pub(crate) fn new(count: u32, period: Duration) -> Self {
-        let per_ms = f64::from(count) / (period.as_secs_f64() * 1000.0);
-        let buckets = Buckets { by_key: HashMap::new(), prune_at: BUCKETS_HIGH };
-        Self { burst: f64::from(count), per_ms, buckets: Mutex::new(buckets) }
+impl<K: Hash> Limit<K> {
+    /// `count` in each `period`, and as many at once after a pause. `name` stands in the metric of refusals.
+    pub(crate) fn new(name: &'static str, count: u32, period: Duration) -> Self {
+        let burst_ns = u64::try_from(period.as_nanos()).unwrap_or(u64::MAX);
+        let places = || Mutex::new(vec![[0; 2]; PLACES / SHARDS]);
+        Self {
+            interval_ns: (burst_ns / u64::from(count.max(1))).max(1),
+            burst_ns,
+            keys: RandomState::new(),
+            shards: (0..SHARDS).map(|_| places()).collect(),
+            name,
+            count,
+            refused: AtomicU64::new(0),
+            refusals: refusals(name),
+            of: std::marker::PhantomData,
+        }
     }
 
-    /// Spends a token of `key` at `now`.
+    /// What it allows and what it has refused.
+    pub(crate) fn view(&self) -> LimitView {
+        LimitView {
+            name: self.name,
+            count: self.count,
+            period_s: self.burst_ns / NANOS_PER_S,
+            refused: self.refused.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Spends one of `key`'s at `now`.
     ///
     /// # Errors
     /// How long until there is one, when there is none.
     pub(crate) fn spend(&self, key: K, now: Timestamp) -> Result<(), Duration> {
+        let hash = self.keys.hash_one(key);
+        let now_ns = now.as_millis().saturating_mul(NANOS_PER_MS);
+        let [shard, set] = split(hash);
         // A panic while holding the lock leaves numbers behind, which are valid whatever they are.
-        let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
-        if buckets.by_key.len() >= buckets.prune_at {
-            buckets.by_key.retain(|_, bucket| self.filled(*bucket, now) < self.burst);
-            buckets.prune_at = BUCKETS_HIGH.max(buckets.by_key.len() * 2);
+        let mut places = self.shards[shard].lock().unwrap_or_else(PoisonError::into_inner);
+        let places = &mut places[set..set + WAYS];
+        let at = places.iter().position(|place| place[0] == hash).unwrap_or_else(|| {
+            let soonest = places.iter().enumerate().min_by_key(|(_, place)| place[1]);
+            let at = soonest.map_or(0, |(at, _)| at);
+            places[at] = [hash, 0];
+            at
+        });
+        let back = places[at][1].max(now_ns).saturating_add(self.interval_ns);
+        let over = back.saturating_sub(now_ns.saturating_add(self.burst_ns));
+        if over > 0 {
+            self.refusals.increment(1);
+            self.refused.fetch_add(1, Ordering::Relaxed);
+            return Err(Duration::from_nanos(over));
         }
-        let bucket = buckets.by_key.entry(key).or_insert(Bucket { tokens: self.burst, at: now });
-        let tokens = self.filled(*bucket, now);
-        *bucket = Bucket { tokens, at: bucket.at.max(now) };
-        if tokens < 1.0 {
-            return Err(Duration::from_secs_f64((1.0 - tokens) / self.per_ms / 1000.0));
-        }
-        bucket.tokens -= 1.0;
+        places[at][1] = back;
         Ok(())
     }
+}
 
-    fn filled(&self, bucket: Bucket, now: Timestamp) -> f64 {
-        let elapsed_ms = now.since(bucket.at).as_secs_f64() * 1000.0;
-        (bucket.tokens + elapsed_ms * self.per_ms).min(self.burst)
-    }
+/// The shard of a hash, and the first of its places there.
+fn split(hash: u64) -> [usize; 2] {
+    let [low, high, set, more, ..] = hash.to_le_bytes();
+    let set = usize::from(u16::from_le_bytes([set, more])) % (PLACES / SHARDS / WAYS);
+    [usize::from(low ^ high) % SHARDS, set * WAYS]
 }
 
 #[cfg(test)]
@@ -76,9 +132,13 @@ mod tests {
 
     const START: Timestamp = Timestamp::from_secs(1000);
 
+    fn limit<K: Hash>(count: u32, period: Duration) -> Limit<K> {
+        Limit::new("test", count, period)
+    }
+
     #[test]
     fn a_burst_is_allowed_and_then_the_rate() {
-        let limit = Limit::new(60, Duration::from_secs(60));
+        let limit = limit(60, Duration::from_secs(60));
         for _ in 0..60 {
             assert_eq!(limit.spend("alice", START), Ok(()));
         }
@@ -90,20 +150,35 @@ mod tests {
 
     #[test]
     fn a_clock_that_goes_back_gives_nothing_away() {
-        let limit = Limit::new(1, Duration::from_secs(60));
+        let limit = limit(1, Duration::from_secs(60));
         assert_eq!(limit.spend(1, START), Ok(()));
         assert!(limit.spend(1, Timestamp::from_secs(1)).is_err());
         assert!(limit.spend(1, START.plus(Duration::from_secs(59))).is_err());
+        assert_eq!(limit.spend(1, START.plus(Duration::from_secs(60))), Ok(()));
+    }
+
+    /// A million made-up keys neither take memory nor free the one that has used up what it may.
+    #[test]
+    fn strangers_that_pass_by_do_not_push_out_who_is_over_the_limit() {
+        let limit = limit(10, Duration::from_secs(60));
+        for _ in 0..10 {
+            assert_eq!(limit.spend(u64::MAX, START), Ok(()));
+        }
+        for n in 0..1_000_000 {
+            assert_eq!(limit.spend(n, START), Ok(()));
+        }
+        assert!(limit.spend(u64::MAX, START).is_err());
     }
 
     #[test]
-    fn strangers_that_pass_by_leave_nothing_behind() {
-        let limit = Limit::new(1, Duration::from_secs(1));
-        let mut now = START;
-        for n in 0..BUCKETS_HIGH * 3 {
-            now = now.plus(Duration::from_millis(1));
-            assert_eq!(limit.spend(n, now), Ok(()));
-        }
-        assert!(limit.buckets.lock().unwrap().by_key.len() <= BUCKETS_HIGH);
+    fn thousands_who_are_active_have_limits_of_their_own() {
+        let limit = limit(2, Duration::from_secs(60));
+        let kept = (0..10_000).filter(|n| {
+            let _ = (limit.spend(*n, START), limit.spend(*n, START));
+            limit.spend(*n, START).is_err()
+        });
+        assert_eq!(kept.count(), 10_000);
+        let still = (0..10_000).filter(|n| limit.spend(*n, START).is_err()).count();
+        assert!(still > 9_900, "{still} of 10,000 are remembered");
     }
 }

@@ -1,32 +1,106 @@
 //! What an operator can watch of messaging: every metric, named once. `infra/metrics.md` is checked against this table.
+//!
+//! Labels name kinds of things, never people: who writes to whom is nobody's business, an operator's neither.
 
 use std::sync::LazyLock;
 
-use metrics::{Counter, Gauge, counter, gauge};
+use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
+use waxwing_protocol::frames::Class;
 
-/// Names and meanings. The kind is in the name: `_total` counts, anything else is a gauge.
-pub const METRICS: [(&str, &str); 3] = [
+/// Names and meanings. The kind is in the name: `_total` counts, `_fsync_seconds` is a histogram, anything else a gauge.
+pub const METRICS: [(&str, &str); 14] = [
     (CONNECTIONS, "Devices with a connection to this node."),
-    (SENDS, "Sends that were well-formed and went to the mailboxes' store."),
+    (CLOSED, "Connections that this node closed, by WebSocket close code."),
+    (SENDS, "Sends that were well-formed and went to the mailboxes' store, by class of message."),
     (STORED, "Envelopes made durable, one for each device they go to."),
+    (ACKED, "Envelopes that their devices have acked."),
+    (COMMIT_TIME, "Time of a commit of mailboxes to disk; one commit takes whatever waits."),
+    (PAGES, "Pages of mailboxes that were read, since the delivery path alone could not serve a connection."),
+    (DRAINS, "Lanes that had messages when their device came and were sent to it whole."),
+    (ROWS, "Envelopes that wait in mailboxes, as of the last full round of the sweeper."),
+    (DEEPEST, "Envelopes that wait in the deepest lane of a mailbox, as of the last full round of the sweeper."),
+    (OLDEST, "When the oldest envelope that waits was taken, as of that round; 0 when none waits."),
+    (SWEPT, "Envelopes that were erased because they were acked or had expired."),
+    (PRESENCE, "Presence told: one for each account and each connection that is told of it."),
+    (REFUSALS, "Requests and frames refused because somebody asked too often, by limit."),
 ];
 
 const CONNECTIONS: &str = "waxwing_connections";
+const CLOSED: &str = "waxwing_connections_closed_total";
 const SENDS: &str = "waxwing_sends_total";
 const STORED: &str = "waxwing_envelopes_stored_total";
+const ACKED: &str = "waxwing_envelopes_acked_total";
+const COMMIT_TIME: &str = "waxwing_mailbox_fsync_seconds";
+const PAGES: &str = "waxwing_mailbox_pages_total";
+const DRAINS: &str = "waxwing_drains_total";
+const ROWS: &str = "waxwing_mailbox_rows";
+const DEEPEST: &str = "waxwing_mailbox_deepest_rows";
+const OLDEST: &str = "waxwing_mailbox_oldest_timestamp_seconds";
+const SWEPT: &str = "waxwing_envelopes_swept_total";
+const PRESENCE: &str = "waxwing_presence_items_total";
+const REFUSALS: &str = "waxwing_limit_refusals_total";
 
 /// The handles of this process. They count nothing until a recorder is installed, which comes before messaging opens.
-static HANDLES: LazyLock<Handles> =
-    LazyLock::new(|| Handles { connections: gauge!(CONNECTIONS), sends: counter!(SENDS), stored: counter!(STORED) });
+static HANDLES: LazyLock<Handles> = LazyLock::new(|| Handles {
+    connections: gauge!(CONNECTIONS),
+    sends: CLASSES.map(|(_, name)| counter!(SENDS, "class" => name)),
+    stored: counter!(STORED),
+    acked: counter!(ACKED),
+    commit_time: histogram!(COMMIT_TIME),
+    pages: counter!(PAGES),
+    drains: counter!(DRAINS),
+    rows: gauge!(ROWS),
+    deepest: gauge!(DEEPEST),
+    oldest: gauge!(OLDEST),
+    swept: counter!(SWEPT),
+    presence: counter!(PRESENCE),
+});
+
+/// Classes that clients send.
+const CLASSES: [(Class, &str); 5] = [
+    (Class::Message, "message"),
+    (Class::Receipt, "receipt"),
+    (Class::Sync, "sync"),
+    (Class::Call, "call"),
+    (Class::Control, "control"),
+];
 
 /// A handle for each series.
 pub(crate) struct Handles {
     pub(crate) connections: Gauge,
-    pub(crate) sends: Counter,
+    sends: [Counter; CLASSES.len()],
     pub(crate) stored: Counter,
+    pub(crate) acked: Counter,
+    pub(crate) commit_time: Histogram,
+    pub(crate) pages: Counter,
+    pub(crate) drains: Counter,
+    pub(crate) rows: Gauge,
+    pub(crate) deepest: Gauge,
+    pub(crate) oldest: Gauge,
+    pub(crate) swept: Counter,
+    pub(crate) presence: Counter,
+}
+
+impl Handles {
+    /// Counts a Send.
+    pub(crate) fn sent(&self, class: Class) {
+        if let Some(at) = CLASSES.iter().position(|(it, _)| *it == class) {
+            self.sends[at].increment(1);
+        }
+    }
 }
 
 /// The handles.
 pub(crate) fn handles() -> &'static Handles {
     &HANDLES
+}
+
+/// Counts a connection that this node closes.
+pub(crate) fn closed(code: u16) {
+    counter!(CLOSED, "code" => code.to_string()).increment(1);
+}
+
+/// The counter of what a limit refuses.
+pub(crate) fn refusals(limit: &'static str) -> Counter {
+    counter!(REFUSALS, "limit" => limit)
 }

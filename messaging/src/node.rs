@@ -9,8 +9,9 @@ use crate::delivery::Delivery;
 use crate::fabric::Fabric;
 use crate::grants::Grants;
 use crate::keys::Keys;
+use crate::limits::Limit;
 use crate::presence::Presence;
-use crate::store::MailboxStore;
+use crate::store::{DeviceAddress, MailboxStore};
 
 /// The services of a node.
 pub(crate) struct Node {
@@ -23,6 +24,7 @@ pub(crate) struct Node {
     pub(crate) presence: Arc<Presence>,
     pub(crate) fabric: Arc<Fabric>,
     pub(crate) mailboxes: Arc<dyn MailboxStore>,
+    pub(crate) hellos: Limit<DeviceAddress>,
 }
 
 /// Random bytes of the operating system.

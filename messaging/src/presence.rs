@@ -24,7 +24,8 @@ use waxwing_protocol::{AccountId, Timestamp};
 use self::room::Room;
 use crate::clock::Clock;
 use crate::fabric::Fabric;
-use crate::limits::Limit;
+use crate::limits::{Limit, LimitView};
+use crate::metrics::handles;
 use crate::node::Node;
 use crate::store::{DeviceAddress, Directory, Regard, StoreError};
 
@@ -88,7 +89,7 @@ impl Attendance {
 
 impl Presence {
     pub(crate) fn new(directory: Arc<dyn Directory>, fabric: Arc<Fabric>, clock: Arc<Clock>) -> Self {
-        let typing = Limit::new(1, TYPING_INTERVAL);
+        let typing = Limit::new("typing", 1, TYPING_INTERVAL);
         Self { directory, fabric, clock, room: Mutex::default(), typing }
     }
 
@@ -100,6 +101,7 @@ impl Presence {
             // A poll may be over before the next round: what changed meanwhile is told at once.
             let items = self.room().batch_of(connection.device, now);
             if let (false, Some(outbox)) = (items.is_empty(), self.fabric.outbox(connection.device)) {
+                handles().presence.increment(items.len() as u64);
                 outbox.presence(items);
             }
         }
@@ -136,6 +138,11 @@ impl Presence {
         self.room().hide(account);
     }
 
+    /// An account has blocked another, which is told nothing of it any more.
+    pub(crate) fn blocked(&self, account: AccountId, peer: AccountId) {
+        self.room().hide_from(account, peer);
+    }
+
     /// Passes something for the moment on to the connected devices of an account, if that has written to the sender.
     /// Whether anybody got it is not told.
     pub(crate) fn ephemeral(
@@ -164,12 +171,18 @@ impl Presence {
             }
             // A look-up that fails is as good as nobody being there.
             let Ok(regards) = presence.directory.regards(vec![to], from.account).await else { return };
-            if regards.first().copied().flatten().is_some_and(|regard| regard.has_written) {
+            let heard = regards.first().copied().flatten().is_some_and(|it| it.has_written && !it.has_blocked);
+            if heard {
                 for outbox in presence.fabric.outboxes(to) {
                     outbox.ephemeral(push.clone());
                 }
             }
         }))
+    }
+
+    /// The limit of signs of typing.
+    pub(crate) fn typing_limit(&self) -> LimitView {
+        self.typing.view()
     }
 
     /// Tells every connection what has changed since the last time.
@@ -178,6 +191,7 @@ impl Presence {
         let batches = self.room().batches(connected, self.clock.now());
         for (device, items) in batches {
             if let Some(outbox) = self.fabric.outbox(device) {
+                handles().presence.increment(items.len() as u64);
                 outbox.presence(items);
             }
         }
@@ -200,6 +214,9 @@ pub(crate) async fn run(node: Weak<Node>) {
 
 /// Whether an account shows its presence to the one it regards so.
 fn shows(regard: &Regard) -> bool {
+    if regard.has_blocked {
+        return false;
+    }
     match regard.preferences.presence {
         Visibility::Everyone => true,
         Visibility::Contacts => regard.has_written,

@@ -156,6 +156,31 @@ pub(crate) struct Opened {
     pub lanes: [LaneView; 2],
 }
 
+/// A mailbox as an operator sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct MailboxView {
+    pub epoch: u64,
+    /// How often it was opened.
+    pub generation: u64,
+    /// Lane by lane (normal, urgent).
+    pub lanes: [LaneDepth; 2],
+}
+
+/// How much waits in a lane.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct LaneDepth {
+    /// Everything up to here is acked.
+    pub acked: u64,
+    /// The last seq given.
+    pub last: u64,
+    /// Rows that wait; expired ones are counted until they are swept.
+    pub waiting: u64,
+    /// Bytes of bodies that wait.
+    pub bytes: u64,
+    /// When the oldest that waits was taken.
+    pub oldest: Option<Timestamp>,
+}
+
 /// A lane as a new connection finds it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct LaneView {
@@ -248,6 +273,9 @@ pub(crate) trait MailboxStore: Send + Sync + 'static {
     /// mean that rows are delivered again. Durable on return. Acks take their place in order when this is called.
     fn ack(&self, ack: AckRequest) -> BoxFuture<'static, Result<(), StoreError>>;
 
+    /// How much waits in a mailbox; `Ok(None)` when there is no such mailbox.
+    fn view(&self, mailbox: DeviceAddress) -> BoxFuture<'static, Result<Option<MailboxView>, StoreError>>;
+
     /// Erases in bulk what was acked or has expired by `now`, a bounded part of it a call.
     fn sweep(&self, now: Timestamp) -> BoxFuture<'static, Result<Swept, StoreError>>;
 
@@ -331,6 +359,19 @@ pub(crate) struct Regard {
     pub preferences: Preferences,
     /// It has written to them.
     pub has_written: bool,
+    /// It wants to hear nothing of them.
+    pub has_blocked: bool,
+}
+
+/// What became of a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Blocked {
+    /// It is set, or taken off.
+    Done,
+    /// The account blocks as many as it can.
+    TooMany,
+    /// There is no such account.
+    NotFound,
 }
 
 /// Prekeys that a directory holds for a device.
@@ -367,6 +408,16 @@ pub(crate) trait Directory: Send + Sync + 'static {
     /// The account with this handle.
     fn account_by_handle(&self, handle: Handle) -> BoxFuture<'static, Result<Option<AccountRecord>, StoreError>>;
 
+    /// Accounts with an id above `after`, by rising id, `limit` at most.
+    fn accounts(
+        &self,
+        after: Option<AccountId>,
+        limit: usize,
+    ) -> BoxFuture<'static, Result<Vec<AccountRecord>, StoreError>>;
+
+    /// An account's devices with their reg_ids, by rising number; none when it is unknown.
+    fn devices(&self, account: AccountId) -> BoxFuture<'static, Result<Vec<(DeviceId, u32)>, StoreError>>;
+
     /// A device of an account.
     fn device(&self, device: DeviceAddress) -> BoxFuture<'static, Result<Option<DeviceRecord>, StoreError>>;
 
@@ -380,7 +431,19 @@ pub(crate) trait Directory: Send + Sync + 'static {
         preferences: Preferences,
     ) -> BoxFuture<'static, Result<(), StoreError>>;
 
-    /// What each of `accounts` lets others know, and whether it has written to `peer`; `None` for unknown accounts.
+    /// Sets whether `account` wants to hear nothing of `peer`: from then on its messages are taken and stored nowhere.
+    /// Durable on return, idempotent.
+    fn set_blocked(
+        &self,
+        account: AccountId,
+        peer: AccountId,
+        blocked: bool,
+    ) -> BoxFuture<'static, Result<Blocked, StoreError>>;
+
+    /// Whom an account has blocked, by rising id.
+    fn blocks(&self, account: AccountId) -> BoxFuture<'static, Result<Vec<AccountId>, StoreError>>;
+
+    /// What each of `accounts` lets others know, whether it has written to `peer` and blocked it; `None` for unknown accounts.
     fn regards(
         &self,
         accounts: Vec<AccountId>,

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tracing::{debug, warn};
 
+use crate::metrics::handles;
 use crate::node::Node;
 
 /// Sweeps until `stop` is notified, or nobody has the node any more: a sweeper alone must not keep it open.
@@ -26,6 +27,7 @@ async fn round(node: &Node) {
     loop {
         match node.mailboxes.sweep(node.clock.now()).await {
             Ok(swept) => {
+                handles().swept.increment(swept.rows);
                 rows += swept.rows;
                 sends += swept.sends;
                 if !swept.more {

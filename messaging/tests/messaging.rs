@@ -10,8 +10,12 @@
 
 #[path = "messaging/accounts.rs"]
 mod accounts;
+#[path = "messaging/blocks.rs"]
+mod blocks;
 #[path = "messaging/client.rs"]
 mod client;
+#[path = "messaging/limits.rs"]
+mod limits;
 #[path = "messaging/mailboxes.rs"]
 mod mailboxes;
 #[path = "messaging/node.rs"]

@@ -55,6 +55,9 @@ pub(crate) struct PendingRow {
     pub(crate) msg_id: MsgId,
     /// It was shown; only its file is still to be saved.
     pub(crate) shown: bool,
+    /// The server says that this account had never written to the sender.
+    #[serde(default)]
+    pub(crate) request: bool,
 }
 
 /// A lane's progress within one mailbox epoch, and the counter of [`PENDING`].
@@ -158,7 +161,7 @@ pub(crate) fn receive(
                 if let Content::File(file) = &message.content {
                     blob_refs::put(tx, file)?;
                 }
-                let row = PendingRow { from, msg_id, shown: false };
+                let row = PendingRow { from, msg_id, shown: false, request: envelope.request };
                 tx.put(&PENDING, &mailbox.next_pending.to_be_bytes(), &row)?;
                 mailbox.next_pending += 1;
                 receipt.new += 1;

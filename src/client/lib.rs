@@ -10,6 +10,7 @@
 
 mod account;
 mod blob_refs;
+mod blocks;
 mod client;
 mod contacts;
 mod conversation;

@@ -291,6 +291,7 @@ impl Watch<'_> {
                     from: pending.from(),
                     msg_id: pending.row.msg_id,
                     content: MessageSummary::of(&pending.content),
+                    request: pending.row.request,
                 });
             }
             if !fresh.is_empty() {

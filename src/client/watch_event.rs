@@ -40,6 +40,8 @@ pub enum WatchEvent {
         msg_id: MsgId,
         /// What it says.
         content: MessageSummary,
+        /// It is a request: this account has never written to whoever wrote it.
+        request: bool,
     },
     /// A file was saved.
     Saved {

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use waxwing_protocol::Timestamp;
@@ -55,6 +55,25 @@ pub(crate) async fn run(command: AdminCommand, output: Output) -> anyhow::Result
         AdminCommand::Quota { owner: None, node } => {
             Node::at(&node.admin)?.list("owners", "", |owner| print_owner(output, owner)).await
         }
+        AdminCommand::Accounts { node } => {
+            Node::at(&node.admin)?.list("accounts", "", |account| print_account(output, account)).await
+        }
+        AdminCommand::Devices { account, node } => {
+            let devices = Node::at(&node.admin)?.devices(&account).await?;
+            devices.iter().for_each(|device| print_device(output, device));
+            Ok(())
+        }
+        AdminCommand::Mailbox { account, device, node } => {
+            let devices = Node::at(&node.admin)?.devices(&account).await?;
+            let wanted = devices.iter().filter(|it| device.is_none_or(|device| it["device"] == device));
+            wanted.for_each(|device| print_mailbox(output, device));
+            Ok(())
+        }
+        AdminCommand::Limits { node } => {
+            let limits = Node::at(&node.admin)?.ask(Method::GET, "limits").await?;
+            limits["limits"].as_array().into_iter().flatten().for_each(|limit| print_limit(output, limit));
+            Ok(())
+        }
         AdminCommand::Blob(AdminBlob::Rm { id, node }) => {
             Node::at(&node.admin)?.ask(Method::DELETE, &format!("blobs/{id}")).await?;
             output.result(format_args!("removed {id}"), &json!({ "removed": id }));
@@ -85,6 +104,49 @@ fn print_upload(output: Output, upload: &Value) {
 fn print_owner(output: Output, owner: &Value) {
     let held = owner["held_bytes"].as_u64().unwrap_or(0);
     output.result(format_args!("{}  {:>9}", owner["owner"].as_str().unwrap_or("-"), bytes(held)), owner);
+}
+
+fn print_account(output: Output, account: &Value) {
+    let text = |key: &str| account[key].as_str().unwrap_or("-").to_owned();
+    let line = format!(
+        "{}  {:<32}  {} devices, {} connected here",
+        text("account"),
+        text("handle"),
+        account["devices"],
+        account["connected"]
+    );
+    output.result(line, account);
+}
+
+fn print_device(output: Output, device: &Value) {
+    let state = if device["connected"] == true { "connected" } else { "away" };
+    let line = format!("device {}  {state:<9}  connections so far {}", device["device"], device["connections"]);
+    output.result(line, device);
+}
+
+/// A line a lane.
+fn print_mailbox(output: Output, device: &Value) {
+    for (name, lane) in ["normal", "urgent"].into_iter().zip(device["lanes"].as_array().into_iter().flatten()) {
+        let waits =
+            lane["oldest"].as_u64().map(|at| Timestamp::from(SystemTime::now()).since(Timestamp::from_millis(at)));
+        let since =
+            waits.map_or_else(String::new, |waits| format!(", the oldest for {:.1} h", waits.as_secs_f64() / 3600.0));
+        let line = format!(
+            "device {}  {name}  {} wait, {}{since}  (seq {}, acked {})",
+            device["device"],
+            lane["waiting"],
+            bytes(lane["bytes"].as_u64().unwrap_or(0)),
+            lane["last"],
+            lane["acked"]
+        );
+        output.result(line, &json!({ "device": device["device"], "lane": name, "mailbox": lane }));
+    }
+}
+
+fn print_limit(output: Output, limit: &Value) {
+    let name = limit["name"].as_str().unwrap_or("-");
+    let line = format!("{name:<18} {:>10} in {:>5} s  refused {}", limit["count"], limit["period_s"], limit["refused"]);
+    output.result(line, limit);
 }
 
 /// A running node's admin address.
@@ -119,6 +181,17 @@ impl Node {
             bail!("the node refused: {}", body["detail"].as_str().unwrap_or(status.as_str()));
         }
         Ok(body)
+    }
+
+    /// The devices of an account.
+    async fn devices(&self, account: &str) -> anyhow::Result<Vec<Value>> {
+        // It stands in a path: what no handle or id has would ask for something else.
+        ensure!(
+            account.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte)),
+            "{account} is neither a handle nor an account's id"
+        );
+        let answer = self.ask(Method::GET, &format!("accounts/{account}/devices")).await?;
+        Ok(answer["devices"].as_array().cloned().unwrap_or_default())
     }
 
     /// Hands `each` every entry of list `name`, page by page.

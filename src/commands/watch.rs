@@ -33,7 +33,9 @@ fn print_event(event: WatchEvent, output: Output) {
             output.note(format_args!("connected; about {pending} waiting"));
         }
         WatchEvent::Connected { .. } => output.note("connected"),
-        WatchEvent::Message { from, msg_id, content } => print_message(&from, msg_id, &content, output),
+        WatchEvent::Message { from, msg_id, content, request } => {
+            print_message(&from, msg_id, &content, request, output);
+        }
         WatchEvent::Saved { from, file, .. } => print_fetched(&file, Some(from.as_str()), output),
         WatchEvent::SaveFailed { from, blob, error, retry_in, .. } => {
             let retry =
@@ -81,7 +83,7 @@ fn print_ticks(to: &Handle, msg_ids: &[MsgId], tick: Tick, output: Output) {
     output.note(format_args!("{} {word} to {to}: {}", super::messages::mark(tick), msg_ids.len()));
 }
 
-fn print_message(from: &Handle, msg_id: MsgId, content: &MessageSummary, output: Output) {
+fn print_message(from: &Handle, msg_id: MsgId, content: &MessageSummary, request: bool, output: Output) {
     let (text, value) = match content {
         MessageSummary::Text(text) => (visible(text), json!({ "text": text })),
         MessageSummary::File { blob, name, bytes: size, media_type } => {
@@ -91,5 +93,7 @@ fn print_message(from: &Handle, msg_id: MsgId, content: &MessageSummary, output:
         }
         _ => ("something that a newer version would show".to_owned(), json!(null)),
     };
-    output.result(format_args!("{from}: {text}"), &json!({ "message": msg_id, "from": from, "content": value }));
+    let mark = if request { " (message request)" } else { "" };
+    let value = json!({ "message": msg_id, "from": from, "content": value, "request": request });
+    output.result(format_args!("{from}{mark}: {text}"), &value);
 }

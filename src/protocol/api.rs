@@ -142,6 +142,17 @@ impl Default for Preferences {
     }
 }
 
+/// Answer of `GET /v1/blocks`: whom the calling account hears nothing of. `PUT /v1/blocks/{account}` adds somebody,
+/// `DELETE /v1/blocks/{account}` takes somebody off it. Whoever is blocked is not told and cannot find out.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlockList {
+    /// The accounts, by rising id.
+    pub blocked: Vec<AccountId>,
+}
+
+/// Accounts that one account can block.
+pub const BLOCKS_MAX: usize = 1000;
+
 /// To whom something is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

@@ -72,6 +72,8 @@ pub mod close {
     pub const DISPLACED: u16 = 4409;
     /// A frame over its limit.
     pub const TOO_LARGE: u16 = 4413;
+    /// Too often; the Error before it says when to try again.
+    pub const RATE_LIMITED: u16 = 4429;
     /// The server is going away; reconnect.
     pub const DRAINING: u16 = 4503;
     /// The client reads too slowly.

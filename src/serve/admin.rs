@@ -6,6 +6,8 @@
 //! A browser on the same machine is the one stranger who reaches loopback: a page can name `127.0.0.1`, or a host of its
 //! own that turns into it. Such a request names a foreign host or says that a page made it, and is refused.
 
+mod messaging;
+
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr as _;
 
@@ -59,6 +61,9 @@ pub(super) fn router(node: &Node, recorder: Recorder, address: SocketAddr) -> Ro
         .route("/admin/v1/owners", get(owners))
         .route("/admin/v1/owners/{owner}", get(owner))
         .route("/admin/v1/blobs/{id}", delete(remove_blob))
+        .route("/admin/v1/accounts", get(messaging::accounts))
+        .route("/admin/v1/accounts/{name}/devices", get(messaging::devices))
+        .route("/admin/v1/limits", get(messaging::limits))
         .with_state(node.clone());
     router.merge(operator).fallback(not_found).layer(from_fn(no_page))
 }

@@ -134,6 +134,11 @@ impl Node {
         self.origin.as_ref()
     }
 
+    /// Messaging, when this node plays it.
+    pub(super) const fn messaging(&self) -> Option<&Messaging> {
+        self.messaging.as_ref()
+    }
+
     /// Tells every role to come to an end: sockets drain, running appends commit what they have.
     pub(crate) async fn close(&self) {
         if let Some(messaging) = &self.messaging {

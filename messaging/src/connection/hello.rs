@@ -10,11 +10,12 @@ use waxwing_protocol::frames::{
 use waxwing_protocol::{AccountId, DeviceId, DeviceToken, Timestamp};
 
 use super::flow::{Credit, Flow};
-use super::replies::{refusal, store_refusal};
+use super::replies::{rate_limited, refusal, store_refusal};
 use super::{Connection, End};
 use crate::accounts::Caller;
 use crate::config::seconds;
 use crate::fabric::Outbox;
+use crate::metrics::closed;
 use crate::node::{Node, random};
 use crate::presence::ConnectionId;
 use crate::store::{DeviceAddress, Held, LaneView, Opened, StoreError};
@@ -63,6 +64,11 @@ pub(crate) async fn greet(node: Arc<Node>, mut wire: Wire, shown: Option<Caller>
             return None;
         }
     };
+    if let Err(retry_after) = node.hellos.spend(device, node.clock.now()) {
+        let answer = rate_limited(id, "too many connections", retry_after);
+        refuse(wire, Refused { answer, code: close::RATE_LIMITED, reason: "too many connections" }).await;
+        return None;
+    }
     let receipts = node.delivery.receipts(node.clock.now());
     let held = hello.have.unwrap_or_default();
     let held = Held { epoch: held.epoch, up_to: [held.normal, held.urgent], receipts };
@@ -145,6 +151,7 @@ fn unavailable(id: u32, failed: &StoreError) -> Refused {
 
 async fn refuse(mut wire: Wire, refused: Refused) {
     if wire.feed(&refused.answer).await.is_ok() && wire.flush().await.is_ok() {
+        closed(refused.code);
         wire.close(refused.code, refused.reason).await;
     }
 }
@@ -211,10 +218,11 @@ mod tests {
     use crate::grants::Grants;
     use crate::invites::Invites;
     use crate::keys::Keys;
+    use crate::limits::Limit;
     use crate::presence::Presence;
     use crate::store::{
         AccountRecord, AckRequest, Append, AppendError, Appended, Body as Ciphertext, Directory as _, EmbeddedStore,
-        MailboxStore, NewAccount, Page, PageRequest, Quota, Swept,
+        MailboxStore, MailboxView, NewAccount, Page, PageRequest, Quota, Swept,
     };
 
     const REG_ID: u32 = 5;
@@ -243,6 +251,10 @@ mod tests {
 
         fn append(&self, append: Append) -> BoxFuture<'static, Result<Appended, AppendError>> {
             self.store.append(append)
+        }
+
+        fn view(&self, mailbox: DeviceAddress) -> BoxFuture<'static, Result<Option<MailboxView>, StoreError>> {
+            self.store.view(mailbox)
         }
 
         fn read(&self, page: PageRequest) -> BoxFuture<'static, Result<Page, StoreError>> {
@@ -319,6 +331,7 @@ mod tests {
             presence: Arc::new(Presence::new(store.clone(), fabric.clone(), clock)),
             fabric,
             mailboxes: Arc::new(CommitsAfterOpen { store, message }),
+            hellos: Limit::new("hellos", config.hellos_per_minute, Duration::from_secs(60)),
             config,
         };
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

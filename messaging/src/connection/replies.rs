@@ -37,13 +37,16 @@ pub(crate) fn send_refusal(id: u32, refused: SendError) -> Frame {
     let code = match refused {
         SendError::Malformed(_) => ErrorCode::BadRequest,
         SendError::TooLarge => ErrorCode::TooLarge,
-        SendError::TooMany { retry_after } => {
-            let retry_after_ms = u32::try_from(retry_after.as_millis().saturating_add(1)).unwrap_or(u32::MAX);
-            let error = Error { retry_after_ms, ..error_of(ErrorCode::RateLimited, refused.to_string()) };
-            return Frame::with_id(id, Body::Error(error));
-        }
+        SendError::TooMany { retry_after } => return rate_limited(id, refused.to_string(), retry_after),
     };
     refusal(id, code, refused.to_string())
+}
+
+/// The answer to whoever asks too often.
+pub(crate) fn rate_limited(id: u32, message: impl Into<String>, retry_after: Duration) -> Frame {
+    // Rounded up: who comes back a moment early is refused again.
+    let retry_after_ms = u32::try_from(retry_after.as_millis().saturating_add(1)).unwrap_or(u32::MAX);
+    Frame::with_id(id, Body::Error(Error { retry_after_ms, ..error_of(ErrorCode::RateLimited, message) }))
 }
 
 /// The answer to a frame about presence that was refused.

@@ -9,7 +9,7 @@ use tracing::error;
 use waxwing_protocol::Problem;
 use waxwing_protocol::problem::PROBLEM_MEDIA_TYPE;
 
-use crate::accounts::{ChangeError, LookUpError, RegisterError};
+use crate::accounts::{BlockError, ChangeError, LookUpError, RegisterError};
 use crate::keys::KeysError;
 use crate::store::{StoreError, StoreErrorKind};
 
@@ -105,6 +105,18 @@ impl From<ChangeError> for HttpError {
             ChangeError::HandleTaken(_) => (StatusCode::CONFLICT, "handle-taken"),
             ChangeError::NotFound => (StatusCode::NOT_FOUND, "account-not-found"),
             ChangeError::Store(failed) => return failed.clone().into(),
+        };
+        Self::new(status, slug, refused)
+    }
+}
+
+impl From<BlockError> for HttpError {
+    fn from(refused: BlockError) -> Self {
+        let (status, slug) = match &refused {
+            BlockError::Itself => (StatusCode::UNPROCESSABLE_ENTITY, "block-of-itself"),
+            BlockError::TooMany => (StatusCode::UNPROCESSABLE_ENTITY, "too-many-blocks"),
+            BlockError::NotFound => (StatusCode::NOT_FOUND, "account-not-found"),
+            BlockError::Store(failed) => return failed.clone().into(),
         };
         Self::new(status, slug, refused)
     }

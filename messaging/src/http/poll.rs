@@ -12,8 +12,8 @@ use axum::extract::State;
 use axum::extract::rejection::BytesRejection;
 use axum::response::{IntoResponse as _, Response};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
-use waxwing_protocol::frames::close;
 use waxwing_protocol::frames::codec::Codec;
+use waxwing_protocol::frames::{close, frame};
 
 use super::error::HttpError;
 use super::extract::caller;
@@ -52,6 +52,7 @@ pub(crate) async fn poll(
 }
 
 fn response(PollAnswer { frames, close }: PollAnswer, codec: Codec) -> Response {
+    let wait = (close == Some(close::RATE_LIMITED)).then(|| retry_after(frames.clone(), codec)).flatten();
     let mut response = (close.map_or(StatusCode::OK, status), frames).into_response();
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(codec.media_type()));
@@ -62,7 +63,20 @@ fn response(PollAnswer { frames, close }: PollAnswer, codec: Codec) -> Response 
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"waxwing\""));
         }
     }
+    if let Some(seconds) = wait {
+        headers.insert(header::RETRY_AFTER, seconds.into());
+    }
     response
+}
+
+/// The seconds after which the error among `frames` asks to try again.
+fn retry_after(mut frames: Bytes, codec: Codec) -> Option<u32> {
+    while let Ok(Some(frame)) = codec.unpack(&mut frames) {
+        if let Some(frame::Body::Error(error)) = frame.body {
+            return Some(error.retry_after_ms.div_ceil(1000));
+        }
+    }
+    None
 }
 
 /// The status that says what a close code says. The frames say more: they are there whatever the status is.
@@ -75,6 +89,7 @@ fn status(close: u16) -> StatusCode {
         close::REFUSED => StatusCode::FORBIDDEN,
         close::DISPLACED => StatusCode::CONFLICT,
         close::TOO_LARGE => StatusCode::PAYLOAD_TOO_LARGE,
+        close::RATE_LIMITED => StatusCode::TOO_MANY_REQUESTS,
         close::SILENT => StatusCode::REQUEST_TIMEOUT,
         _ => StatusCode::SERVICE_UNAVAILABLE,
     }

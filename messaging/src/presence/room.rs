@@ -154,9 +154,18 @@ impl Room {
 
     /// Ends every subscription of others to an account.
     pub(super) fn hide(&mut self, account: AccountId) {
+        self.end_subscriptions(account, |watcher| watcher != account);
+    }
+
+    /// Ends every subscription of `peer` to an account.
+    pub(super) fn hide_from(&mut self, account: AccountId, peer: AccountId) {
+        self.end_subscriptions(account, |watcher| watcher == peer);
+    }
+
+    fn end_subscriptions(&mut self, account: AccountId, of: impl Fn(AccountId) -> bool) {
         let watchers = self.watchers.get(&account);
-        let others: Vec<_> = watchers.into_iter().flat_map(HashMap::keys).filter(|it| it.account != account).collect();
-        for device in others.into_iter().copied().collect::<Vec<_>>() {
+        let ended = watchers.into_iter().flat_map(HashMap::keys).filter(|it| of(it.account));
+        for device in ended.copied().collect::<Vec<_>>() {
             self.unwatch(device, account);
             self.untold.entry(device).or_default().insert(account, false);
         }

@@ -7,6 +7,7 @@
 //! The writer thread is also the lock under which seqs are given: it alone appends, so what commits later has a higher
 //! seq, and a reader sees a seq only when every lower one is there.
 
+mod blocks;
 mod deletion;
 mod directory;
 mod lane;
@@ -25,14 +26,14 @@ use futures_util::future::BoxFuture;
 use tokio::sync::{Semaphore, oneshot};
 use waxwing_protocol::api::Preferences;
 use waxwing_protocol::identity::SignedPrekey;
-use waxwing_protocol::{AccountId, Handle, Timestamp};
+use waxwing_protocol::{AccountId, DeviceId, Handle, Timestamp};
 
 use self::tables::Tables;
 use self::writer::{Command, Writer};
 use super::{
-    AccountRecord, AckRequest, Append, AppendError, Appended, Claimed, CommitSink, DeviceAddress, DeviceRecord,
-    Directory, Held, MailboxStore, NewAccount, Opened, Page, PageRequest, PrekeysHeld, Regard, Registered, Renamed,
-    StoreError, StoreErrorKind, Swept,
+    AccountRecord, AckRequest, Append, AppendError, Appended, Blocked, Claimed, CommitSink, DeviceAddress,
+    DeviceRecord, Directory, Held, MailboxStore, MailboxView, NewAccount, Opened, Page, PageRequest, PrekeysHeld,
+    Regard, Registered, Renamed, StoreError, StoreErrorKind, Swept,
 };
 
 /// Reads that may be under way at once. Each takes a thread of tokio's blocking pool: a crowd that reconnects waits
@@ -131,6 +132,10 @@ impl MailboxStore for EmbeddedStore {
         self.write(|reply| Command::Ack { ack, reply })
     }
 
+    fn view(&self, mailbox: DeviceAddress) -> BoxFuture<'static, Result<Option<MailboxView>, StoreError>> {
+        self.read_with(move |tables| pages::view(tables, mailbox))
+    }
+
     fn sweep(&self, now: Timestamp) -> BoxFuture<'static, Result<Swept, StoreError>> {
         self.write(|reply| Command::Sweep { now, reply })
     }
@@ -165,6 +170,18 @@ impl Directory for EmbeddedStore {
         self.read_with(move |tables| directory::account_by_handle(tables, &handle))
     }
 
+    fn accounts(
+        &self,
+        after: Option<AccountId>,
+        limit: usize,
+    ) -> BoxFuture<'static, Result<Vec<AccountRecord>, StoreError>> {
+        self.read_with(move |tables| directory::accounts(tables, after, limit))
+    }
+
+    fn devices(&self, account: AccountId) -> BoxFuture<'static, Result<Vec<(DeviceId, u32)>, StoreError>> {
+        self.read_with(move |tables| directory::devices(tables, account))
+    }
+
     fn device(&self, device: DeviceAddress) -> BoxFuture<'static, Result<Option<DeviceRecord>, StoreError>> {
         self.read_with(move |tables| directory::device(tables, device))
     }
@@ -179,6 +196,19 @@ impl Directory for EmbeddedStore {
         preferences: Preferences,
     ) -> BoxFuture<'static, Result<(), StoreError>> {
         self.write(|reply| Command::SetPreferences { account, preferences, reply })
+    }
+
+    fn set_blocked(
+        &self,
+        account: AccountId,
+        peer: AccountId,
+        blocked: bool,
+    ) -> BoxFuture<'static, Result<Blocked, StoreError>> {
+        self.write(|reply| Command::SetBlocked { account, peer, blocked, reply })
+    }
+
+    fn blocks(&self, account: AccountId) -> BoxFuture<'static, Result<Vec<AccountId>, StoreError>> {
+        self.read_with(move |tables| blocks::blocks(tables, account))
     }
 
     fn regards(

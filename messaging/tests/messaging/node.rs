@@ -19,7 +19,13 @@ use waxwing_protocol::{AccountId, DeviceId, DeviceToken, Timestamp};
 
 /// A node that anyone may register with.
 pub fn open_config() -> Config {
-    Config { registration: Registration::Open, look_ups_per_minute: 1000, poll_s: 1, ..Config::default() }
+    Config {
+        registration: Registration::Open,
+        look_ups_per_minute: 1000,
+        hellos_per_minute: 100_000,
+        poll_s: 1,
+        ..Config::default()
+    }
 }
 
 /// A node in a runtime of its own, so that it can be stopped dead in the middle of anything.

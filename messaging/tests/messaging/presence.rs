@@ -115,6 +115,25 @@ async fn who_was_written_to_sees_when_the_writer_comes_and_strangers_do_not() {
 }
 
 #[tokio::test]
+async fn who_is_blocked_sees_nobody_and_is_not_seen_typing() {
+    let node = TestNode::start().await;
+    let (alice, bob) = (node.register("alice").await, node.register("bob").await);
+    let (mut a, mut b) = (Client::connect(&node, &alice).await, Client::connect(&node, &bob).await);
+    b.send(message(&alice, 1, b"hello")).await.unwrap();
+    a.watch(&[&bob]).await.unwrap();
+    assert_eq!(a.state().await, PresenceState::Online);
+
+    let path = format!("/v1/blocks/{}", alice.account);
+    let (status, _) = node.call(Method::PUT, &path, Some(&bob), &()).await;
+    assert!(status.is_success());
+    assert_eq!(a.state().await, PresenceState::Hidden);
+    a.watch(&[&bob]).await.unwrap();
+    assert_eq!(a.state().await, PresenceState::Hidden, "asking again shows no more");
+    a.typing(&bob).await;
+    assert_eq!(b.moment(QUIET).await, None);
+}
+
+#[tokio::test]
 async fn subscriptions_are_bounded_and_malformed_ones_refused() {
     let node = TestNode::start().await;
     let alice = node.register("alice").await;

@@ -155,7 +155,7 @@ impl Polls {
         let mut body = BytesMut::new();
         self.codec.pack(&Frame::with_id(99, Body::Hello(self.hello.clone().unwrap())), &mut body);
         body.extend_from_slice(&std::mem::take(&mut self.waiting));
-        let Answer { status, close, mut body } =
+        let Answer { status, close, mut body, .. } =
             post(self.address, self.authorization.as_deref(), self.codec.media_type(), &body).await;
         assert_eq!(status == 200, close.is_none_or(|code| code == 1000), "{status} {close:?}");
         self.closed = close.map(Some);
@@ -197,6 +197,7 @@ impl Polls {
 pub struct Answer {
     pub status: u16,
     pub close: Option<u16>,
+    pub retry_after: Option<u32>,
     pub body: Bytes,
 }
 
@@ -222,5 +223,6 @@ pub async fn post(address: SocketAddr, authorization: Option<&str>, media_type: 
     assert_eq!(header("content-length").unwrap().parse::<usize>().unwrap(), answer.len() - end);
     let status = head.split(' ').nth(1).unwrap().parse().unwrap();
     let close = header("waxwing-close").map(|code| code.parse().unwrap());
-    Answer { status, close, body: Bytes::copy_from_slice(&answer[end..]) }
+    let retry_after = header("retry-after").map(|seconds| seconds.parse().unwrap());
+    Answer { status, close, retry_after, body: Bytes::copy_from_slice(&answer[end..]) }
 }

@@ -28,6 +28,8 @@ blobs_base_url = "http://127.0.0.1:9"
 [messaging]
 registration = "open"
 sends_per_minute = 4000000000
+account_sends_per_minute = 4000000000
+pair_sends_per_minute = 4000000000
 "#;
 
 /// A service in a child process.

@@ -37,7 +37,8 @@ impl Turn<'_> {
         self.batch.insert(&tables.directory, tables::deleted(id), []);
         self.memory.devices.remove(&id);
         self.memory.preferences.remove(&id);
-        self.memory.written.retain(|(account, peer)| *account != id && *peer != id);
+        self.memory.written.retain(|(account, peer), _| *account != id && *peer != id);
+        self.memory.blocks.remove(&id);
         // What this turn has done to it before is not seen by the engine yet; what comes after must not find it.
         self.deleted = Some(id);
         Ok(true)
@@ -55,7 +56,7 @@ impl Turn<'_> {
         for peers in [tag::WRITTEN, tag::WRITTEN_BY] {
             self.erase_pairs(peers, id, &mut left)?;
         }
-        for kind in [tag::ONE_TIME, tag::USED, tag::COALESCE] {
+        for kind in [tag::ONE_TIME, tag::USED, tag::COALESCE, tag::BLOCKED] {
             self.erase(&tables.directory, &[&[kind], &id.as_bytes()[..]].concat(), &mut left)?;
         }
         self.erase(&tables.rows, id.as_bytes(), &mut left)?;

@@ -3,11 +3,14 @@
 //! A turn holds at most one directory change, so each sees the ones before it committed. That is what makes a claim
 //! exclusive: two claims never look at the same remaining keys.
 
+use std::ops::Bound;
+
 use prost::Message as _;
 use waxwing_protocol::api::{ONE_TIME_KEYS_MAX, Preferences};
 use waxwing_protocol::identity::{PrekeyKind, SignedPrekey};
 use waxwing_protocol::{AccountId, DeviceId, Handle, Timestamp};
 
+use super::blocks;
 use super::records::{AccountRow, DeviceRow, MailboxRow, PreferencesRow, PrekeyRow};
 use super::tables::{self, Tables, corrupt, engine_error, of_device, tag};
 use super::writer::Turn;
@@ -23,6 +26,23 @@ pub(super) fn account(tables: &Tables, account: AccountId) -> Result<Option<Acco
     };
     let row = AccountRow::decode(&value[..]).map_err(|_| corrupt("an account"))?;
     row.into_record(account).map(Some)
+}
+
+/// Reads the accounts after one, by rising id.
+pub(super) fn accounts(
+    tables: &Tables,
+    after: Option<AccountId>,
+    limit: usize,
+) -> Result<Vec<AccountRecord>, StoreError> {
+    let from = after.map_or_else(|| vec![tag::ACCOUNT], tables::account);
+    let end = [tag::ACCOUNT + 1];
+    let range = (Bound::Excluded(&from[..]), Bound::Excluded(&end[..]));
+    let rows = tables.directory.range::<&[u8], _>(range).take(limit).map(|guard| {
+        let (key, value) = guard.into_inner().map_err(engine_error)?;
+        let id = key.get(1..).and_then(|id| AccountId::from_slice(id).ok()).ok_or_else(|| corrupt("an account"))?;
+        AccountRow::decode(&value[..]).map_err(|_| corrupt("an account"))?.into_record(id)
+    });
+    rows.collect()
 }
 
 /// Reads the account that has a handle.
@@ -80,7 +100,8 @@ pub(super) fn regards(
             return Ok(None);
         }
         let has_written = has_written(tables, *account, peer)?;
-        Ok(Some(Regard { preferences: preferences(tables, *account)?, has_written }))
+        let has_blocked = blocks::has_blocked(tables, *account, peer)?;
+        Ok(Some(Regard { preferences: preferences(tables, *account)?, has_written, has_blocked }))
     };
     accounts.iter().map(regard).collect()
 }

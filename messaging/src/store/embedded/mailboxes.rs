@@ -9,6 +9,7 @@ use super::directory;
 use super::records::{LaneRow, MailboxRow, RowHead, SendRow, row_to_bytes};
 use super::tables::{self, corrupt, engine_error, lane_index};
 use super::writer::Turn;
+use crate::metrics::handles;
 use crate::store::{
     AckRequest, Append, AppendError, Appended, Committed, DeviceAddress, Held, LaneView, Opened, StoreError,
 };
@@ -42,6 +43,9 @@ impl Turn<'_> {
         }
         let (from, to) = (append.from.account, append.to);
         let introduces = append.introduces && !self.has_written(from, to)?;
+        let request = append.introduces && from != to && !self.has_written(to, from)?;
+        let blocked = self.blocks(to)?.contains(&from);
+        let bodies = || bodies().filter(|_| !blocked);
         let mut replaced = Vec::new();
         for body in bodies().filter(|_| !append.coalesce_key.is_empty()) {
             let mailbox = DeviceAddress { account: to, device: body.device };
@@ -55,7 +59,7 @@ impl Turn<'_> {
         }
         for body in bodies() {
             let mailbox = DeviceAddress { account: to, device: body.device };
-            let row = Envelope { body: body.ciphertext.clone(), ..append.envelope.clone() };
+            let row = Envelope { body: body.ciphertext.clone(), request, ..append.envelope.clone() };
             let key = replaced.iter().position(|(device, ..)| *device == body.device);
             let key = key.map(|at| replaced.swap_remove(at).2);
             self.put_row(mailbox, append.lane, body.ciphertext.len() as u64, row, key);
@@ -63,7 +67,7 @@ impl Turn<'_> {
         if introduces {
             self.batch.insert(&self.tables.directory, tables::written(from, to), []);
             self.batch.insert(&self.tables.directory, tables::written_by(to, from), []);
-            self.memory.written.insert((from, to));
+            self.memory.written.insert((from, to), true);
         }
         let server_ts = append.envelope.server_ts;
         let send = SendRow { content_hash: append.content_hash.to_vec(), server_ts };
@@ -189,6 +193,7 @@ impl Turn<'_> {
             lane.bytes_acked = bytes;
             self.unswept.insert(ack.mailbox);
         }
+        handles().acked.increment(before.waiting() - lane.waiting());
         self.note_deliveries(ack, &before, &lane)?;
         self.changed(ack.mailbox).lanes[index] = lane;
         Ok(())

@@ -1,12 +1,13 @@
-//! Reading a page of a lane.
+//! Reading mailboxes: a page of a lane, and how much waits in all.
 
-use waxwing_protocol::frames::Envelope;
+use waxwing_protocol::Timestamp;
+use waxwing_protocol::frames::{Envelope, Lane};
 
 use fjall::Readable as _;
 
 use super::records::{MailboxRow, RowHead, row_envelope};
 use super::tables::{self, Tables, corrupt, engine_error};
-use crate::store::{Page, PageRequest, StoreError};
+use crate::store::{DeviceAddress, LaneDepth, MailboxView, Page, PageRequest, StoreError};
 
 /// Rows looked at for one page, so that a long run of expired ones cannot hold a reading thread.
 const ROWS_SEEN_MAX: usize = 4096;
@@ -46,4 +47,26 @@ pub(super) fn read(tables: &Tables, request: &PageRequest) -> Result<Page, Store
     }
     page.end = page.up_to >= lane.last;
     Ok(page)
+}
+
+/// How much waits in a mailbox, from one snapshot.
+pub(super) fn view(tables: &Tables, mailbox: DeviceAddress) -> Result<Option<MailboxView>, StoreError> {
+    let snapshot = tables.snapshot();
+    let Some(row) = snapshot.get(&tables.mailboxes, tables::address(mailbox)).map_err(engine_error)? else {
+        return Ok(None);
+    };
+    let row = MailboxRow::read(&row)?;
+    let mut lanes = [LaneDepth::default(); 2];
+    for (lane, (row, depth)) in [Lane::Normal, Lane::Urgent].into_iter().zip(row.lanes.iter().zip(&mut lanes)) {
+        let head = snapshot.get(&tables.rows, tables::row(mailbox, lane, row.acked + 1)).map_err(engine_error)?;
+        let oldest = head.map(|head| row_envelope(&head)).transpose()?;
+        *depth = LaneDepth {
+            acked: row.acked,
+            last: row.last,
+            waiting: row.waiting(),
+            bytes: row.bytes_waiting(),
+            oldest: oldest.map(|oldest| Timestamp::from_millis(oldest.server_ts)),
+        };
+    }
+    Ok(Some(MailboxView { epoch: row.epoch, generation: row.generation, lanes }))
 }

@@ -5,8 +5,8 @@
 //! acks of a turn make one row per pair of accounts, and a row that still waits grows instead of being followed by
 //! another.
 //!
-//! Only people whom the reader has written to are told, and only when the reader's account allows it: otherwise a
-//! stranger could find out when somebody's phone is on.
+//! Only people whom the reader has written to and not blocked are told, and only when the reader's account allows it:
+//! otherwise a stranger could find out when somebody's phone is on.
 
 use std::collections::BTreeMap;
 
@@ -74,7 +74,7 @@ impl Turn<'_> {
                 let origin = Origin::decode(RowHead::body(&value)?).map_err(|_| corrupt("a message"))?;
                 let sender = AccountId::from_slice(&origin.from_account);
                 let (Class::Message | Class::Call, Ok(sender)) = (origin.class(), sender) else { continue };
-                if sender == reader || !self.has_written(reader, sender)? {
+                if sender == reader || !self.has_written(reader, sender)? || self.blocks(reader)?.contains(&sender) {
                     continue;
                 }
                 self.deliveries.by_pair.entry((sender, reader)).or_default().push(origin.msg_id);
@@ -142,13 +142,11 @@ impl Turn<'_> {
 
     /// Whether `account` has ever written to `peer`.
     pub(super) fn has_written(&mut self, account: AccountId, peer: AccountId) -> Result<bool, StoreError> {
-        if self.memory.written.contains(&(account, peer)) {
-            return Ok(true);
+        if let Some(written) = self.memory.written.get(&(account, peer)) {
+            return Ok(*written);
         }
         let written = directory::has_written(self.tables, account, peer)?;
-        if written {
-            self.memory.written.insert((account, peer));
-        }
+        self.memory.written.insert((account, peer), written);
         Ok(written)
     }
 }

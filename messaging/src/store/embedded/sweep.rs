@@ -11,12 +11,13 @@ use waxwing_protocol::Timestamp;
 use waxwing_protocol::frames::Lane;
 
 use fjall::Readable as _;
-use prost::Message as _;
+use prost::Message;
 use tracing::error;
 
 use super::records::{MailboxRow, RowHead, SendRow};
 use super::tables::{self, corrupt, engine_error, tag};
 use super::writer::Turn;
+use crate::metrics::handles;
 use crate::store::{DeviceAddress, StoreError, StoreErrorKind, Swept};
 
 /// How long a send is remembered: 48 h are promised.
@@ -36,6 +37,34 @@ const STEP: usize = 1024;
 pub(super) struct Sweep {
     stage: Stage,
     next_pass: Timestamp,
+    /// What waits, as far as this pass has seen it.
+    depth: Depth,
+}
+
+/// What waits in all mailboxes.
+#[derive(Clone, Copy, Debug, Default)]
+struct Depth {
+    rows: u64,
+    deepest: u64,
+    /// When the oldest was taken, in milliseconds since 1970; 0 for none.
+    oldest: u64,
+}
+
+impl Depth {
+    /// Tells it to whoever watches metrics.
+    #[allow(clippy::cast_precision_loss, reason = "gauges are floating-point numbers")]
+    fn tell(self) {
+        handles().rows.set(self.rows as f64);
+        handles().deepest.set(self.deepest as f64);
+        handles().oldest.set(self.oldest as f64 / 1000.0);
+    }
+}
+
+/// What the age of a row needs to know of it: prost passes over the rest.
+#[derive(Clone, PartialEq, Message)]
+struct Taken {
+    #[prost(uint64, tag = "7")]
+    server_ts: u64,
 }
 
 /// A full pass goes through the keyspaces, each from where the last step stopped.
@@ -82,7 +111,10 @@ impl Turn<'_> {
             }
             Stage::Mailboxes(from) => match self.sweep_mailboxes(&from, now, swept)? {
                 Some(from) => Stage::Mailboxes(from),
-                None => Stage::Sends(Vec::new()),
+                None => {
+                    std::mem::take(&mut self.memory.sweep.depth).tell();
+                    Stage::Sends(Vec::new())
+                }
             },
             Stage::Sends(from) => match self.sweep_sends(&from, now, swept)? {
                 Some(from) => Stage::Sends(from),
@@ -124,12 +156,33 @@ impl Turn<'_> {
             if !idle && !self.sweep_past_damage(address, now, swept)? {
                 self.unswept.insert(address);
             }
+            if !idle {
+                self.measure(address)?;
+            }
             last = Some(key.to_vec());
             if swept.rows >= STEP as u64 {
                 return Ok(last);
             }
         }
         Ok(if seen == STEP { last } else { None })
+    }
+
+    /// Takes note of what waits in a mailbox.
+    fn measure(&mut self, address: DeviceAddress) -> Result<(), StoreError> {
+        for lane in [Lane::Normal, Lane::Urgent] {
+            let Ok(Some(mailbox)) = self.mailbox(address) else { continue };
+            let row = &mailbox.lanes[tables::lane_index(lane)];
+            let (waiting, head) = (row.waiting(), tables::row(address, lane, row.acked + 1));
+            let head = self.tables.rows.get(head).map_err(engine_error)?;
+            // A row that cannot be read counts, but has no age.
+            let taken = head.and_then(|head| Taken::decode(RowHead::body(&head).ok()?).ok()).map(|it| it.server_ts);
+            let depth = &mut self.memory.sweep.depth;
+            depth.rows += waiting;
+            depth.deepest = depth.deepest.max(waiting);
+            let known = Some(depth.oldest).filter(|oldest| *oldest > 0);
+            depth.oldest = known.into_iter().chain(taken).min().unwrap_or(0);
+        }
+        Ok(())
     }
 
     /// As [`Self::sweep_mailbox`]; a damaged mailbox is told of and left as it is, since the others are not to grow

@@ -103,6 +103,8 @@ pub(super) mod tag {
     pub(in crate::store::embedded) const WRITTEN: u8 = b'w';
     /// Account and account that has written to it: the other way round.
     pub(in crate::store::embedded) const WRITTEN_BY: u8 = b'v';
+    /// Account and account it has blocked.
+    pub(in crate::store::embedded) const BLOCKED: u8 = b'b';
     /// Number of an invite code to who used it and when the code ends.
     pub(in crate::store::embedded) const INVITE: u8 = b'i';
     /// Account that was deleted, until everything of it is erased.
@@ -164,6 +166,12 @@ pub(super) fn written(account: AccountId, peer: AccountId) -> Vec<u8> {
 /// The other way round: who has written to `account`.
 pub(super) fn written_by(account: AccountId, peer: AccountId) -> Vec<u8> {
     [&[tag::WRITTEN_BY], &account.as_bytes()[..], peer.as_bytes()].concat()
+}
+
+/// Everybody whom `account` has blocked, or `peer` alone.
+pub(super) fn blocked(account: AccountId, peer: Option<AccountId>) -> Vec<u8> {
+    let peer = peer.as_ref().map_or(&[][..], |peer| &peer.as_bytes()[..]);
+    [&[tag::BLOCKED], &account.as_bytes()[..], peer].concat()
 }
 
 /// The second account of a pair.

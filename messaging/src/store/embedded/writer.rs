@@ -10,6 +10,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::time::Instant;
 
 use fjall::{OwnedWriteBatch, PersistMode};
 use prost::Message as _;
@@ -24,9 +25,10 @@ use super::records::{MailboxRow, SendRow};
 use super::sweep::Sweep;
 use super::tables::{self, RowKey, Tables};
 use crate::fault;
+use crate::metrics::handles;
 use crate::store::{
-    AckRequest, Append, AppendError, Appended, Claimed, CommitSink, Committed, DeviceAddress, Held, NewAccount, Opened,
-    PrekeysHeld, Registered, Renamed, StoreError, StoreErrorKind, Swept,
+    AckRequest, Append, AppendError, Appended, Blocked, Claimed, CommitSink, Committed, DeviceAddress, Held,
+    NewAccount, Opened, PrekeysHeld, Registered, Renamed, StoreError, StoreErrorKind, Swept,
 };
 
 /// Commands that may wait for the writer; more are refused at once, and clients try again.
@@ -84,6 +86,12 @@ pub(super) enum Command {
         preferences: Preferences,
         reply: Reply<()>,
     },
+    SetBlocked {
+        account: AccountId,
+        peer: AccountId,
+        blocked: bool,
+        reply: Reply<Blocked>,
+    },
     AddPrekeys {
         device: DeviceAddress,
         one_time: Vec<SignedPrekey>,
@@ -119,6 +127,7 @@ impl Command {
                 | Self::Rename { .. }
                 | Self::Delete { .. }
                 | Self::SetPreferences { .. }
+                | Self::SetBlocked { .. }
                 | Self::AddPrekeys { .. }
                 | Self::ClaimPrekey { .. }
         )
@@ -186,8 +195,10 @@ pub(super) struct Memory {
     pub(super) mailboxes: HashMap<DeviceAddress, MailboxRow>,
     pub(super) devices: HashMap<AccountId, Arc<[(DeviceId, u32)]>>,
     pub(super) preferences: HashMap<AccountId, Preferences>,
-    /// Accounts, each with one that it has written to.
-    pub(super) written: HashSet<(AccountId, AccountId)>,
+    /// Whether an account has ever written to another.
+    pub(super) written: HashMap<(AccountId, AccountId), bool>,
+    /// Whom an account has blocked; nearly always nobody.
+    pub(super) blocks: HashMap<AccountId, Arc<HashSet<AccountId>>>,
     pub(super) sweep: Sweep,
 }
 
@@ -272,6 +283,9 @@ impl Work {
                 if memory.written.len() > CACHED_MAX {
                     memory.written.clear();
                 }
+                if memory.blocks.len() > CACHED_MAX {
+                    memory.blocks.clear();
+                }
             }
             for answer in answers {
                 answer(done.clone());
@@ -295,6 +309,9 @@ impl Turn<'_> {
                 self.set_preferences(account, preferences);
                 answer(Ok(()), reply)
             }
+            Command::SetBlocked { account, peer, blocked, reply } => {
+                answer(self.set_blocked(account, peer, blocked), reply)
+            }
             Command::AddPrekeys { device, one_time, fallback, now, reply } => {
                 answer(self.add_prekeys(device, &one_time, fallback.as_deref(), now), reply)
             }
@@ -315,7 +332,10 @@ impl Turn<'_> {
             let row = &self.memory.mailboxes[address];
             self.batch.insert(&self.tables.mailboxes, tables::address(*address), row.encode_to_vec());
         }
-        let done = self.batch.commit().map_err(|error| {
+        let began = Instant::now();
+        let done = self.batch.commit();
+        handles().commit_time.record(began.elapsed());
+        let done = done.map_err(|error| {
             error!(%error, "the store could not commit and takes no more writes");
             StoreError::new(StoreErrorKind::Other, error)
         });
