@@ -49,6 +49,11 @@ pub struct Config {
     /// Connections a device may open a minute, polls among them; as many again in a burst. Default 600: each costs a
     /// commit, and a client that does not back off is a loop.
     pub hellos_per_minute: u32,
+    /// Requests, upgrades and polls among them, that one address may make a minute; as many again in a burst. Loopback
+    /// addresses are not limited: behind one may stand a proxy, and so everybody. Default 6,000: an office shares one.
+    pub address_requests_per_minute: u32,
+    /// Accounts that may be registered from one address an hour; as many again in a burst. Default 100.
+    pub address_registrations_per_hour: u32,
     /// Accounts a device may look up a minute; as many again in a burst. Default 60.
     pub look_ups_per_minute: u32,
     /// One-time prekeys of one device handed out an hour; beyond that a claim gets the fallback key, so that nobody
@@ -78,6 +83,8 @@ impl Default for Config {
             account_sends_per_minute: 120_000,
             pair_sends_per_minute: 30_000,
             hellos_per_minute: 600,
+            address_requests_per_minute: 6_000,
+            address_registrations_per_hour: 100,
             look_ups_per_minute: 60,
             one_time_claims_per_hour: 100,
             sweep_interval_s: 60,
@@ -115,6 +122,8 @@ impl Config {
             ("account_sends_per_minute", self.account_sends_per_minute.into()),
             ("pair_sends_per_minute", self.pair_sends_per_minute.into()),
             ("hellos_per_minute", self.hellos_per_minute.into()),
+            ("address_requests_per_minute", self.address_requests_per_minute.into()),
+            ("address_registrations_per_hour", self.address_registrations_per_hour.into()),
             ("look_ups_per_minute", self.look_ups_per_minute.into()),
             ("one_time_claims_per_hour", self.one_time_claims_per_hour.into()),
             ("sweep_interval_s", self.sweep_interval_s.into()),

@@ -16,11 +16,14 @@ mod socket;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
-use axum::extract::DefaultBodyLimit;
+use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::Response;
 use axum::routing::{MethodRouter, get, post, put};
+use axum::{Extension, Router};
 use http::{Method, header};
 use tower_http::cors::{Any, CorsLayer};
+use waxwing_protocol::ClientAddress;
 use waxwing_protocol::frames::codec::Codec;
 
 use self::error::HttpError;
@@ -56,8 +59,22 @@ pub(crate) fn router(node: Arc<Node>) -> Router {
         .route("/v1/ws", only(get(socket::upgrade)))
         .route("/.well-known/jwks.json", only(get(grants::jwks)))
         .layer(DefaultBodyLimit::max(JSON_BYTES_MAX))
+        .layer(from_fn_with_state(node.clone(), limited))
         .layer(cors)
         .with_state(node)
+}
+
+/// Refuses addresses that ask too often. The listener says whence a request comes; where none does, nobody is limited.
+async fn limited(
+    State(node): State<Arc<Node>>,
+    client: Option<Extension<ClientAddress>>,
+    request: Request,
+    next: Next,
+) -> Result<Response, HttpError> {
+    if let Some(Extension(client)) = client {
+        node.addresses.request(client, node.clock.now())?;
+    }
+    Ok(next.run(request).await)
 }
 
 /// Other methods get a problem, as every error does.

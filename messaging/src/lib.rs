@@ -14,6 +14,7 @@
 #![cfg_attr(test, allow(clippy::cast_possible_truncation, reason = "tests make bytes of numbers"))]
 
 mod accounts;
+mod addresses;
 mod clock;
 mod config;
 mod connection;
@@ -51,6 +52,7 @@ pub use self::secrets::SecretError;
 pub use self::survey::{AccountSurvey, DeviceSurvey, LaneSurvey, SurveyError};
 
 use self::accounts::Accounts;
+use self::addresses::Addresses;
 use self::clock::Clock;
 use self::delivery::Delivery;
 use self::fabric::Fabric;
@@ -132,6 +134,7 @@ impl Messaging {
         let node = Arc::new(Node {
             clock: clock.clone(),
             accounts: Accounts::new(store.clone(), invites, &config),
+            addresses: Addresses::new(&config),
             keys: Keys::new(store.clone(), fabric.clone(), config.one_time_claims_per_hour),
             grants,
             delivery: Delivery::new(store.clone(), fabric.clone(), &config),

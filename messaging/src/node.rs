@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::accounts::Accounts;
+use crate::addresses::Addresses;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::delivery::Delivery;
@@ -18,6 +19,7 @@ pub(crate) struct Node {
     pub(crate) config: Config,
     pub(crate) clock: Arc<Clock>,
     pub(crate) accounts: Accounts,
+    pub(crate) addresses: Addresses,
     pub(crate) keys: Keys,
     pub(crate) grants: Grants,
     pub(crate) delivery: Delivery,

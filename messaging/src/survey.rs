@@ -118,6 +118,7 @@ impl Messaging {
     pub fn limits(&self) -> Vec<LimitView> {
         let node = &self.node;
         let [device, account, pair] = node.delivery.limits();
+        let [requests, registrations] = node.addresses.limits();
         vec![
             device,
             account,
@@ -126,6 +127,8 @@ impl Messaging {
             node.accounts.look_up_limit(),
             node.keys.claim_limit(),
             node.presence.typing_limit(),
+            requests,
+            registrations,
         ]
     }
 

@@ -11,7 +11,7 @@ use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket};
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt as _;
 use tokio::sync::oneshot;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 use waxwing_protocol::frames::codec::Codec;
 use waxwing_protocol::frames::{BATCH_BYTES, Frame, close, frame::Body};
 
@@ -26,6 +26,9 @@ pub(crate) const fn message_bytes_max(codec: Codec) -> usize {
 /// How long a closing connection waits for the other side to close as well. Without the wait, bytes that the peer has
 /// sent meanwhile reset the connection, and it never learns why it was closed.
 const LINGER: Duration = Duration::from_secs(2);
+
+/// How long a client that sends what is not WebSocket, or too much, has to read why it is cut off.
+const UNREAD_LINGER: Duration = Duration::from_millis(500);
 
 /// A WebSocket message from the client.
 #[derive(Debug)]
@@ -205,7 +208,15 @@ impl Wire {
         let goodbye = async {
             let frame = CloseFrame { code, reason: reason.into() };
             socket.send(Message::Close(Some(frame))).await.ok()?;
-            while let Some(Ok(_)) = socket.next().await {}
+            loop {
+                match socket.next().await {
+                    Some(Ok(_)) => {}
+                    None => return Some(()),
+                    Some(Err(_)) => break,
+                }
+            }
+            // What cannot be read as WebSocket stays unread, and would reset the connection just as well.
+            sleep(UNREAD_LINGER).await;
             Some(())
         };
         let _ = tokio::time::timeout(LINGER, goodbye).await;

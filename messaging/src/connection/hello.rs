@@ -211,6 +211,7 @@ mod tests {
 
     use super::*;
     use crate::accounts::Accounts;
+    use crate::addresses::Addresses;
     use crate::clock::Clock;
     use crate::config::Config;
     use crate::delivery::Delivery;
@@ -325,6 +326,7 @@ mod tests {
         let node = Node {
             clock: clock.clone(),
             accounts: Accounts::new(store.clone(), Invites::open(dir.path()).unwrap(), &config),
+            addresses: Addresses::new(&config),
             keys: Keys::new(store.clone(), fabric.clone(), config.one_time_claims_per_hour),
             grants: Grants::open(&config, dir.path()).unwrap(),
             delivery: Delivery::new(store.clone(), fabric.clone(), &config),

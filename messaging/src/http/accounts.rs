@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
+use axum::Extension;
 use axum::extract::{Path, State};
 use http::StatusCode;
+use waxwing_protocol::ClientAddress;
 use waxwing_protocol::api::{AccountView, DeleteRequest, RegisterRequest, RegisterResponse, RenameRequest};
 
 use super::error::HttpError;
@@ -14,8 +16,12 @@ use crate::node::{Node, random};
 /// `POST /v1/register`: 201 for a new account, 200 when the identical request was taken before.
 pub(crate) async fn register(
     State(node): State<Arc<Node>>,
+    client: Option<Extension<ClientAddress>>,
     Json(request): Json<RegisterRequest>,
 ) -> Result<(StatusCode, axum::Json<RegisterResponse>), HttpError> {
+    if let Some(Extension(client)) = client {
+        node.addresses.registration(client, node.clock.now())?;
+    }
     let (response, created) = node.accounts.register(request, u64::from_be_bytes(random()), node.clock.now()).await?;
     let status = if created { StatusCode::CREATED } else { StatusCode::OK };
     Ok((status, axum::Json(response)))

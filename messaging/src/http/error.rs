@@ -10,6 +10,7 @@ use waxwing_protocol::Problem;
 use waxwing_protocol::problem::PROBLEM_MEDIA_TYPE;
 
 use crate::accounts::{BlockError, ChangeError, LookUpError, RegisterError};
+use crate::addresses::TooMuch;
 use crate::keys::KeysError;
 use crate::store::{StoreError, StoreErrorKind};
 
@@ -107,6 +108,12 @@ impl From<ChangeError> for HttpError {
             ChangeError::Store(failed) => return failed.clone().into(),
         };
         Self::new(status, slug, refused)
+    }
+}
+
+impl From<TooMuch> for HttpError {
+    fn from(refused: TooMuch) -> Self {
+        Self::new(StatusCode::TOO_MANY_REQUESTS, "rate-limited", refused).retry_after(refused.retry_after)
     }
 }
 

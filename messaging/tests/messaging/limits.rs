@@ -1,12 +1,15 @@
 //! Limits: whoever does too much is told when to go on, and nobody else notices.
 
+use axum::body::Body;
 use bytes::BytesMut;
+use http::Request;
 use waxwing_messaging::Config;
+use waxwing_protocol::ClientAddress;
 use waxwing_protocol::frames::codec::Codec;
-use waxwing_protocol::frames::{ErrorCode, Frame, close, frame::Body};
+use waxwing_protocol::frames::{self, ErrorCode, Frame, close};
 
 use crate::client::{Client, hello, message, upgrade};
-use crate::node::{TestNode, open_config};
+use crate::node::{Person, TestNode, open_config, slug};
 use crate::transport::post;
 
 #[tokio::test]
@@ -55,11 +58,31 @@ async fn a_device_that_reconnects_in_a_loop_is_told_when_to_come_back() {
     assert_eq!(client.closed().await, Some(close::RATE_LIMITED));
 
     let mut body = BytesMut::new();
-    Codec::Json.pack(&Frame::with_id(1, Body::Hello(hello(&alice))), &mut body);
+    Codec::Json.pack(&Frame::with_id(1, frames::frame::Body::Hello(hello(&alice))), &mut body);
     let authorization = format!("Bearer {}", &*token);
     let answer = post(node.address(), Some(&authorization), Codec::Json.media_type(), &body).await;
     assert_eq!((answer.status, answer.close), (429, Some(close::RATE_LIMITED)));
     assert!(answer.retry_after.is_some_and(|seconds| seconds > 20), "{:?}", answer.retry_after);
 
     Client::connect(&node, &bob).await.send(message(&alice, 1, b"hello")).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_address_that_registers_without_end_is_told_to_wait_and_its_neighbour_is_not() {
+    let node = TestNode::with(Config { address_registrations_per_hour: 2, ..open_config() }).await;
+    let register = async |handle: &str, from: &str| {
+        let request = Request::builder().method("POST").uri("/v1/register").header("content-type", "application/json");
+        let body = serde_json::to_vec(&Person::new(handle).registration()).unwrap();
+        let mut request = request.body(Body::from(body)).unwrap();
+        request.extensions_mut().insert(ClientAddress::new(from.parse().unwrap()));
+        node.request(request).await
+    };
+    for handle in ["one", "two"] {
+        assert_eq!(register(handle, "192.0.2.1:1000").await.0, 201);
+    }
+    let (status, headers, body) = register("three", "192.0.2.1:2000").await;
+    assert_eq!((status.as_u16(), slug(&body)), (429, "rate-limited"));
+    let wait: u32 = headers["retry-after"].to_str().unwrap().parse().unwrap();
+    assert!((1700..=1801).contains(&wait), "one comes back in half an hour: {wait}");
+    assert_eq!(register("four", "192.0.2.2:1000").await.0, 201);
 }

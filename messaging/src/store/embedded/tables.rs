@@ -39,7 +39,7 @@ impl Tables {
             fjall::Error::Locked => EmbeddedStoreError::Locked,
             error => EmbeddedStoreError::Engine(error.to_string()),
         };
-        let db = Database::builder(dir).open().map_err(engine)?;
+        let db = behind_others(|| Database::builder(dir).open()).map_err(engine)?;
         let keyspace = |name| {
             db.keyspace(name, || KeyspaceCreateOptions::default().max_memtable_size(MEMTABLE_BYTES)).map_err(engine)
         };
@@ -68,6 +68,27 @@ impl Tables {
         }
         Ok(())
     }
+}
+
+/// How much the engine's own threads yield to those that serve: on one core, writing a table of 32 MiB would else hold
+/// every message up for a tenth of a second. They still get a quarter of a core that is always busy.
+#[cfg(target_os = "linux")]
+const WORKERS_NICE: i32 = 5;
+
+/// Runs `open` on a thread whose threads in turn yield to others.
+fn behind_others<T: Send>(open: impl FnOnce() -> T + Send) -> T {
+    std::thread::scope(|scope| {
+        let opening = scope.spawn(|| {
+            // On Linux a thread has a priority of its own, and those it starts begin with it. Elsewhere it is the whole
+            // process's and stays as it is.
+            #[cfg(target_os = "linux")]
+            if let Err(error) = rustix::process::nice(WORKERS_NICE) {
+                tracing::debug!(%error, "the store's threads run at the priority of all others");
+            }
+            open()
+        });
+        opening.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
 }
 
 /// What the engine said, as a store's error.
