@@ -10,6 +10,7 @@
 mod flow;
 mod hello;
 mod replies;
+mod sending;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -17,7 +18,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt as _};
-use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use tokio::time::{Instant, Sleep, sleep_until};
 use tracing::debug;
 use waxwing_protocol::MsgId;
@@ -27,6 +27,7 @@ use waxwing_protocol::frames::{
 };
 
 use self::flow::Flow;
+use self::sending::Sending;
 use crate::accounts::Caller;
 use crate::fabric::{Outbox, Route, Stop};
 use crate::fault;
@@ -124,7 +125,7 @@ pub(crate) struct Connection {
     /// Frames that were received and not looked at yet.
     inbox: Bytes,
     /// Sends and other frames whose answer takes a while.
-    sending: FuturesUnordered<BoxFuture<'static, Answer>>,
+    sending: Sending,
     reading: Option<BoxFuture<'static, Read>>,
     heard: Instant,
     pinged: bool,
@@ -146,7 +147,7 @@ impl Connection {
     ) -> Self {
         let heard = Instant::now();
         let alarm = Box::pin(sleep_until(heard + heartbeat));
-        let (sending, reading, pinged) = (FuturesUnordered::new(), None, false);
+        let (sending, reading, pinged) = (Sending::default(), None, false);
         Self {
             node,
             wire,
@@ -223,7 +224,10 @@ impl Connection {
             Event::Received(inbound) => self.take_message(inbound?)?,
             Event::Answered(answer) => self.answer(answer).await?,
             Event::Read((at, page)) => self.take_page(at, page).await?,
-            Event::Alarm => self.check_heartbeat().await?,
+            Event::Alarm => {
+                self.sending.rest();
+                self.check_heartbeat().await?;
+            }
         }
         while let Some(Some(answer)) = self.sending.next().now_or_never() {
             self.answer(answer).await?;

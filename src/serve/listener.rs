@@ -227,7 +227,10 @@ impl Arriving {
             async move { line.during(request, |request| router.call(request)).await }
         });
         let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
-        if let Err(error) = watcher.watch(connection.into_owned()).await {
+        // Boxed here, on the thread that serves, and not with the task on the thread that accepts: the small things that an
+        // accepted connection keeps there would lie between, and what goes when it becomes a WebSocket would leave holes of
+        // 2 KiB for each that nothing fills.
+        if let Err(error) = Box::pin(watcher.watch(connection.into_owned())).await {
             debug!(error, "connection ended early");
         }
     }

@@ -223,6 +223,37 @@ fn an_admin_address_that_others_reach_serves_probes_and_nothing_else() {
     assert_eq!(answer.json::<Value>().unwrap()["type"], "urn:problem-type:waxwing:not-on-loopback");
 }
 
+/// Somebody asks why a message has not come: the operator sees that it waits, and not what it is.
+#[test]
+fn an_operator_sees_whose_mailbox_fills_and_nothing_of_what_is_in_it() {
+    let node = Node::start();
+    register(node.dir(), &node.service.url, "bob");
+    waxwing(node.dir(), &["send", "--text", "sealed words", "--to", "bob", "--home", "alice"]).ok();
+
+    let accounts = node.admin(&["accounts"]).ok().stdout;
+    let accounts: Vec<Value> = accounts.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let bob = accounts.iter().find(|account| account["handle"] == "bob").unwrap();
+    assert_eq!((accounts.len(), &bob["devices"], &bob["connected"]), (2, &1.into(), &0.into()));
+
+    let device = node.admin(&["devices", "bob"]).ok().json();
+    assert_eq!((&device["device"], &device["connected"]), (&1.into(), &false.into()), "{device}");
+    let id = bob["account"].as_str().unwrap();
+    assert_eq!(node.admin(&["devices", id]).ok().json(), device, "by id as by handle");
+
+    let lanes = node.admin(&["mailbox", "bob", "--device", "1"]).ok().stdout;
+    let normal: Value = serde_json::from_str(lanes.lines().next().unwrap()).unwrap();
+    assert_eq!((&normal["lane"], &normal["mailbox"]["waiting"]), (&"normal".into(), &1.into()), "{normal}");
+    assert!(normal["mailbox"]["oldest"].is_u64() && !lanes.contains("sealed words"), "{lanes}");
+    let text = waxwing(node.dir(), &["admin", "mailbox", "bob", "--admin", &node.admin]).ok().stdout;
+    assert!(text.contains("normal  1 wait") && text.contains("urgent  0 wait"), "{text}");
+
+    let limits = node.admin(&["limits"]).ok().stdout;
+    assert!(limits.contains("sends-of-pair") && limits.contains("requests-of-address"), "{limits}");
+    assert_eq!(node.metric("waxwing_sends_total{class=\"message\"}"), Some(1.0));
+    node.admin(&["devices", "nobody"]).fails_saying(&["there is no such account"]);
+    node.admin(&["devices", "../owners"]).fails_saying(&["neither a handle nor an account's id"]);
+}
+
 #[test]
 fn a_command_that_reaches_no_node_says_so() {
     let dir = tempfile::tempdir().unwrap();

@@ -56,6 +56,38 @@ fn a_message_gets_its_ticks_as_it_reaches_a_device_and_a_person() {
 }
 
 #[test]
+fn a_strangers_first_message_is_marked_and_whoever_is_blocked_is_heard_no_more() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let service = Service::start(dir);
+    register(dir, &service.url, "alice");
+    register(dir, &service.url, "bob");
+    let say = |from: &str, to: &str, words: &str| {
+        waxwing(dir, &["send", "--text", words, "--to", to, "--home", from]).ok();
+    };
+    let hear = |who: &str| {
+        let lines = waxwing(dir, &["--json", "watch", "--once", "--home", who]).ok().stdout;
+        let lines = lines.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let messages = lines.filter(|line| line["message"].is_string());
+        messages.map(|line| (line["content"]["text"].clone(), line["request"].clone())).collect::<Vec<_>>()
+    };
+    say("alice", "bob", "may I?");
+    assert_eq!(hear("bob"), [("may I?".into(), true.into())]);
+    say("bob", "alice", "please");
+    assert_eq!(hear("alice"), [("please".into(), false.into())]);
+    say("alice", "bob", "thanks");
+    assert_eq!(hear("bob"), [("thanks".into(), false.into())]);
+
+    waxwing(dir, &["block", "alice", "--home", "bob"]).ok();
+    assert_eq!(waxwing(dir, &["blocks", "--home", "bob"]).ok().stdout.trim(), "alice");
+    say("alice", "bob", "are you there?");
+    waxwing(dir, &["unblock", "alice", "--home", "bob"]).ok();
+    assert_eq!(waxwing(dir, &["blocks", "--home", "bob"]).ok().stdout, "");
+    say("alice", "bob", "again");
+    assert_eq!(hear("bob"), [("again".into(), false.into())], "what was sent meanwhile is gone");
+}
+
+#[test]
 fn an_invite_lets_one_person_in_and_an_account_changes_its_handle_and_goes() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();

@@ -39,7 +39,7 @@ impl Tables {
             fjall::Error::Locked => EmbeddedStoreError::Locked,
             error => EmbeddedStoreError::Engine(error.to_string()),
         };
-        let db = behind_others(|| Database::builder(dir).open()).map_err(engine)?;
+        let db = behind_others(|| Database::builder(dir).worker_threads(WORKERS).open()).map_err(engine)?;
         let keyspace = |name| {
             db.keyspace(name, || KeyspaceCreateOptions::default().max_memtable_size(MEMTABLE_BYTES)).map_err(engine)
         };
@@ -69,6 +69,10 @@ impl Tables {
         Ok(())
     }
 }
+
+/// Threads that write and merge the engine's tables. With one for each core, as is its default, a merge of some seconds
+/// on a small machine keeps full memtables waiting, and at the fourth of those every write halts.
+const WORKERS: usize = 4;
 
 /// How much the engine's own threads yield to those that serve: on one core, writing a table of 32 MiB would else hold
 /// every message up for a tenth of a second. They still get a quarter of a core that is always busy.

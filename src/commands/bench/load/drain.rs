@@ -91,7 +91,7 @@ async fn fill(job: &Draining, nth: u32, from: u64) -> anyhow::Result<()> {
     while answered < job.pending {
         while sent < job.pending.min(answered + IN_FLIGHT) {
             sent += 1;
-            socket.put(message(&owner, from + sent, Class::Message));
+            socket.put(&message(&owner, from + sent, Class::Message));
         }
         socket.flush().await?;
         answered += stored(&socket.frames().await?)?;
@@ -129,14 +129,14 @@ async fn drain(job: &Draining, nth: u32, sent: u64) -> anyhow::Result<Option<Dur
             if deliver.lane() == Lane::Urgent {
                 answered = offered.map(|at: Instant| at.elapsed());
                 let up_to = deliver.envelopes.last().context("a delivery of nothing")?.seq;
-                socket.put(Frame::push(Body::Ack(Ack { lane: Lane::Urgent.into(), up_to, ranges: Vec::new() })));
+                socket.put(&Frame::push(Body::Ack(Ack { lane: Lane::Urgent.into(), up_to, ranges: Vec::new() })));
                 continue;
             }
             for envelope in deliver.envelopes {
                 ensure!(envelope.seq > up_to, "a message came twice or out of order");
                 (taken, unacked, up_to) = (taken + 1, unacked + 1, envelope.seq);
                 if unacked == ACK_EVERY || taken == job.pending {
-                    socket.put(Frame::push(Body::Ack(Ack { lane: Lane::Normal.into(), up_to, ranges: Vec::new() })));
+                    socket.put(&Frame::push(Body::Ack(Ack { lane: Lane::Normal.into(), up_to, ranges: Vec::new() })));
                     unacked = 0;
                 }
             }
@@ -145,7 +145,7 @@ async fn drain(job: &Draining, nth: u32, sent: u64) -> anyhow::Result<Option<Dur
             socket.flush().await?;
         }
         if let (Some(caller), None, true) = (&mut caller, offered, taken >= job.pending / 10) {
-            caller.put(message(&owner, sent, Class::Call));
+            caller.put(&message(&owner, sent, Class::Call));
             caller.flush().await?;
             offered = Some(Instant::now());
         }

@@ -106,7 +106,7 @@ async fn send_at_once(mut socket: Socket, to: &Person, in_flight: u64, over: &At
     while !over.load(Ordering::Relaxed) {
         while sent < answered + in_flight {
             sent += 1;
-            socket.put(message(to, sent, Class::Message));
+            socket.put(&message(to, sent, Class::Message));
         }
         socket.flush().await?;
         answered += results(&socket.frames().await?)?.len() as u64;
@@ -159,7 +159,7 @@ async fn send_steadily(
                 sent += 1;
                 let at = began.elapsed();
                 // The recipient reads the time of writing in the message itself.
-                socket.put(stamped(to, sent, at));
+                socket.put(&stamped(to, sent, at));
                 socket.flush().await?;
                 unanswered.insert(u32::try_from(sent)?, at);
             }
@@ -174,7 +174,7 @@ async fn send_steadily(
         }
     }
     // The last one tells the recipient that there are no more.
-    socket.put(stamped(to, sent + 1, Duration::ZERO));
+    socket.put(&stamped(to, sent + 1, Duration::ZERO));
     socket.flush().await?;
     socket.frames().await?;
     Ok(times)
@@ -207,7 +207,7 @@ async fn receive(mut socket: Socket, acked: &AtomicU64, timed: Option<(Instant, 
         }
         let late = tokio::time::Instant::now() + ACK_AFTER / 10 >= due;
         if unacked >= ACK_EVERY || (unacked > 0 && (late || last)) {
-            socket.put(Frame::push(Body::Ack(Ack { lane: Lane::Normal.into(), up_to, ranges: Vec::new() })));
+            socket.put(&Frame::push(Body::Ack(Ack { lane: Lane::Normal.into(), up_to, ranges: Vec::new() })));
             socket.flush().await?;
             acked.fetch_add(unacked, Ordering::Relaxed);
             (unacked, due) = (0, tokio::time::Instant::now() + ACK_AFTER);

@@ -68,7 +68,7 @@ impl Socket {
             foreground: false,
             ..Hello::default()
         };
-        socket.put(Frame::with_id(1, Body::Hello(hello)));
+        socket.put(&Frame::with_id(1, Body::Hello(hello)));
         socket.flush().await?;
         loop {
             for frame in socket.frames().await? {
@@ -82,7 +82,7 @@ impl Socket {
     }
 
     /// Adds a frame to the next message.
-    pub(super) fn put(&mut self, frame: Frame) {
+    pub(super) fn put(&mut self, frame: &Frame) {
         frame.pack(&mut self.out);
     }
 
