@@ -93,7 +93,7 @@ fn print_message(from: &Handle, msg_id: MsgId, content: &MessageSummary, request
         }
         _ => ("something that a newer version would show".to_owned(), json!(null)),
     };
-    let mark = if request { " (message request)" } else { "" };
+    let mark = if request { "  (message request)" } else { "" };
     let value = json!({ "message": msg_id, "from": from, "content": value, "request": request });
-    output.result(format_args!("{from}{mark}: {text}"), &value);
+    output.result(format_args!("{from}: {text}{mark}"), &value);
 }
