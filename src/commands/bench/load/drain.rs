@@ -13,8 +13,11 @@ use super::people::{Person, register};
 use super::socket::Socket;
 use super::{Told, source};
 
-/// Sends unanswered at once while mailboxes are filled: what a client may have.
+/// Sends of one client unanswered at once while mailboxes are filled: what it may have.
 const IN_FLIGHT: u64 = 64;
+
+/// The same of all together: more than twice as many are refused while the disk is busy.
+const IN_FLIGHT_OF_ALL: u64 = 8 * 1024;
 
 /// Clients ack every so many messages.
 const ACK_EVERY: u64 = 64;
@@ -87,9 +90,10 @@ fn pair(job: &Draining, nth: u32) -> (Person, Person) {
 async fn fill(job: &Draining, nth: u32, from: u64) -> anyhow::Result<()> {
     let (sender, owner) = pair(job, nth);
     let (mut socket, _) = Socket::connect(&job.address, source(nth), &sender, 0).await?;
+    let in_flight = (IN_FLIGHT_OF_ALL / u64::from(job.clients)).clamp(1, IN_FLIGHT);
     let (mut sent, mut answered) = (0, 0);
     while answered < job.pending {
-        while sent < job.pending.min(answered + IN_FLIGHT) {
+        while sent < job.pending.min(answered + in_flight) {
             sent += 1;
             socket.put(&message(&owner, from + sent, Class::Message));
         }
