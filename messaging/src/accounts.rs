@@ -206,7 +206,13 @@ impl Accounts {
         let Some(record) = self.directory.device(device).await? else {
             return Ok(None);
         };
-        let genuine = bool::from(record.token_hash.ct_eq(&token.hash()));
+        let hash = token.hash();
+        let mut genuine = bool::from(record.token_hash.ct_eq(&hash));
+        if record.next_token_hash.is_some_and(|next| bool::from(next.ct_eq(&hash))) {
+            // Its device has the new token: the old one has served.
+            self.directory.promote_token(device, hash).await?;
+            genuine = true;
+        }
         Ok(genuine.then_some(Caller { device, reg_id: record.reg_id }))
     }
 

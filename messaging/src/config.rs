@@ -59,6 +59,9 @@ pub struct Config {
     /// One-time prekeys of one device handed out an hour; beyond that a claim gets the fallback key, so that nobody
     /// empties a stranger's directory. Default 100.
     pub one_time_claims_per_hour: u32,
+    /// Prekeys of one device handed out an hour at all, the fallback key included; beyond that a claim is refused for a
+    /// while. Default 10,000.
+    pub claims_per_hour: u32,
     /// Seconds between two rounds of the sweeper, which erases what was acked or has expired. Default 60.
     pub sweep_interval_s: u32,
 }
@@ -87,6 +90,7 @@ impl Default for Config {
             address_registrations_per_hour: 100,
             look_ups_per_minute: 60,
             one_time_claims_per_hour: 100,
+            claims_per_hour: 10_000,
             sweep_interval_s: 60,
         }
     }
@@ -126,6 +130,7 @@ impl Config {
             ("address_registrations_per_hour", self.address_registrations_per_hour.into()),
             ("look_ups_per_minute", self.look_ups_per_minute.into()),
             ("one_time_claims_per_hour", self.one_time_claims_per_hour.into()),
+            ("claims_per_hour", self.claims_per_hour.into()),
             ("sweep_interval_s", self.sweep_interval_s.into()),
         ];
         match numbers.into_iter().find(|(_, value)| *value == 0) {

@@ -22,8 +22,8 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use tracing::debug;
 use waxwing_protocol::MsgId;
 use waxwing_protocol::frames::{
-    Ack, Deliver, Drain, Envelope, ErrorCode, Frame, KeysLow, Lane, Ok as Done, Ping, Pong, PresenceSet,
-    PresenceUpdate, QueueEmpty, Send, close, frame::Body,
+    Ack, Deliver, DevicesChanged, Drain, Envelope, ErrorCode, Frame, KeysLow, Lane, Ok as Done, Ping, Pong,
+    PresenceSet, PresenceUpdate, QueueEmpty, Send, close, frame::Body,
 };
 
 use self::flow::Flow;
@@ -289,6 +289,7 @@ impl Connection {
             Some(body @ (Body::PresenceSet(_) | Body::PresenceSub(_) | Body::Ephemeral(_))) => {
                 self.take_presence(id, body).await?;
             }
+            Some(Body::Refresh(refresh)) => self.refresh(id, &refresh.token_hash).await?,
             Some(Body::Bye(_)) => {
                 self.wire.flush().await?;
                 return Err(End::Close(1000, "bye"));
@@ -312,6 +313,23 @@ impl Connection {
             }
             Err(refused) => self.wire.feed(&replies::send_refusal(id, refused)).await,
         }
+    }
+
+    /// Makes another token of the device valid.
+    async fn refresh(&mut self, id: u32, token_hash: &[u8]) -> Result<(), WireError> {
+        let Ok(token_hash) = <[u8; 32]>::try_from(token_hash) else {
+            return self.wire.feed(&replies::refusal(id, ErrorCode::BadRequest, "token_hash has 32 bytes")).await;
+        };
+        let (node, device) = (self.node.clone(), self.device);
+        let refreshed = async move {
+            Some(match node.devices.refresh(device, token_hash).await {
+                Ok(true) => Frame::with_id(id, Body::Ok(Done::default())),
+                Ok(false) => replies::refusal(id, ErrorCode::NotFound, "no such device"),
+                Err(failed) => replies::store_refusal(id, &failed),
+            })
+        };
+        self.sending.push(refreshed.boxed());
+        Ok(())
     }
 
     async fn answer(&mut self, answer: Answer) -> Result<(), WireError> {
@@ -405,6 +423,10 @@ impl Connection {
         }
         if let Some(remaining) = taken.keys_low {
             self.wire.feed(&Frame::push(Body::KeysLow(KeysLow { suite: SUITE_OLM, remaining }))).await?;
+        }
+        for (account, revision) in taken.devices_changed {
+            let account = Bytes::copy_from_slice(account.as_bytes());
+            self.wire.feed(&Frame::push(Body::DevicesChanged(DevicesChanged { account, revision }))).await?;
         }
         if !taken.presence.is_empty() {
             let items = taken.presence;

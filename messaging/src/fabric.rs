@@ -95,6 +95,13 @@ impl Fabric {
         }
     }
 
+    /// Tells an account's connections that the devices of `changed` have changed.
+    pub(crate) fn devices_changed(&self, told: AccountId, changed: AccountId, revision: u64) {
+        for outbox in self.outboxes(told) {
+            outbox.devices_changed(changed, revision);
+        }
+    }
+
     /// Stops the connections of an account, or of one device of it, that may not connect any more.
     pub(crate) fn revoke(&self, account: AccountId, device: Option<DeviceId>) {
         let from = DeviceAddress { account, device: DeviceId::FIRST };

@@ -1,10 +1,11 @@
-//! The HTTP interface: accounts, prekeys, grants, polls, and the door to the socket.
+//! The HTTP interface: accounts, devices, prekeys, grants, polls, and the door to the socket.
 //!
 //! Handlers pull typed values out of a request, make one call and shape the answer. Browsers may call from any page:
 //! whoever has a token sends it in a header, so there is no ambient authority that a foreign page could use.
 
 mod accounts;
 mod blocks;
+mod devices;
 mod error;
 mod extract;
 mod grants;
@@ -19,7 +20,7 @@ use std::time::Duration;
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::Response;
-use axum::routing::{MethodRouter, get, post, put};
+use axum::routing::{MethodRouter, delete, get, post, put};
 use axum::{Extension, Router};
 use http::{Method, header};
 use tower_http::cors::{Any, CorsLayer};
@@ -49,6 +50,13 @@ pub(crate) fn router(node: Arc<Node>) -> Router {
         .route("/v1/account/handle", only(put(accounts::rename)))
         .route("/v1/account/delete", only(post(accounts::delete)))
         .route("/v1/accounts/{name}", only(get(accounts::view)))
+        .route("/v1/devices", only(get(devices::view)))
+        .route("/v1/devices/link", only(post(devices::link)))
+        .route("/v1/devices/{device}", only(delete(devices::revoke)))
+        .route("/v1/devices/{device}/name", only(put(devices::name)))
+        .route("/v1/links/{id}", only(get(devices::offered).put(devices::offer)))
+        .route("/v1/links/{id}/answer", only(get(devices::answered).put(devices::answer)))
+        .route("/v1/keys/check", only(post(keys::check)))
         .route("/v1/keys", only(get(keys::held).put(keys::add)))
         .route("/v1/keys/{account}/{device}/claim", only(post(keys::claim)))
         .route("/v1/grants", only(post(grants::mint)))

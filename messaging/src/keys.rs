@@ -7,10 +7,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use waxwing_protocol::api::{ONE_TIME_KEYS_MAX, PrekeyClaim, PrekeyCount, PrekeyUpload};
+use waxwing_protocol::api::{KeysCheck, KeysCheckRequest, ONE_TIME_KEYS_MAX, PrekeyClaim, PrekeyCount, PrekeyUpload};
 use waxwing_protocol::identity::{PrekeyKind, PublicKey, SignedPrekey};
 use waxwing_protocol::{DeviceId, Timestamp};
 
+use crate::config::Config;
 use crate::fabric::Fabric;
 use crate::limits::{Limit, LimitView};
 use crate::store::{DeviceAddress, Directory, PrekeysHeld, StoreError, StoreErrorKind};
@@ -23,6 +24,7 @@ pub(crate) struct Keys {
     directory: Arc<dyn Directory>,
     fabric: Arc<Fabric>,
     one_time_claims: Limit<DeviceAddress>,
+    claims: Limit<DeviceAddress>,
 }
 
 /// Why prekeys were not taken or handed out.
@@ -34,14 +36,18 @@ pub(crate) enum KeysError {
     Signature(DeviceId),
     #[error("no such device, or it has no prekeys")]
     NotFound,
+    #[error("too many claims on this device")]
+    TooMany { retry_after: Duration },
     #[error(transparent)]
     Store(#[from] StoreError),
 }
 
 impl Keys {
-    pub(crate) fn new(directory: Arc<dyn Directory>, fabric: Arc<Fabric>, one_time_claims_per_hour: u32) -> Self {
-        let one_time_claims = Limit::new("one-time-claims", one_time_claims_per_hour, Duration::from_secs(60 * 60));
-        Self { directory, fabric, one_time_claims }
+    pub(crate) fn new(directory: Arc<dyn Directory>, fabric: Arc<Fabric>, config: &Config) -> Self {
+        let hour = Duration::from_secs(60 * 60);
+        let one_time_claims = Limit::new("one-time-claims", config.one_time_claims_per_hour, hour);
+        let claims = Limit::new("claims", config.claims_per_hour, hour);
+        Self { directory, fabric, one_time_claims, claims }
     }
 
     /// Takes prekeys of `device`; keys it has or had already change nothing.
@@ -70,13 +76,30 @@ impl Keys {
         Ok(count(self.directory.prekeys_held(device).await?))
     }
 
-    /// The limit of claims.
-    pub(crate) fn claim_limit(&self) -> LimitView {
-        self.one_time_claims.view()
+    /// The limits of claims.
+    pub(crate) fn claim_limits(&self) -> [LimitView; 2] {
+        [self.claims.view(), self.one_time_claims.view()]
     }
 
-    /// Hands out a prekey of `device`.
+    /// Whether the directory has of `device` what the device believes.
+    pub(crate) async fn check(
+        &self,
+        device: DeviceAddress,
+        believed: &KeysCheckRequest,
+    ) -> Result<KeysCheck, KeysError> {
+        let record = self.directory.account(device.account).await?.ok_or(KeysError::NotFound)?;
+        let list = record.device_list.verify(record.account, &record.account_key).ok();
+        let listed = list.and_then(|list| list.device(device.device).copied());
+        let identity =
+            listed.is_some_and(|listed| (listed.curve25519, listed.ed25519) == (believed.curve25519, believed.ed25519));
+        let fallback = self.directory.fallback_prekey(device).await?.map(|prekey| prekey.key);
+        let one_time = self.directory.prekeys_held(device).await?.one_time;
+        Ok(KeysCheck { identity, fallback: fallback.is_some() && fallback == believed.fallback, one_time })
+    }
+
+    /// Hands out a prekey of `device`. Claims are limited for each device that is claimed from, whoever claims.
     pub(crate) async fn claim(&self, device: DeviceAddress, now: Timestamp) -> Result<PrekeyClaim, KeysError> {
+        self.claims.spend(device, now).map_err(|retry_after| KeysError::TooMany { retry_after })?;
         let one_time = self.one_time_claims.spend(device, now).is_ok();
         let claimed = self.directory.claim_prekey(device, one_time, now).await?.ok_or(KeysError::NotFound)?;
         if claimed.one_time_left < KEYS_LOW {

@@ -19,6 +19,7 @@ mod clock;
 mod config;
 mod connection;
 mod delivery;
+mod devices;
 mod fabric;
 mod fault;
 mod grants;
@@ -26,6 +27,7 @@ mod http;
 mod invites;
 mod keys;
 mod limits;
+mod links;
 pub mod metrics;
 mod node;
 mod presence;
@@ -55,11 +57,13 @@ use self::accounts::Accounts;
 use self::addresses::Addresses;
 use self::clock::Clock;
 use self::delivery::Delivery;
+use self::devices::Devices;
 use self::fabric::Fabric;
 use self::grants::Grants;
 use self::invites::Invites;
 use self::keys::Keys;
 use self::limits::Limit;
+use self::links::Links;
 use self::node::Node;
 use self::presence::Presence;
 use self::store::{EmbeddedStore, EmbeddedStoreError};
@@ -135,7 +139,9 @@ impl Messaging {
             clock: clock.clone(),
             accounts: Accounts::new(store.clone(), invites, &config),
             addresses: Addresses::new(&config),
-            keys: Keys::new(store.clone(), fabric.clone(), config.one_time_claims_per_hour),
+            keys: Keys::new(store.clone(), fabric.clone(), &config),
+            devices: Devices::new(store.clone(), fabric.clone()),
+            links: Links::default(),
             grants,
             delivery: Delivery::new(store.clone(), fabric.clone(), &config),
             presence: Arc::new(Presence::new(store.clone(), fabric.clone(), clock)),

@@ -7,10 +7,12 @@ use crate::addresses::Addresses;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::delivery::Delivery;
+use crate::devices::Devices;
 use crate::fabric::Fabric;
 use crate::grants::Grants;
 use crate::keys::Keys;
 use crate::limits::Limit;
+use crate::links::Links;
 use crate::presence::Presence;
 use crate::store::{DeviceAddress, MailboxStore};
 
@@ -20,6 +22,8 @@ pub(crate) struct Node {
     pub(crate) clock: Arc<Clock>,
     pub(crate) accounts: Accounts,
     pub(crate) addresses: Addresses,
+    pub(crate) devices: Devices,
+    pub(crate) links: Links,
     pub(crate) keys: Keys,
     pub(crate) grants: Grants,
     pub(crate) delivery: Delivery,

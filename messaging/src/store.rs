@@ -324,7 +324,61 @@ pub(crate) struct AccountRecord {
 pub(crate) struct DeviceRecord {
     /// BLAKE3 of its token's secret.
     pub token_hash: [u8; 32],
+    /// The same of the token that takes its place once it is used.
+    pub next_token_hash: Option<[u8; 32]>,
     pub reg_id: u32,
+}
+
+/// A change of an account's devices: the next revision of its list, and what it means.
+#[derive(Clone, Debug)]
+pub(crate) struct ListChange {
+    pub account: AccountId,
+    /// The list that the change was made from.
+    pub before: SignedDeviceList,
+    pub after: SignedDeviceList,
+    pub what: DeviceChange,
+}
+
+/// What a new revision of a device list means.
+#[derive(Clone, Debug)]
+pub(crate) enum DeviceChange {
+    Added(Box<NewDevice>),
+    Removed(DeviceId),
+}
+
+/// A device about to be added to an account.
+#[derive(Clone, Debug)]
+pub(crate) struct NewDevice {
+    pub device: DeviceId,
+    pub reg_id: u32,
+    pub token_hash: [u8; 32],
+    /// The epoch of its mailbox: random.
+    pub epoch: u64,
+    pub name: Vec<u8>,
+    pub fallback: SignedPrekey,
+    pub now: Timestamp,
+}
+
+/// What became of a [`ListChange`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ListChanged {
+    Done,
+    /// The very same change was made before.
+    Repeated,
+    /// The account has another list than the change was made from.
+    Conflict,
+    /// There is no such account.
+    NotFound,
+}
+
+/// A device as its owner sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct DeviceDetails {
+    pub device: DeviceId,
+    pub name: Vec<u8>,
+    pub added_at: Timestamp,
+    /// When its mailbox was opened last.
+    pub connected_at: Timestamp,
 }
 
 /// What became of a registration.
@@ -417,6 +471,31 @@ pub(crate) trait Directory: Send + Sync + 'static {
 
     /// An account's devices with their reg_ids, by rising number; none when it is unknown.
     fn devices(&self, account: AccountId) -> BoxFuture<'static, Result<Vec<(DeviceId, u32)>, StoreError>>;
+    /// Changes an account's devices, if its list is still the one that the change was made from. An added device has a
+    /// token, a fallback prekey and a mailbox from that commit on, and none before; a removed one has no token, mailbox
+    /// or prekeys any more, and what lies in its mailbox is erased in the next rounds of sweeping, over crashes too.
+    /// Messages that commit later are for the new list only. Durable on return, idempotent.
+    fn change_devices(&self, change: ListChange) -> BoxFuture<'static, Result<ListChanged, StoreError>>;
+
+    /// The highest number that a device of the account ever had.
+    fn last_device(&self, account: AccountId) -> BoxFuture<'static, Result<Option<DeviceId>, StoreError>>;
+
+    /// An account's devices, by rising number.
+    fn device_details(&self, account: AccountId) -> BoxFuture<'static, Result<Vec<DeviceDetails>, StoreError>>;
+
+    /// Names a device; false when there is none. Durable on return.
+    fn name_device(&self, device: DeviceAddress, name: Vec<u8>) -> BoxFuture<'static, Result<bool, StoreError>>;
+
+    /// Makes a token valid beside the one that the device has; another one that waits to be used is forgotten. False when
+    /// there is no such device. Durable on return, idempotent.
+    fn add_token(&self, device: DeviceAddress, hash: [u8; 32]) -> BoxFuture<'static, Result<bool, StoreError>>;
+
+    /// The token that waits was used: from now on it is the only one. Nothing changes when it does not wait. Durable on
+    /// return.
+    fn promote_token(&self, device: DeviceAddress, hash: [u8; 32]) -> BoxFuture<'static, Result<(), StoreError>>;
+
+    /// Accounts that have written to this one, `limit` at most.
+    fn writers(&self, account: AccountId, limit: usize) -> BoxFuture<'static, Result<Vec<AccountId>, StoreError>>;
 
     /// A device of an account.
     fn device(&self, device: DeviceAddress) -> BoxFuture<'static, Result<Option<DeviceRecord>, StoreError>>;
@@ -459,6 +538,9 @@ pub(crate) trait Directory: Send + Sync + 'static {
         fallback: Option<SignedPrekey>,
         now: Timestamp,
     ) -> BoxFuture<'static, Result<PrekeysHeld, StoreError>>;
+
+    /// The fallback prekey that is handed out for a device.
+    fn fallback_prekey(&self, device: DeviceAddress) -> BoxFuture<'static, Result<Option<SignedPrekey>, StoreError>>;
 
     /// Counts a device's prekeys.
     fn prekeys_held(&self, device: DeviceAddress) -> BoxFuture<'static, Result<PrekeysHeld, StoreError>>;

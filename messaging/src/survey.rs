@@ -119,13 +119,15 @@ impl Messaging {
         let node = &self.node;
         let [device, account, pair] = node.delivery.limits();
         let [requests, registrations] = node.addresses.limits();
+        let [claims, one_time_claims] = node.keys.claim_limits();
         vec![
             device,
             account,
             pair,
             node.hellos.view(),
             node.accounts.look_up_limit(),
-            node.keys.claim_limit(),
+            claims,
+            one_time_claims,
             node.presence.typing_limit(),
             requests,
             registrations,

@@ -14,6 +14,8 @@ mod accounts;
 mod blocks;
 #[path = "messaging/client.rs"]
 mod client;
+#[path = "messaging/devices.rs"]
+mod devices;
 #[path = "messaging/limits.rs"]
 mod limits;
 #[path = "messaging/mailboxes.rs"]

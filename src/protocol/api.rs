@@ -1,10 +1,13 @@
 //! The JSON bodies of Waxwing's HTTP interface, as clients and servers both read them.
 //!
 //! Paths: [`ServiceInfo`] at `GET /v1/info`; accounts at `POST /v1/register` and `GET /v1/accounts/{handle}`; the key
-//! directory at `/v1/keys`; grants at `POST /v1/grants`; the grants' public keys at `GET /.well-known/jwks.json`.
+//! directory at `/v1/keys`; an account's further devices at `/v1/devices`; grants at `POST /v1/grants`; the grants' public keys at `GET /.well-known/jwks.json`.
+
+mod devices;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::devices::*;
 use crate::identity::{Base64, PublicKey, REGISTER_DOMAIN, SignedDeviceList, SignedPrekey, signed_bytes};
 use crate::{AccountId, BlobId, DeviceId, Handle, Timestamp};
 

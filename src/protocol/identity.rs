@@ -29,6 +29,9 @@ pub const RENAME_DOMAIN: &str = "waxwing/rename/v1";
 /// The domain of an account's deletion: the account key signs the account's id.
 pub const DELETE_DOMAIN: &str = "waxwing/delete-account/v1";
 
+/// The domain of what a new device signs while it is linked: its device key signs what it asks to be listed with.
+pub const LINK_DOMAIN: &str = "waxwing/link-device/v1";
+
 /// The most devices an account can list.
 pub const DEVICES_MAX: usize = 32;
 

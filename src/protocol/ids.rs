@@ -112,6 +112,13 @@ pub struct OwnerTag([u8; 16]);
 
 base32_id!(OwnerTag, 16, "owner tag");
 
+/// Names the meeting of a device of an account and one that is to be linked: derived from the code that the new one
+/// shows, 26 characters of base32. It does not tell the code.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LinkId([u8; 16]);
+
+base32_id!(LinkId, 16, "link id");
+
 /// Names an account: a UUID made by its first device.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct AccountId(Uuid);

@@ -20,7 +20,7 @@ pub mod time;
 pub mod token;
 
 pub use client::ClientAddress;
-pub use ids::{AccountId, BlobId, DeviceId, Handle, IdError, MsgId, OwnerTag, UploadId};
+pub use ids::{AccountId, BlobId, DeviceId, Handle, IdError, LinkId, MsgId, OwnerTag, UploadId};
 pub use problem::Problem;
 pub use time::Timestamp;
 pub use token::DeviceToken;

@@ -215,11 +215,13 @@ mod tests {
     use crate::clock::Clock;
     use crate::config::Config;
     use crate::delivery::Delivery;
+    use crate::devices::Devices;
     use crate::fabric::Fabric;
     use crate::grants::Grants;
     use crate::invites::Invites;
     use crate::keys::Keys;
     use crate::limits::Limit;
+    use crate::links::Links;
     use crate::presence::Presence;
     use crate::store::{
         AccountRecord, AckRequest, Append, AppendError, Appended, Body as Ciphertext, Directory as _, EmbeddedStore,
@@ -327,7 +329,9 @@ mod tests {
             clock: clock.clone(),
             accounts: Accounts::new(store.clone(), Invites::open(dir.path()).unwrap(), &config),
             addresses: Addresses::new(&config),
-            keys: Keys::new(store.clone(), fabric.clone(), config.one_time_claims_per_hour),
+            keys: Keys::new(store.clone(), fabric.clone(), &config),
+            devices: Devices::new(store.clone(), fabric.clone()),
+            links: Links::default(),
             grants: Grants::open(&config, dir.path()).unwrap(),
             delivery: Delivery::new(store.clone(), fabric.clone(), &config),
             presence: Arc::new(Presence::new(store.clone(), fabric.clone(), clock)),

@@ -7,6 +7,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
+use waxwing_protocol::AccountId;
 use waxwing_protocol::frames::{EphemeralPush, PresenceItem};
 
 use crate::store::Committed;
@@ -19,6 +20,9 @@ const BYTES_MAX: usize = 256 * 1024;
 
 /// Frames for the moment that wait at most: with the largest payloads about 35 KB. More are dropped.
 const EPHEMERALS_MAX: usize = 64;
+
+/// Accounts with changed devices that wait at most. Of more a client learns when it writes to them.
+const DEVICES_CHANGED_MAX: usize = 64;
 
 /// Why a connection has to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +59,8 @@ pub(crate) struct Taken {
     pub(crate) ephemerals: Vec<EphemeralPush>,
     /// Presence that changed, each account once.
     pub(crate) presence: Vec<PresenceItem>,
+    /// Accounts whose devices changed, with the newest revision of each.
+    pub(crate) devices_changed: Vec<(AccountId, u64)>,
     /// One-time keys left, when they are few.
     pub(crate) keys_low: Option<u32>,
     /// The connection has to end. Remains set.
@@ -78,6 +84,17 @@ impl Outbox {
 
     pub(crate) fn keys_low(&self, remaining: u32) {
         self.change(|waiting| waiting.taken.keys_low = Some(remaining));
+    }
+
+    /// Adds an account whose devices changed; of each only the newest revision is kept.
+    pub(crate) fn devices_changed(&self, account: AccountId, revision: u64) {
+        self.change(|waiting| {
+            let changed = &mut waiting.taken.devices_changed;
+            changed.retain(|(earlier, _)| *earlier != account);
+            if changed.len() < DEVICES_CHANGED_MAX {
+                changed.push((account, revision));
+            }
+        });
     }
 
     /// Adds something for the moment, or drops it when there is no room.

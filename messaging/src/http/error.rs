@@ -11,7 +11,9 @@ use waxwing_protocol::problem::PROBLEM_MEDIA_TYPE;
 
 use crate::accounts::{BlockError, ChangeError, LookUpError, RegisterError};
 use crate::addresses::TooMuch;
+use crate::devices::DevicesError;
 use crate::keys::KeysError;
+use crate::links::LinkError;
 use crate::store::{StoreError, StoreErrorKind};
 
 /// An error as an answer.
@@ -129,6 +131,34 @@ impl From<BlockError> for HttpError {
     }
 }
 
+impl From<DevicesError> for HttpError {
+    fn from(refused: DevicesError) -> Self {
+        match &refused {
+            DevicesError::Identity(_) => Self::new(StatusCode::UNPROCESSABLE_ENTITY, "identity-invalid", refused),
+            DevicesError::Malformed(_) => Self::new(StatusCode::UNPROCESSABLE_ENTITY, "devices-malformed", refused),
+            DevicesError::Conflict { revision, next_device } => {
+                let (revision, next_device) = (*revision, next_device.get());
+                let conflict = Self::new(StatusCode::CONFLICT, "revision-conflict", refused);
+                conflict.with("revision", revision).with("next_device", next_device)
+            }
+            DevicesError::NotFound => Self::new(StatusCode::NOT_FOUND, "device-not-found", refused),
+            DevicesError::Store(failed) => failed.clone().into(),
+        }
+    }
+}
+
+impl From<LinkError> for HttpError {
+    fn from(refused: LinkError) -> Self {
+        let (status, slug) = match refused {
+            LinkError::NotFound => (StatusCode::NOT_FOUND, "link-not-found"),
+            LinkError::Taken => (StatusCode::CONFLICT, "link-taken"),
+            LinkError::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "link-too-large"),
+            LinkError::TooMany => return Self::going_away(),
+        };
+        Self::new(status, slug, refused)
+    }
+}
+
 impl From<LookUpError> for HttpError {
     fn from(refused: LookUpError) -> Self {
         match refused {
@@ -147,6 +177,10 @@ impl From<KeysError> for HttpError {
             KeysError::Malformed(_) => (StatusCode::UNPROCESSABLE_ENTITY, "prekeys-malformed"),
             KeysError::Signature(_) => (StatusCode::UNPROCESSABLE_ENTITY, "prekey-signature-invalid"),
             KeysError::NotFound => (StatusCode::NOT_FOUND, "prekeys-not-found"),
+            KeysError::TooMany { retry_after } => {
+                let wait = *retry_after;
+                return Self::new(StatusCode::TOO_MANY_REQUESTS, "rate-limited", refused).retry_after(wait);
+            }
             KeysError::Store(failed) => return failed.clone().into(),
         };
         Self::new(status, slug, refused)

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::extract::{Path, State};
-use waxwing_protocol::api::{PrekeyClaim, PrekeyCount, PrekeyUpload};
+use waxwing_protocol::api::{KeysCheck, KeysCheckRequest, PrekeyClaim, PrekeyCount, PrekeyUpload};
 
 use super::error::HttpError;
 use super::extract::{Authenticated, Json};
@@ -25,6 +25,15 @@ pub(crate) async fn add(
     Json(upload): Json<PrekeyUpload>,
 ) -> Result<axum::Json<PrekeyCount>, HttpError> {
     Ok(axum::Json(node.keys.add(caller.device, upload, node.clock.now()).await?))
+}
+
+/// `POST /v1/keys/check`: whether the directory has of the calling device what the device believes.
+pub(crate) async fn check(
+    State(node): State<Arc<Node>>,
+    Authenticated(caller): Authenticated,
+    Json(believed): Json<KeysCheckRequest>,
+) -> Result<axum::Json<KeysCheck>, HttpError> {
+    Ok(axum::Json(node.keys.check(caller.device, &believed).await?))
 }
 
 /// `POST /v1/keys/{account}/{device}/claim`: one prekey of somebody's device.

@@ -9,6 +9,7 @@
 
 mod blocks;
 mod deletion;
+mod devices;
 mod directory;
 mod lane;
 mod mailboxes;
@@ -32,8 +33,8 @@ use self::tables::Tables;
 use self::writer::{Command, Writer};
 use super::{
     AccountRecord, AckRequest, Append, AppendError, Appended, Blocked, Claimed, CommitSink, DeviceAddress,
-    DeviceRecord, Directory, Held, MailboxStore, MailboxView, NewAccount, Opened, Page, PageRequest, PrekeysHeld,
-    Regard, Registered, Renamed, StoreError, StoreErrorKind, Swept,
+    DeviceDetails, DeviceRecord, Directory, Held, ListChange, ListChanged, MailboxStore, MailboxView, NewAccount,
+    Opened, Page, PageRequest, PrekeysHeld, Regard, Registered, Renamed, StoreError, StoreErrorKind, Swept,
 };
 
 /// Reads that may be under way at once. Each takes a thread of tokio's blocking pool: a crowd that reconnects waits
@@ -180,6 +181,38 @@ impl Directory for EmbeddedStore {
 
     fn devices(&self, account: AccountId) -> BoxFuture<'static, Result<Vec<(DeviceId, u32)>, StoreError>> {
         self.read_with(move |tables| directory::devices(tables, account))
+    }
+
+    fn change_devices(&self, change: ListChange) -> BoxFuture<'static, Result<ListChanged, StoreError>> {
+        self.write(|reply| Command::ChangeDevices { change: Box::new(change), reply })
+    }
+
+    fn last_device(&self, account: AccountId) -> BoxFuture<'static, Result<Option<DeviceId>, StoreError>> {
+        self.read_with(move |tables| devices::last(tables, account))
+    }
+
+    fn device_details(&self, account: AccountId) -> BoxFuture<'static, Result<Vec<DeviceDetails>, StoreError>> {
+        self.read_with(move |tables| devices::details(tables, account))
+    }
+
+    fn name_device(&self, device: DeviceAddress, name: Vec<u8>) -> BoxFuture<'static, Result<bool, StoreError>> {
+        self.write(|reply| Command::NameDevice { device, name, reply })
+    }
+
+    fn add_token(&self, device: DeviceAddress, hash: [u8; 32]) -> BoxFuture<'static, Result<bool, StoreError>> {
+        self.write(|reply| Command::AddToken { device, hash, reply })
+    }
+
+    fn promote_token(&self, device: DeviceAddress, hash: [u8; 32]) -> BoxFuture<'static, Result<(), StoreError>> {
+        self.write(|reply| Command::PromoteToken { device, hash, reply })
+    }
+
+    fn writers(&self, account: AccountId, limit: usize) -> BoxFuture<'static, Result<Vec<AccountId>, StoreError>> {
+        self.read_with(move |tables| devices::writers(tables, account, limit))
+    }
+
+    fn fallback_prekey(&self, device: DeviceAddress) -> BoxFuture<'static, Result<Option<SignedPrekey>, StoreError>> {
+        self.read_with(move |tables| directory::fallback_prekey(tables, device))
     }
 
     fn device(&self, device: DeviceAddress) -> BoxFuture<'static, Result<Option<DeviceRecord>, StoreError>> {

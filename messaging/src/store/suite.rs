@@ -387,7 +387,7 @@ async fn registering_is_idempotent_and_handles_and_ids_are_unique() {
     let record = account(1).record;
     assert_eq!(engine.store.account(record.account).await.unwrap(), Some(record.clone()));
     assert_eq!(engine.store.account_by_handle(record.handle.clone()).await.unwrap(), Some(record));
-    let device = DeviceRecord { token_hash: [1; 32], reg_id: REG_ID };
+    let device = DeviceRecord { token_hash: [1; 32], next_token_hash: None, reg_id: REG_ID };
     assert_eq!(engine.store.device(mailbox(1)).await.unwrap(), Some(device));
     assert_eq!(engine.store.device(mailbox(2)).await.unwrap(), None);
 }

@@ -46,12 +46,22 @@ pub fn hello(person: &Person) -> Hello {
 
 /// A message to one device of somebody.
 pub fn message(to: &Person, n: u64, body: &[u8]) -> Send {
-    let device = DeviceBody { device: 1, reg_id: to.reg_id, ciphertext: Bytes::copy_from_slice(body) };
+    message_to(&[to], n, body)
+}
+
+/// A message to several devices of one account.
+pub fn message_to(devices: &[&Person], n: u64, body: &[u8]) -> Send {
+    let to = devices[0];
+    let body_for = |device: &&Person| DeviceBody {
+        device: device.token.device.get(),
+        reg_id: device.reg_id,
+        ciphertext: Bytes::copy_from_slice(body),
+    };
     Send {
         msg_id: msg_id(n),
         target: Some(send::Target::Direct(Direct {
             account: Bytes::copy_from_slice(to.account.as_bytes()),
-            devices: vec![device],
+            devices: devices.iter().map(body_for).collect(),
         })),
         class: Class::Message.into(),
         urgency: Urgency::None.into(),

@@ -10,7 +10,7 @@ use serde::Serialize;
 use serde_json::Value;
 use tower::ServiceExt as _;
 use waxwing_messaging::{Config, Messaging, OpenError};
-use waxwing_protocol::api::{RegisterRequest, Registration};
+use waxwing_protocol::api::{LinkRequest, RegisterRequest, Registration};
 use waxwing_protocol::identity::{
     Base64, DEVICE_LIST_DOMAIN, Device, DeviceList, PREKEY_DOMAIN, PrekeyKind, PublicKey, SignedDeviceList,
     SignedPrekey, Suite, signed_bytes,
@@ -166,6 +166,50 @@ impl Person {
             token: DeviceToken::new(account, DeviceId::FIRST, seed("token")),
             account_key: SigningKey::from_bytes(&seed("account key")),
             device_key: SigningKey::from_bytes(&seed("device key")),
+        }
+    }
+
+    /// A further device of this person: the same every time.
+    pub fn device(&self, number: u32) -> Self {
+        let seed = |use_: &str| *blake3::hash(format!("{}/{number}/{use_}", self.handle).as_bytes()).as_bytes();
+        Self {
+            handle: self.handle.clone(),
+            account: self.account,
+            reg_id: u32::from_be_bytes(*seed("reg_id").first_chunk().unwrap()),
+            token: DeviceToken::new(self.account, DeviceId::new(number).unwrap(), seed("token")),
+            account_key: self.account_key.clone(),
+            device_key: SigningKey::from_bytes(&seed("device key")),
+        }
+    }
+
+    /// The same device with another token.
+    pub fn with_token(&self, secret: [u8; 32]) -> Self {
+        let (account_key, device_key) = (self.account_key.clone(), self.device_key.clone());
+        let token = DeviceToken::new(self.account, self.token.device, secret);
+        Self { handle: self.handle.clone(), account: self.account, reg_id: self.reg_id, token, account_key, device_key }
+    }
+
+    /// This device as a list names it.
+    pub fn listed(&self) -> Device {
+        let key = PublicKey(self.device_key.verifying_key().to_bytes());
+        Device { id: self.token.device, reg_id: self.reg_id, curve25519: key, ed25519: key }
+    }
+
+    /// The account's list of these devices, signed.
+    pub fn list(&self, revision: u64, devices: &[&Self]) -> SignedDeviceList {
+        let devices = devices.iter().map(|device| device.listed()).collect();
+        let signed_at = Timestamp::from_secs(1_800_000_000);
+        let list = DeviceList { account: self.account, revision, signed_at, devices }.to_bytes();
+        SignedDeviceList { signature: self.sign(DEVICE_LIST_DOMAIN, &list), list: Base64(list) }
+    }
+
+    /// What asks for this device to be added by a list.
+    pub fn link(&self, device_list: SignedDeviceList) -> LinkRequest {
+        LinkRequest {
+            device_list,
+            token_hash: Base64(self.token.hash().to_vec()),
+            name: Base64(b"sealed name".to_vec()),
+            fallback: self.prekey(250, PrekeyKind::Fallback),
         }
     }
 

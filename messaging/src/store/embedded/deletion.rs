@@ -1,4 +1,4 @@
-//! Deleting accounts so that nothing of them stays.
+//! Deleting accounts and devices so that nothing of them stays.
 //!
 //! A mailbox can hold a hundred thousand messages: erased in one commit they would hold everybody else up. So deleting
 //! takes away at once what makes an account an account, and leaves a mark; the sweeper erases the rest a step at a time
@@ -50,9 +50,16 @@ impl Turn<'_> {
             return Ok(false);
         };
         let (mark, _) = guard.into_inner().map_err(engine_error)?;
-        let id = mark.get(1..).and_then(|id| AccountId::from_slice(id).ok()).ok_or_else(|| corrupt("a deletion"))?;
         let tables = self.tables;
         let mut left = STEP;
+        if let Some(device) = mark.get(1..).and_then(tables::address_of) {
+            self.erase_device(device, &mut left)?;
+            if left > 0 {
+                self.batch.remove(&tables.directory, mark);
+            }
+            return Ok(true);
+        }
+        let id = mark.get(1..).and_then(|id| AccountId::from_slice(id).ok()).ok_or_else(|| corrupt("a deletion"))?;
         for peers in [tag::WRITTEN, tag::WRITTEN_BY] {
             self.erase_pairs(peers, id, &mut left)?;
         }
@@ -65,6 +72,16 @@ impl Turn<'_> {
             self.batch.remove(&tables.directory, mark);
         }
         Ok(true)
+    }
+
+    /// Erases what a removed device has left.
+    fn erase_device(&mut self, device: DeviceAddress, left: &mut usize) -> Result<(), StoreError> {
+        let tables = self.tables;
+        for kind in [tag::ONE_TIME, tag::USED, tag::COALESCE] {
+            self.erase(&tables.directory, &of_device(kind, device, &[]), left)?;
+        }
+        self.erase(&tables.rows, &tables::address(device), left)?;
+        self.erase(&tables.sends, &tables::address(device), left)
     }
 
     /// Erases records under a prefix, as many as are `left` of the step.

@@ -60,8 +60,9 @@ pub(super) fn device(tables: &Tables, device: DeviceAddress) -> Result<Option<De
         return Ok(None);
     };
     let row = DeviceRow::decode(&value[..]).map_err(|_| corrupt("a device"))?;
-    let token_hash = row.token_hash.try_into().map_err(|_| corrupt("a device"))?;
-    Ok(Some(DeviceRecord { token_hash, reg_id: row.reg_id }))
+    let hash = |bytes: Vec<u8>| bytes.try_into().map_err(|_| corrupt("a device"));
+    let next_token_hash = Some(row.next_token_hash).filter(|hash| !hash.is_empty()).map(hash).transpose()?;
+    Ok(Some(DeviceRecord { token_hash: hash(row.token_hash)?, next_token_hash, reg_id: row.reg_id }))
 }
 
 /// Reads an account's devices with their reg_ids, by rising number.
@@ -104,6 +105,15 @@ pub(super) fn regards(
         Ok(Some(Regard { preferences: preferences(tables, *account)?, has_written, has_blocked }))
     };
     accounts.iter().map(regard).collect()
+}
+
+/// Reads the fallback prekey of a device.
+pub(super) fn fallback_prekey(tables: &Tables, device: DeviceAddress) -> Result<Option<SignedPrekey>, StoreError> {
+    let Some(value) = tables.directory.get(of_device(tag::FALLBACK, device, &[])).map_err(engine_error)? else {
+        return Ok(None);
+    };
+    let row = PrekeyRow::decode(&value[..]).map_err(|_| corrupt("a prekey"))?;
+    row.into_prekey(PrekeyKind::Fallback).map(Some)
 }
 
 /// Counts a device's prekeys.
@@ -151,8 +161,8 @@ impl Turn<'_> {
             self.batch.insert(&self.tables.directory, key, [&ends[..], record.account.as_bytes()].concat());
         }
         let directory = &self.tables.directory;
-        let row = DeviceRow { token_hash: new.token_hash.to_vec(), reg_id: new.reg_id };
-        self.batch.insert(directory, tables::account(record.account), AccountRow::new(record).encode_to_vec());
+        let row = DeviceRow { token_hash: new.token_hash.to_vec(), reg_id: new.reg_id, ..DeviceRow::default() };
+        self.batch.insert(directory, tables::account(record.account), AccountRow::new(record, 0).encode_to_vec());
         self.batch.insert(directory, tables::handle(&record.handle), record.account.as_bytes());
         self.batch.insert(directory, of_device(tag::DEVICE, device, &[]), row.encode_to_vec());
         let mailbox = MailboxRow::new(new.epoch).encode_to_vec();
@@ -175,7 +185,8 @@ impl Turn<'_> {
         self.batch.remove(directory, tables::handle(&record.handle));
         self.batch.insert(directory, tables::handle(handle), id.as_bytes());
         let record = AccountRecord { handle: handle.clone(), ..record };
-        self.batch.insert(directory, tables::account(id), AccountRow::new(&record).encode_to_vec());
+        let last = super::devices::last(self.tables, id)?.map_or(0, DeviceId::get);
+        self.batch.insert(directory, tables::account(id), AccountRow::new(&record, last).encode_to_vec());
         Ok(Renamed::Done)
     }
 
@@ -205,6 +216,10 @@ impl Turn<'_> {
         now: Timestamp,
     ) -> Result<PrekeysHeld, StoreError> {
         let directory = &self.tables.directory;
+        // A device that was removed while its upload was on its way has no keys any more.
+        if !directory.contains_key(of_device(tag::DEVICE, device, &[])).map_err(engine_error)? {
+            return Ok(PrekeysHeld::default());
+        }
         let held = one_time_keys(self.tables, device)?;
         let mut known: Vec<Vec<u8>> = held.iter().map(|(_, row)| row.key.clone()).collect();
         // Positions rise with time, so that the oldest key goes first; milliseconds leave room for a hundred keys.
@@ -250,10 +265,7 @@ impl Turn<'_> {
             let prekey = row.into_prekey(PrekeyKind::OneTime)?;
             return Ok(Some(Claimed { prekey, one_time_left: one_time_left - 1 }));
         }
-        let Some(value) = directory.get(of_device(tag::FALLBACK, device, &[])).map_err(engine_error)? else {
-            return Ok(None);
-        };
-        let row = PrekeyRow::decode(&value[..]).map_err(|_| corrupt("a prekey"))?;
-        Ok(Some(Claimed { prekey: row.into_prekey(PrekeyKind::Fallback)?, one_time_left }))
+        let fallback = fallback_prekey(self.tables, device)?;
+        Ok(fallback.map(|prekey| Claimed { prekey, one_time_left }))
     }
 }

@@ -159,6 +159,7 @@ impl Turn<'_> {
         }
         let mailbox = self.changed(address);
         mailbox.generation += 1;
+        mailbox.opened_at = held.receipts.now.as_millis();
         let view = |lane: &LaneRow| LaneView { acked: lane.acked, last: lane.last, waiting: lane.waiting() };
         Ok(Some(Opened {
             epoch: mailbox.epoch,
@@ -227,7 +228,7 @@ impl Turn<'_> {
 
     /// A mailbox as this turn has it.
     pub(super) fn mailbox(&mut self, address: DeviceAddress) -> Result<Option<&MailboxRow>, StoreError> {
-        if self.deleted == Some(address.account) {
+        if self.deleted == Some(address.account) || self.removed == Some(address) {
             return Ok(None);
         }
         if !self.memory.mailboxes.contains_key(&address) {

@@ -21,11 +21,15 @@ pub(super) struct AccountRow {
     pub(super) device_list: Vec<u8>,
     #[prost(bytes = "vec", tag = "4")]
     pub(super) signature: Vec<u8>,
+    /// The highest number that a device of it ever had; 0 while it has had only the first.
+    #[prost(uint32, tag = "5")]
+    pub(super) last_device: u32,
 }
 
 impl AccountRow {
-    pub(super) fn new(record: &AccountRecord) -> Self {
+    pub(super) fn new(record: &AccountRecord, last_device: u32) -> Self {
         Self {
+            last_device,
             handle: record.handle.to_string(),
             account_key: record.account_key.0.to_vec(),
             device_list: record.device_list.list.0.clone(),
@@ -81,6 +85,14 @@ pub(super) struct DeviceRow {
     pub(super) token_hash: Vec<u8>,
     #[prost(uint32, tag = "2")]
     pub(super) reg_id: u32,
+    /// Of the token that takes the place of the other once it is used; empty when there is none.
+    #[prost(bytes = "vec", tag = "3")]
+    pub(super) next_token_hash: Vec<u8>,
+    /// Sealed: for the account's devices alone.
+    #[prost(bytes = "vec", tag = "4")]
+    pub(super) name: Vec<u8>,
+    #[prost(uint64, tag = "5")]
+    pub(super) added_at: u64,
 }
 
 /// A prekey.
@@ -123,11 +135,14 @@ pub(super) struct MailboxRow {
     /// Normal, then urgent.
     #[prost(message, repeated, tag = "3")]
     pub(super) lanes: Vec<LaneRow>,
+    /// When it was opened last.
+    #[prost(uint64, tag = "4")]
+    pub(super) opened_at: u64,
 }
 
 impl MailboxRow {
     pub(super) fn new(epoch: u64) -> Self {
-        Self { epoch, generation: 0, lanes: vec![LaneRow::default(); 2] }
+        Self { epoch, generation: 0, lanes: vec![LaneRow::default(); 2], opened_at: 0 }
     }
 
     pub(super) fn read(value: &[u8]) -> Result<Self, StoreError> {

@@ -132,7 +132,7 @@ pub(super) mod tag {
     pub(in crate::store::embedded) const BLOCKED: u8 = b'b';
     /// Number of an invite code to who used it and when the code ends.
     pub(in crate::store::embedded) const INVITE: u8 = b'i';
-    /// Account that was deleted, until everything of it is erased.
+    /// Account that was deleted, or account and device that was removed, until everything of it is erased.
     pub(in crate::store::embedded) const DELETED: u8 = b'x';
     /// Mailbox, lane, sending device and coalesce key to seq.
     pub(in crate::store::embedded) const COALESCE: u8 = b'c';
@@ -210,6 +210,15 @@ pub(super) fn invite(invite: &Invite) -> Vec<u8> {
 
 pub(super) fn deleted(account: AccountId) -> Vec<u8> {
     [&[tag::DELETED], &account.as_bytes()[..]].concat()
+}
+
+pub(super) fn removed(device: DeviceAddress) -> Vec<u8> {
+    of_device(tag::DELETED, device, &[])
+}
+
+/// Everybody who has written to an account.
+pub(super) fn writers(account: AccountId) -> Vec<u8> {
+    [&[tag::WRITTEN_BY], &account.as_bytes()[..]].concat()
 }
 
 /// Where the seq stands of the row that a later one with the same key replaces. `from_device` is none for rows that the

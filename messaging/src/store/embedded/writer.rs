@@ -28,7 +28,7 @@ use crate::fault;
 use crate::metrics::handles;
 use crate::store::{
     AckRequest, Append, AppendError, Appended, Blocked, Claimed, CommitSink, Committed, DeviceAddress, Held,
-    NewAccount, Opened, PrekeysHeld, Registered, Renamed, StoreError, StoreErrorKind, Swept,
+    ListChange, ListChanged, NewAccount, Opened, PrekeysHeld, Registered, Renamed, StoreError, StoreErrorKind, Swept,
 };
 
 /// Commands that may wait for the writer; more are refused at once, and clients try again.
@@ -81,6 +81,25 @@ pub(super) enum Command {
         account: AccountId,
         reply: Reply<bool>,
     },
+    ChangeDevices {
+        change: Box<ListChange>,
+        reply: Reply<ListChanged>,
+    },
+    NameDevice {
+        device: DeviceAddress,
+        name: Vec<u8>,
+        reply: Reply<bool>,
+    },
+    AddToken {
+        device: DeviceAddress,
+        hash: [u8; 32],
+        reply: Reply<bool>,
+    },
+    PromoteToken {
+        device: DeviceAddress,
+        hash: [u8; 32],
+        reply: Reply<()>,
+    },
     SetPreferences {
         account: AccountId,
         preferences: Preferences,
@@ -126,6 +145,10 @@ impl Command {
             Self::Register { .. }
                 | Self::Rename { .. }
                 | Self::Delete { .. }
+                | Self::ChangeDevices { .. }
+                | Self::NameDevice { .. }
+                | Self::AddToken { .. }
+                | Self::PromoteToken { .. }
                 | Self::SetPreferences { .. }
                 | Self::SetBlocked { .. }
                 | Self::AddPrekeys { .. }
@@ -224,6 +247,8 @@ pub(super) struct Turn<'a> {
     pub(super) deliveries: Deliveries,
     /// The account deleted in this turn: the engine still shows it.
     pub(super) deleted: Option<AccountId>,
+    /// The device removed in this turn: the engine still shows its mailbox.
+    pub(super) removed: Option<DeviceAddress>,
     pub(super) committed: Vec<Committed>,
 }
 
@@ -245,6 +270,7 @@ impl Work {
                 coalesced: HashMap::new(),
                 deliveries: Deliveries::default(),
                 deleted: None,
+                removed: None,
                 committed: Vec::new(),
             };
             let (mut answers, mut bytes, mut directory_changed) = (Vec::new(), 0, false);
@@ -305,6 +331,10 @@ impl Turn<'_> {
             Command::Register { account, reply } => answer(self.register(&account), reply),
             Command::Rename { account, handle, reply } => answer(self.rename(account, &handle), reply),
             Command::Delete { account, reply } => answer(self.delete(account), reply),
+            Command::ChangeDevices { change, reply } => answer(self.change_devices(&change), reply),
+            Command::NameDevice { device, name, reply } => answer(self.name_device(device, name), reply),
+            Command::AddToken { device, hash, reply } => answer(self.add_token(device, hash), reply),
+            Command::PromoteToken { device, hash, reply } => answer(self.promote_token(device, hash), reply),
             Command::SetPreferences { account, preferences, reply } => {
                 self.set_preferences(account, preferences);
                 answer(Ok(()), reply)
