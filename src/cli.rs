@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use waxwing_client::TransferId;
-use waxwing_protocol::{BlobId, Handle, OwnerTag};
+use waxwing_client::{LinkCode, TransferId};
+use waxwing_protocol::{BlobId, DeviceId, Handle, OwnerTag};
 
 use crate::commands::Peer;
 
@@ -35,6 +35,15 @@ pub(crate) enum Command {
     Serve(ServeArgs),
     /// Make an account, with this machine as its first device.
     Register(RegisterArgs),
+    /// Make this machine a further device of an account: shows a code to type on a device that the account has.
+    Link(LinkArgs),
+    /// Add, list, name or remove the account's devices.
+    #[command(subcommand)]
+    Devices(DevicesCommand),
+    /// Show the safety number with somebody, to compare by voice or by camera.
+    Verify(VerifyArgs),
+    /// List the people this profile knows.
+    Contacts(ContactsArgs),
     /// Change what this profile's account is called, or delete it.
     #[command(subcommand)]
     Account(AccountCommand),
@@ -128,6 +137,95 @@ pub(crate) struct BlockArgs {
     pub profile: ProfileArgs,
     /// Whom.
     pub handle: Handle,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LinkArgs {
+    #[command(flatten)]
+    pub profile: ProfileArgs,
+    /// The service.
+    #[arg(long, env = "WAXWING_SERVER", default_value_t = format!("http://{DEV_ADDRESS}"), value_name = "URL")]
+    pub server: String,
+    /// What to call this device; only the account's devices learn it.
+    #[arg(long, default_value = "a further device")]
+    pub name: String,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DevicesCommand {
+    /// Make the device that shows this code one of the account's: it gets the account key, contacts and messages.
+    Link {
+        #[command(flatten)]
+        profile: ProfileArgs,
+        /// The code, as `waxwing link` shows it there.
+        #[arg(value_parser = link_code)]
+        code: LinkCode,
+        /// Leave contacts and messages here.
+        #[arg(long)]
+        no_history: bool,
+    },
+    /// List the account's devices.
+    List {
+        #[command(flatten)]
+        profile: ProfileArgs,
+    },
+    /// Give a device another name.
+    Name {
+        #[command(flatten)]
+        profile: ProfileArgs,
+        /// Its number.
+        device: DeviceId,
+        /// The name.
+        name: String,
+    },
+    /// Remove a device: its token, its keys and what waits for it go, and nobody writes to it any more.
+    Rm {
+        #[command(flatten)]
+        profile: ProfileArgs,
+        /// Its number.
+        device: DeviceId,
+    },
+}
+
+/// A code as it is typed, or the text of its QR code.
+fn link_code(text: &str) -> Result<LinkCode, String> {
+    let text = text.strip_prefix(LINK_SCHEME).unwrap_or(text);
+    text.parse::<LinkCode>().map_err(|error| error.to_string())
+}
+
+/// What stands before the code in a QR code.
+pub(crate) const LINK_SCHEME: &str = "waxwing-link:";
+
+#[derive(Debug, Args)]
+pub(crate) struct VerifyArgs {
+    #[command(flatten)]
+    pub profile: ProfileArgs,
+    /// With whom.
+    #[arg(value_name = "HANDLE")]
+    pub with: Handle,
+    /// The numbers are equal: take note of it.
+    #[arg(long)]
+    pub equal: bool,
+    /// Forget that they were compared.
+    #[arg(long, conflicts_with = "equal")]
+    pub undo: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ContactsArgs {
+    #[command(flatten)]
+    pub profile: ProfileArgs,
+    #[command(subcommand)]
+    pub command: Option<ContactsCommand>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ContactsCommand {
+    /// Trust who the service says somebody is now, after their account key changed. Ask them in person first.
+    Accept {
+        /// Who.
+        handle: Handle,
+    },
 }
 
 #[derive(Debug, Subcommand)]

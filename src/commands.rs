@@ -4,7 +4,9 @@ mod admin;
 mod bench;
 mod blocks;
 mod config;
+mod contacts;
 mod demo;
+mod devices;
 mod messages;
 mod own_service;
 mod profile;
@@ -24,6 +26,10 @@ pub(crate) async fn run(command: Command, output: &Output) -> anyhow::Result<()>
         Command::Dev(args) => serve::dev(args, output).await,
         Command::Serve(args) => serve::serve(args, output).await,
         Command::Register(args) => profile::register(args, output).await,
+        Command::Link(args) => devices::link(args, output).await,
+        Command::Devices(command) => devices::devices(command, output).await,
+        Command::Verify(args) => contacts::verify(args, output).await,
+        Command::Contacts(args) => contacts::contacts(args, output).await,
         Command::Account(command) => profile::account(command, output).await,
         Command::Send(args) => transfers::send(args, output).await,
         Command::Watch(args) => watch::watch(args, output).await,

@@ -204,6 +204,16 @@ pub(crate) fn visible(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '\u{FFFD}' } else { c }).collect()
 }
 
+/// A text as a QR code of half blocks, dark on light, for a camera in front of the screen.
+pub(crate) fn qr(text: &str) -> String {
+    use qrcode::render::unicode::Dense1x2;
+    match qrcode::QrCode::new(text) {
+        Ok(code) => code.render::<Dense1x2>().dark_color(Dense1x2::Light).light_color(Dense1x2::Dark).build(),
+        // Longer than a QR code can be: the text itself stands beside it.
+        Err(_) => String::new(),
+    }
+}
+
 /// How this program was called, so that what it suggests can be typed as it stands.
 pub(crate) fn program() -> String {
     std::env::args().next().unwrap_or_else(|| "waxwing".into())

@@ -9,6 +9,7 @@ mod support;
 mod stories {
     mod bad_input;
     mod bad_networks;
+    mod devices;
     mod first_minutes;
     mod hostile_senders;
     mod http;

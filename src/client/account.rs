@@ -35,14 +35,15 @@ pub(crate) const SELF: &[u8] = b"self";
 /// An account as its own device stores it.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct AccountRow {
-    server: String,
+    pub(crate) server: String,
     pub(crate) account: AccountId,
-    handle: Handle,
+    pub(crate) handle: Handle,
     pub(crate) device: DeviceId,
-    account_key: SecretBytes,
-    /// Kept as signed: it names the moment of signing, and a repeated request must be the same request.
-    device_list: SignedDeviceList,
-    token: Token,
+    pub(crate) account_key: SecretBytes,
+    /// The first one this device knew. Kept as signed: it names the moment of signing, and a repeated request must be the
+    /// same request.
+    pub(crate) device_list: SignedDeviceList,
+    pub(crate) token: Token,
 }
 
 /// What registering needs to know.
@@ -135,7 +136,7 @@ impl Client {
         let ask = || service.done(service.authorized(service.http().post(&url)).json(&request));
         match service.retry(ask).await {
             // An earlier try whose answer was lost: the token is nobody's any more.
-            Err(ClientError::Refused { problem, .. }) if problem.status == 401 => {}
+            Err(ClientError::Removed { .. }) => {}
             done => done?,
         }
         self.profile.write(|tx| tx.remove(&CREDENTIALS, Credentials::KEY)).map(drop)
@@ -158,7 +159,8 @@ impl Client {
 }
 
 impl AccountRow {
-    fn account_key(&self) -> Result<AccountKey, ClientError> {
+    /// The account key.
+    pub(crate) fn account_key(&self) -> Result<AccountKey, ClientError> {
         let seed = self.account_key.0.as_slice().try_into().map_err(|_| damaged())?;
         Ok(AccountKey::from_bytes(seed))
     }

@@ -15,22 +15,38 @@ use waxwing_protocol::{AccountId, DeviceId, Handle};
 use waxwing_seal::identity::safety_number;
 use waxwing_seal::message::Party;
 
-use crate::account::me;
+use crate::account::{AccountRow, me};
 use crate::profile::{Rows, Table, WriteTx};
 use crate::{Client, ClientError};
 
 /// People, by account id.
-const CONTACTS: Table<ContactRow> = Table::new("contacts");
+pub(crate) const CONTACTS: Table<ContactRow> = Table::new("contacts");
 
 /// Account ids, by handle.
-const HANDLES: Table<AccountId> = Table::new("handles");
+pub(crate) const HANDLES: Table<AccountId> = Table::new("handles");
 
 /// What is remembered of a person.
 #[derive(Serialize, Deserialize)]
-struct ContactRow {
-    handle: Handle,
+pub(crate) struct ContactRow {
+    pub(crate) handle: Handle,
     account_key: PublicKey,
     device_list: SignedDeviceList,
+    /// Its owner has compared the safety number.
+    #[serde(default)]
+    verified: bool,
+}
+
+/// A person, as this profile knows them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KnownContact {
+    /// What they are called.
+    pub handle: Handle,
+    /// Their account.
+    pub account: AccountId,
+    /// Whether the safety number was compared.
+    pub verified: bool,
+    /// How many devices they have.
+    pub devices: usize,
 }
 
 /// A person, with the devices their account key signed.
@@ -72,6 +88,64 @@ impl Client {
         Ok(safety_number(&self.whoami()?.account_key, &contact.account_key))
     }
 
+    /// Everybody this profile knows, by handle.
+    ///
+    /// # Errors
+    /// [`ClientError::Profile`] when the profile cannot be read.
+    pub fn contacts(&self) -> Result<Vec<KnownContact>, ClientError> {
+        let mut known = self.profile.read(|tx| {
+            let own = me(tx)?.account;
+            let mut known = Vec::new();
+            for (account, row) in tx.list(&CONTACTS)? {
+                let (account, verified) = (AccountId::from_slice(&account)?, row.verified);
+                let contact = read(account, row.handle, row.account_key, &row.device_list)?;
+                let devices = contact.devices.devices.len();
+                if account != own {
+                    known.push(KnownContact { handle: contact.handle, account, verified, devices });
+                }
+            }
+            Ok(known)
+        })?;
+        known.sort_by(|a, b| a.handle.cmp(&b.handle));
+        Ok(known)
+    }
+
+    /// Takes note of whether the safety number with `who` was compared.
+    ///
+    /// # Errors
+    /// [`ClientError::UnknownRecipient`] when this profile does not know them.
+    pub fn set_verified(&self, who: &Handle, verified: bool) -> Result<(), ClientError> {
+        self.profile.write(|tx| {
+            let unknown = || ClientError::UnknownRecipient { handle: who.clone() };
+            let account = tx.get(&HANDLES, who.as_str().as_bytes())?.ok_or_else(unknown)?;
+            let row = tx.get(&CONTACTS, account.as_bytes())?.ok_or_else(unknown)?;
+            tx.put(&CONTACTS, account.as_bytes(), &ContactRow { verified, ..row })
+        })
+    }
+
+    /// Trusts whoever the server says `who` is now, after a change of key that would otherwise stop every message. Gives
+    /// the new safety number, which is worth comparing.
+    ///
+    /// # Errors
+    /// [`ClientError::UnknownRecipient`] and those of asking.
+    pub async fn accept_identity(&self, who: &Handle) -> Result<String, ClientError> {
+        let view = self.fetch_view(Asked::Handle(who)).await?;
+        let (account, account_key) = (view.account, view.account_key);
+        let own = self.whoami()?;
+        if account == own.account {
+            return Err(ClientError::OwnAccount);
+        }
+        self.profile.write(|tx| {
+            tx.remove(&HANDLES, who.as_str().as_bytes())?;
+            let changed = tx.get(&CONTACTS, account.as_bytes())?.is_some_and(|row| row.account_key != account_key);
+            if changed {
+                tx.remove(&CONTACTS, account.as_bytes())?;
+            }
+            accept(tx, view)
+        })?;
+        Ok(safety_number(&own.account_key, &account_key))
+    }
+
     /// The person called `handle`: as remembered, else as the server introduces them.
     pub(crate) async fn contact(&self, handle: &Handle) -> Result<Contact, ClientError> {
         match self.profile.read(|tx| known_by_handle(tx, handle))? {
@@ -82,6 +156,12 @@ impl Client {
 
     /// Asks the server for a person's devices, and accepts them if they may be believed.
     pub(crate) async fn look_up(&self, asked: Asked<'_>) -> Result<Contact, ClientError> {
+        let view = self.fetch_view(asked).await?;
+        self.profile.write(|tx| accept(tx, view))
+    }
+
+    /// What the server says of a person.
+    async fn fetch_view(&self, asked: Asked<'_>) -> Result<AccountView, ClientError> {
         let name = match asked {
             Asked::Handle(handle) => handle.to_string(),
             Asked::Account(account) => account.to_string(),
@@ -104,7 +184,7 @@ impl Client {
         if !as_asked {
             return Err(service.nonsense("an account that was not asked for"));
         }
-        self.profile.write(|tx| accept(tx, view))
+        Ok(view)
     }
 }
 
@@ -119,10 +199,12 @@ pub(crate) fn accept(tx: &WriteTx<'_>, view: AccountView) -> Result<Contact, Cli
     let devices = device_list
         .verify(account, &account_key)
         .map_err(|source| ClientError::BadIdentity { handle: handle.clone(), source })?;
+    let mut verified = false;
     if let Some(row) = tx.get(&CONTACTS, account.as_bytes())? {
         if row.account_key != account_key {
             return Err(changed());
         }
+        verified = row.verified;
         let known = read(account, row.handle, row.account_key, &row.device_list)?.devices;
         let newer = devices.revision > known.revision;
         if !newer && devices != known {
@@ -133,7 +215,7 @@ pub(crate) fn accept(tx: &WriteTx<'_>, view: AccountView) -> Result<Contact, Cli
     if own.account == account && own.public_key()? != account_key {
         return Err(changed());
     }
-    let row = ContactRow { handle: handle.clone(), account_key, device_list };
+    let row = ContactRow { handle: handle.clone(), account_key, device_list, verified };
     tx.put(&CONTACTS, account.as_bytes(), &row)?;
     tx.put(&HANDLES, handle.as_str().as_bytes(), &account)?;
     Ok(Contact { account, handle, account_key, devices })
@@ -149,6 +231,29 @@ pub(crate) fn known(tx: &impl Rows, account: AccountId) -> Result<Option<Contact
 pub(crate) fn all(tx: &impl Rows) -> Result<Vec<AccountId>, ClientError> {
     let rows = tx.list(&HANDLES)?;
     Ok(rows.into_iter().map(|(_, account)| account).collect())
+}
+
+/// This account, with its devices as far as this one knows.
+pub(crate) fn own(tx: &impl Rows) -> Result<Contact, ClientError> {
+    let me = me(tx)?;
+    match known(tx, me.account)? {
+        Some(own) => Ok(own),
+        None => read(me.account, me.handle.clone(), me.public_key()?, &me.device_list),
+    }
+}
+
+/// Makes the list that this device began with one that was seen, so that no older one is believed.
+pub(crate) fn remember_own(tx: &WriteTx<'_>, me: &AccountRow) -> Result<(), ClientError> {
+    if tx.get(&CONTACTS, me.account.as_bytes())?.is_some() {
+        return Ok(());
+    }
+    let (handle, account_key, device_list) = (me.handle.clone(), me.public_key()?, me.device_list.clone());
+    tx.put(&CONTACTS, me.account.as_bytes(), &ContactRow { handle, account_key, device_list, verified: true })
+}
+
+/// Whether this account has devices beside this one.
+pub(crate) fn has_other_devices(tx: &impl Rows) -> Result<bool, ClientError> {
+    Ok(own(tx)?.devices.devices.len() > 1)
 }
 
 fn known_by_handle(tx: &impl Rows, handle: &Handle) -> Result<Option<Contact>, ClientError> {

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use waxwing_protocol::frames::close;
 use waxwing_protocol::identity::IdentityError;
-use waxwing_protocol::{BlobId, Handle, IdError, Problem};
+use waxwing_protocol::{BlobId, DeviceId, Handle, IdError, Problem};
 use waxwing_seal::blob::{OpenError, TooLarge};
+use waxwing_seal::link::LinkError;
 use waxwing_seal::message::MessageError;
 use waxwing_seal::session::SessionError;
 
@@ -76,6 +77,27 @@ pub enum ClientError {
         /// What is wrong with it.
         what: String,
     },
+    /// The service does not know this device any more.
+    #[error(
+        "{server} does not know this device any more: it was removed from its account, or the account was deleted. \
+         What was received stays; nothing can be sent or received with this profile"
+    )]
+    Removed {
+        /// The server.
+        server: String,
+    },
+    /// No device of this number can be removed.
+    #[error("the account has no device {device} beside others; `waxwing account delete` ends the account itself")]
+    NoDevice {
+        /// The number asked for.
+        device: DeviceId,
+    },
+    /// No new device waits under the code.
+    #[error("no new device waits under this code: compare the two screens, and leave `waxwing link` running there")]
+    NobodyToLink,
+    /// Two devices met and could not agree.
+    #[error("the devices were not linked: {0}")]
+    Link(#[from] LinkError),
     /// Nobody is registered under this handle.
     #[error("nobody is called {handle} there")]
     UnknownRecipient {
@@ -92,7 +114,8 @@ pub enum ClientError {
     },
     /// Somebody else's key, or account, stands behind a handle that this profile knows. Nothing was sent.
     #[error(
-        "{handle} is not who they were: the account key changed. Ask {handle} in person before trusting the new one"
+        "{handle} is not who they were: the account key changed. Ask {handle} in person before trusting the new one; \
+         `waxwing contacts accept {handle}` does"
     )]
     IdentityChanged {
         /// The handle.

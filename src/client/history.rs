@@ -83,10 +83,11 @@ impl Client {
             let content = match row.said {
                 Said::Content(bytes) => match Content::from_bytes(&bytes.0)? {
                     // Nobody's words.
-                    Content::Read { .. } => continue,
+                    Content::Read { .. } | Content::Sent(_) | Content::Retry { .. } | Content::Resent(_) => continue,
                     content => Ok(content),
                 },
                 Said::Unreadable(reason) => Err(reason),
+                Said::Nothing => continue,
             };
             messages.push(ReceivedMessage {
                 from: AccountId::from_slice(from)?,

@@ -6,10 +6,11 @@
 //! "Exponential Backoff And Jitter", 2015).
 
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use http::StatusCode;
 use http::header::RETRY_AFTER;
 use reqwest::{RequestBuilder, Response, redirect};
 use serde::de::DeserializeOwned;
@@ -31,6 +32,9 @@ pub(crate) const SMALL_REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The kind of a problem that is none: an answer without one, by something on the way.
 pub(crate) const NO_DETAILS: &str = "no-details";
+
+/// The kind of a problem that says of a device token that it is not valid, or no longer.
+const NOT_A_DEVICE: &str = "unauthenticated";
 
 /// How long a body may stand still.
 pub(crate) const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
@@ -77,7 +81,8 @@ impl Token {
 pub(crate) struct Service {
     http: reqwest::Client,
     server: Arc<str>,
-    token: Option<Token>,
+    /// Clones show the newest: it is replaced while they live.
+    token: Option<Arc<Mutex<Token>>>,
     info: Arc<OnceCell<ServiceInfo>>,
     backoff: Backoff,
 }
@@ -106,8 +111,15 @@ impl Service {
 
     /// The same service, asked as the device with this token.
     pub(crate) fn for_device(mut self, token: &Token) -> Self {
-        self.token = Some(token.clone());
+        self.token = Some(Arc::new(Mutex::new(token.clone())));
         self
+    }
+
+    /// Shows another token from now on.
+    pub(crate) fn set_token(&self, token: &Token) {
+        if let Some(shown) = &self.token {
+            *shown.lock().unwrap_or_else(PoisonError::into_inner) = token.clone();
+        }
     }
 
     /// The same service, with other pauses.
@@ -164,7 +176,7 @@ impl Service {
     /// The request with this device's token.
     pub(crate) fn authorized(&self, request: RequestBuilder) -> RequestBuilder {
         match &self.token {
-            Some(token) => request.bearer_auth(token.as_str()),
+            Some(token) => request.bearer_auth(token.lock().unwrap_or_else(PoisonError::into_inner).as_str()),
             None => request,
         }
     }
@@ -177,6 +189,24 @@ impl Service {
         let response = self.send(request.timeout(SMALL_REQUEST_TIMEOUT)).await?;
         let body = self.small_body(response).await?;
         serde_json::from_slice(&body).map_err(|error| self.nonsense(format!("not the JSON expected: {error}")))
+    }
+
+    /// The same, where the answer may be that there is none (204).
+    ///
+    /// # Errors
+    /// Those of [`Self::json`].
+    pub(crate) async fn maybe_json<T: DeserializeOwned>(
+        &self,
+        request: RequestBuilder,
+    ) -> Result<Option<T>, ClientError> {
+        // The server may wait for as long as for any request.
+        let response = self.send(request.timeout(SMALL_REQUEST_TIMEOUT * 2)).await?;
+        if response.status() == StatusCode::NO_CONTENT {
+            return Ok(None);
+        }
+        let body = self.small_body(response).await?;
+        let answer = serde_json::from_slice(&body);
+        answer.map(Some).map_err(|error| self.nonsense(format!("not the JSON expected: {error}")))
     }
 
     /// Sends a small request whose answer has nothing in it.
@@ -209,6 +239,9 @@ impl Service {
             || Problem::new(status, NO_DETAILS, format!("status {status}")),
             |problem: Problem| Problem { status, ..problem },
         );
+        if status == StatusCode::UNAUTHORIZED.as_u16() && problem.slug() == NOT_A_DEVICE && self.token.is_some() {
+            return ClientError::Removed { server: self.server.to_string() };
+        }
         let retry_after = retry_after.map(Duration::from_secs);
         ClientError::Refused { server: self.server.to_string(), problem: Box::new(problem), retry_after }
     }

@@ -12,15 +12,15 @@ use std::collections::HashMap;
 use serde::{Deserialize, Serialize};
 use waxwing_protocol::frames::{Ack, Class, Deliver, Envelope, Have, Lane};
 use waxwing_protocol::{AccountId, DeviceId, Handle, MsgId, Timestamp};
-use waxwing_seal::message::{Content, Message, Party};
-use waxwing_seal::session::begun_by;
+use waxwing_seal::message::{Content, Message, Party, SentCopy};
+use waxwing_seal::session::{SessionError, begun_by};
 
 use crate::account::{DEVICE, SELF, device_keys, me, party};
 use crate::contacts::{self, Contact};
 use crate::profile::{Rows, Table, WriteTx};
 use crate::receipts::{Tick, Ticked};
 use crate::secret::SecretBytes;
-use crate::{ClientError, blob_refs, conversation, receipts, sessions};
+use crate::{ClientError, blob_refs, conversation, copies, receipts, repair, sessions};
 
 /// Everything received, by sender's account and message id. Kept: it is what tells a repeat, and the history.
 pub(crate) const RECEIVED: Table<ReceivedRow> = Table::new("received");
@@ -46,6 +46,8 @@ pub(crate) struct ReceivedRow {
 pub(crate) enum Said {
     Content(SecretBytes),
     Unreadable(String),
+    /// Nothing for a person; kept to tell a repeat.
+    Nothing,
 }
 
 /// A message to be shown, or a file to be saved.
@@ -78,6 +80,8 @@ pub(crate) struct Receipt {
     pub(crate) ack: Option<Ack>,
     /// How many messages were new and readable.
     pub(crate) new: usize,
+    /// What other devices of this account have sent.
+    pub(crate) copies: Vec<SentCopy>,
     /// The ones that could not be read.
     pub(crate) unreadable: Vec<Unreadable>,
 }
@@ -121,7 +125,7 @@ pub(crate) fn receive(
     let mut keys = device_keys(tx)?;
     let me = party(&me(tx)?, &keys);
     let mut keys_changed = false;
-    let mut receipt = Receipt { ticks: Vec::new(), ack: None, new: 0, unreadable: Vec::new() };
+    let mut receipt = Receipt { ticks: Vec::new(), ack: None, new: 0, copies: Vec::new(), unreadable: Vec::new() };
     for envelope in &deliver.envelopes {
         let lane = if deliver.lane() == Lane::Urgent { &mut mailbox.urgent } else { &mut mailbox.normal };
         *lane = envelope.seq.max(*lane);
@@ -141,49 +145,136 @@ pub(crate) fn receive(
             tracing::warn!(seq = envelope.seq, "a delivered message without sender or id was dropped");
             continue;
         };
-        let key = [&from.as_bytes()[..], msg_id.as_bytes()].concat();
-        let before = tx.get(&RECEIVED, &key)?;
-        if matches!(before, Some(ReceivedRow { said: Said::Content(_), .. })) {
+        let before = tx.get(&RECEIVED, &received_key(from, msg_id))?;
+        if before.as_ref().is_some_and(|row| !matches!(row.said, Said::Unreadable(_))) {
             continue;
         }
         let mut opener = Opener { tx, keys: &mut keys, me: &me, keys_changed: &mut keys_changed };
         let opened = opener.open(envelope, from, msg_id, refused)?;
-        let (client_hlc, said) = match opened {
-            Ok(Message { content: Content::Read { client_hlc: up_to, up_to: last }, client_hlc, .. }) => {
-                let msg_ids = receipts::read(tx, from, up_to)?;
-                receipt.ticked(from, msg_ids, Tick::Read);
-                // Kept like any other, to tell a repeat.
-                let said = Content::Read { up_to: last, client_hlc: up_to }.to_bytes();
-                (conversation::observe(tx, client_hlc, now)?, Said::Content(said.into()))
-            }
+        let server_ts = Timestamp::from_millis(envelope.server_ts);
+        let request = envelope.request;
+        let source = Source { device: envelope.from_device, received_at: now, server_ts, request };
+        match opened {
             Ok(message) => {
-                conversation::seen(tx, from, msg_id, &message.parents)?;
-                if let Content::File(file) = &message.content {
-                    blob_refs::put(tx, file)?;
-                }
-                let row = PendingRow { from, msg_id, shown: false, request: envelope.request };
-                tx.put(&PENDING, &mailbox.next_pending.to_be_bytes(), &row)?;
-                mailbox.next_pending += 1;
-                receipt.new += 1;
-                let clock = conversation::observe(tx, message.client_hlc, now)?;
-                (clock, Said::Content(message.content.to_bytes().into()))
+                let mut filer = Filer { tx, mailbox: &mut mailbox, receipt: &mut receipt, source, me: me.account };
+                filer.file(from, message)?;
             }
             // Told once; what could not be read may still come readable.
             Err(_) if before.is_some() => continue,
-            Err(reason) => {
+            Err(Unopened { reason, ask }) => {
+                // Only what somebody would miss: a receipt is followed by the next one.
+                let missed = matches!(envelope.class(), Class::Message | Class::Sync | Class::Control);
+                if let (true, true, Ok(device)) = (ask, missed, DeviceId::new(envelope.from_device)) {
+                    repair::unreadable(tx, from, device, msg_id)?;
+                }
                 receipt.unreadable.push(Unreadable { from, msg_id, reason: reason.clone() });
-                (envelope.client_hlc, Said::Unreadable(reason))
+                source.put(tx, from, msg_id, envelope.client_hlc, Said::Unreadable(reason))?;
             }
-        };
-        let server_ts = Timestamp::from_millis(envelope.server_ts);
-        let row = ReceivedRow { device: envelope.from_device, received_at: now, server_ts, client_hlc, said };
-        tx.put(&RECEIVED, &key, &row)?;
+        }
     }
     if keys_changed {
         tx.put(&DEVICE, SELF, &SecretBytes(keys.into_bytes()))?;
     }
     tx.put(&MAILBOX, SELF, &mailbox)?;
     Ok(receipt)
+}
+
+fn received_key(from: AccountId, msg_id: MsgId) -> Vec<u8> {
+    [&from.as_bytes()[..], msg_id.as_bytes()].concat()
+}
+
+/// Where and when a message came.
+#[derive(Clone, Copy)]
+struct Source {
+    device: u32,
+    received_at: Timestamp,
+    server_ts: Timestamp,
+    /// Whether it is the first from a stranger, as the server says.
+    request: bool,
+}
+
+impl Source {
+    fn put(
+        self,
+        tx: &WriteTx<'_>,
+        from: AccountId,
+        msg_id: MsgId,
+        client_hlc: u64,
+        said: Said,
+    ) -> Result<(), ClientError> {
+        let Self { device, received_at, server_ts, .. } = self;
+        tx.put(
+            &RECEIVED,
+            &received_key(from, msg_id),
+            &ReceivedRow { device, received_at, server_ts, client_hlc, said },
+        )
+    }
+}
+
+/// What filing needs.
+struct Filer<'a> {
+    tx: &'a WriteTx<'a>,
+    mailbox: &'a mut MailboxRow,
+    receipt: &'a mut Receipt,
+    source: Source,
+    me: AccountId,
+}
+
+impl Filer<'_> {
+    /// Files an opened message where it belongs. Whatever it is, its id stays, to tell a repeat.
+    fn file(&mut self, from: AccountId, message: Message) -> Result<(), ClientError> {
+        let (tx, now) = (self.tx, self.source.received_at);
+        let Message { id: msg_id, client_hlc, parents, content } = message;
+        let clock = conversation::observe(tx, client_hlc, now)?;
+        let said = match content {
+            Content::Read { client_hlc: up_to, up_to: last } => {
+                let msg_ids = receipts::read(tx, from, up_to)?;
+                self.receipt.ticked(from, msg_ids, Tick::Read);
+                Said::Content(Content::Read { up_to: last, client_hlc: up_to }.to_bytes().into())
+            }
+            // Only an account's own devices say what it has sent.
+            Content::Sent(copy) => {
+                if from == self.me && copies::take(tx, &copy, self.source.server_ts)? {
+                    self.receipt.copies.push(*copy);
+                }
+                Said::Nothing
+            }
+            Content::Retry { device, msg_ids } => {
+                // The request went to all devices of this account; it is for the one that has what it asks for.
+                let sender = DeviceId::new(self.source.device).ok().filter(|sender| *sender == device);
+                if let Some(device) = sender {
+                    repair::asked(tx, from, device, &msg_ids)?;
+                }
+                Said::Nothing
+            }
+            Content::Resent(message) => {
+                let before = tx.get(&RECEIVED, &received_key(from, message.id))?;
+                if before.is_none_or(|row| matches!(row.said, Said::Unreadable(_))) {
+                    self.file(from, *message)?;
+                }
+                Said::Nothing
+            }
+            content => {
+                conversation::seen(tx, from, msg_id, &parents)?;
+                if let Content::File(file) = &content {
+                    blob_refs::put(tx, file)?;
+                }
+                let row = PendingRow { from, msg_id, shown: false, request: self.source.request };
+                tx.put(&PENDING, &self.mailbox.next_pending.to_be_bytes(), &row)?;
+                self.mailbox.next_pending += 1;
+                self.receipt.new += 1;
+                Said::Content(content.to_bytes().into())
+            }
+        };
+        self.source.put(tx, from, msg_id, clock, said)
+    }
+}
+
+/// A message that did not open.
+struct Unopened {
+    reason: String,
+    /// Whether a new session may help.
+    ask: bool,
 }
 
 impl Receipt {
@@ -210,26 +301,29 @@ impl Opener<'_> {
         account: AccountId,
         msg_id: MsgId,
         refused: &HashMap<AccountId, String>,
-    ) -> Result<Result<Message, String>, ClientError> {
+    ) -> Result<Result<Message, Unopened>, ClientError> {
         let device = DeviceId::new(envelope.from_device).ok();
         let contact = contacts::known(self.tx, account)?;
         let from = contact.zip(device).and_then(|(contact, device)| contact.party(device));
         let Some(from) = from else {
             let reason = refused.get(&account).cloned();
-            return Ok(Err(reason.unwrap_or_else(|| "it is from a device that its account does not list".to_owned())));
+            let reason = reason.unwrap_or_else(|| "it is from a device that its account does not list".to_owned());
+            return Ok(Err(Unopened { reason, ask: false }));
         };
         let mut sessions = sessions::load(self.tx, account, &from.device)?;
         let opened = match sessions.decrypt(self.keys, &envelope.body) {
             Ok(opened) => opened,
             Err(error) => {
                 let changed = refused.get(&account).cloned();
-                return Ok(Err(changed.unwrap_or_else(|| error.to_string())));
+                let ask = changed.is_none() && error != SessionError::Malformed;
+                return Ok(Err(Unopened { reason: changed.unwrap_or_else(|| error.to_string()), ask }));
             }
         };
         // The ratchet has moved, whatever the plaintext turns out to be.
         sessions::store(self.tx, account, &from.device, sessions)?;
         *self.keys_changed |= opened.keys_changed;
-        Ok(Message::open(&opened.plaintext, msg_id, &from, self.me).map_err(|error| error.to_string()))
+        let message = Message::open(&opened.plaintext, msg_id, &from, self.me);
+        Ok(message.map_err(|error| Unopened { reason: error.to_string(), ask: false }))
     }
 }
 
@@ -269,7 +363,7 @@ impl Pending {
 pub(crate) fn pending(tx: &impl Rows) -> Result<Vec<Pending>, ClientError> {
     let mut pending = Vec::new();
     for (key, row) in tx.list(&PENDING)? {
-        let received = tx.get(&RECEIVED, &[&row.from.as_bytes()[..], row.msg_id.as_bytes()].concat())?;
+        let received = tx.get(&RECEIVED, &received_key(row.from, row.msg_id))?;
         let contact = contacts::known(tx, row.from)?;
         // Both were stored with the row, or before it.
         if let (Some(ReceivedRow { said: Said::Content(content), client_hlc, .. }), Some(contact)) = (received, contact)
@@ -360,7 +454,7 @@ mod tests {
             (alice, bob) = (alice.restarted(), bob.restarted());
             assert_eq!(
                 bob.receive_one(there),
-                Receipt { ticks: vec![], ack: acked(n.into()), new: 1, unreadable: vec![] }
+                Receipt { ticks: vec![], ack: acked(n.into()), new: 1, copies: vec![], unreadable: vec![] }
             );
             let back = envelope(&bob, &bob.send(&alice, msg(100 + n), &text("back")), n.into());
             (alice, bob) = (alice.restarted(), bob.restarted());
@@ -379,7 +473,7 @@ mod tests {
         assert_eq!(bob.receive(&deliver(vec![one.clone(), two.clone()])).new, 2);
         let bob = bob.restarted();
         let again = bob.receive(&deliver(vec![one, two]));
-        assert_eq!(again, Receipt { ticks: vec![], ack: acked(2), new: 0, unreadable: vec![] });
+        assert_eq!(again, Receipt { ticks: vec![], ack: acked(2), new: 0, copies: vec![], unreadable: vec![] });
         assert_eq!(bob.pending(), [text("one"), text("two")]);
     }
 

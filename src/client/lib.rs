@@ -9,11 +9,14 @@
 #![cfg_attr(test, allow(clippy::cast_possible_truncation, reason = "tests make bytes of numbers"))]
 
 mod account;
+mod archive;
 mod blob_refs;
 mod blocks;
 mod client;
 mod contacts;
 mod conversation;
+mod copies;
+mod devices;
 mod download;
 mod error;
 mod fetch;
@@ -22,6 +25,7 @@ mod grants;
 mod history;
 mod http;
 mod inbox;
+mod linking;
 #[cfg(test)]
 mod messaging_tests;
 mod outbox;
@@ -34,12 +38,14 @@ mod presence;
 mod profile;
 mod progress;
 mod receipts;
+mod repair;
 mod route;
 mod sealing;
 mod secret;
 mod send;
 mod sessions;
 mod socket;
+mod tokens;
 mod transfer;
 #[cfg(test)]
 mod transfers_tests;
@@ -50,10 +56,13 @@ mod watch_event;
 
 pub use account::{Identity, RegisterOptions};
 pub use client::Client;
+pub use contacts::KnownContact;
+pub use devices::DeviceInfo;
 pub use download::FetchedFile;
 pub use error::ClientError;
 pub use fetch::{ShareSource, fetch_link};
 pub use history::{ReceivedMessage, SentMessage};
+pub use linking::Linking;
 pub use presence::PresenceView;
 pub use profile::{Profile, StoreError};
 pub use progress::{OnProgress, Progress};
@@ -62,5 +71,6 @@ pub use send::SentFile;
 pub use transfer::{Transfer, TransferId};
 pub use upload::UploadReport;
 pub use watch_event::{MessageSummary, WatchEvent, WatchOptions, WatchReport};
+pub use waxwing_seal::link::{LinkCode, LinkError};
 pub use waxwing_seal::message::Content;
 pub use waxwing_seal::share::{ShareLink, ShareLinkError};

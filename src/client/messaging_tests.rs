@@ -357,6 +357,39 @@ async fn a_message_shown_is_told_as_read_unless_receipts_are_off_or_nobody_looks
     assert_eq!(ticks(), [Tick::Read, Tick::Read, Tick::Sent, Tick::Sent]);
 }
 
+/// Bob's side of a session is lost. He asks, in a session of his own, for what he cannot read, and gets it once.
+#[tokio::test]
+async fn what_a_lost_session_cannot_open_is_asked_for_and_comes_once() {
+    let (town, alice, bob_) = Town::pair().await;
+    alice.send_content(&bob(), msg(1), text("one")).await.unwrap();
+    receive(&bob_).await;
+    bob_.send_content(&"alice".parse().unwrap(), msg(2), text("two")).await.unwrap();
+    receive(&alice).await;
+    bob_.profile.write(|tx| crate::sessions::lose_all(tx)).unwrap();
+    alice.send_content(&bob(), msg(3), text("three")).await.unwrap();
+    alice.send_content(&bob(), msg(4), text("four")).await.unwrap();
+
+    let (mut at_bob, bob_watches) = watching(&bob_, WatchOptions::default());
+    let (_at_alice, alice_watches) = watching(&alice, WatchOptions::default());
+    let mut words = [next_words(&mut at_bob).await, next_words(&mut at_bob).await];
+    words.sort_unstable();
+    assert_eq!(words, ["four", "three"]);
+    alice.send_content(&bob(), msg(5), text("five")).await.unwrap();
+    assert_eq!(next_words(&mut at_bob).await, "five", "the new session serves on");
+    bob_watches.abort();
+    alice_watches.abort();
+    let said = bob_.messages().unwrap().into_iter().map(|message| message.content).collect::<Vec<_>>();
+    assert_eq!(said.len(), 4);
+    assert!(said.iter().all(Result::is_ok), "{said:?}");
+    // Whatever was sent once more carries an id of its own, and none of it was sent a second time.
+    let world = town.server.world();
+    let mut ids: Vec<_> = world.sends.iter().map(|(_, send)| send.msg_id.clone()).collect();
+    ids.sort_unstable();
+    let sends = ids.len();
+    ids.dedup();
+    assert_eq!(ids.len(), sends);
+}
+
 /// A file whose blob is gone is told and given up; what came with it is not held up.
 #[tokio::test]
 async fn a_file_that_is_gone_is_told_and_given_up() {

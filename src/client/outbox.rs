@@ -8,7 +8,7 @@
 //! Promise: a message for which [`Client::send_content`] returned is durable at the server. A message for which it
 //! failed in a way that may pass is sent with the next one, or at the next connect.
 //!
-//! An account's own other devices are not told yet what one of them sent: accounts have one device so far.
+//! A message goes to every device of its recipient, and a copy of it to the account's own other devices (`copies`).
 
 use serde::{Deserialize, Serialize};
 use waxwing_protocol::api::PrekeyClaim;
@@ -23,10 +23,10 @@ use crate::contacts::{self, Asked, Contact};
 use crate::profile::{Rows, Table, WriteTx};
 use crate::route::{Line, Reply};
 use crate::secret::SecretBytes;
-use crate::{Client, ClientError, conversation, receipts, sessions};
+use crate::{Client, ClientError, conversation, copies, receipts, sessions};
 
 /// Messages encrypted and not yet taken by the server, by message id: in the order of their making.
-const OUTBOX: Table<OutboxRow> = Table::new("outbox");
+pub(crate) const OUTBOX: Table<OutboxRow> = Table::new("outbox");
 
 /// Messages the server has, by message id.
 pub(crate) const SENT: Table<SentRow> = Table::new("sent");
@@ -37,17 +37,20 @@ const FIT_TRIES: usize = 5;
 
 /// A message on its way.
 #[derive(Serialize, Deserialize)]
-struct OutboxRow {
-    to: AccountId,
-    handle: Handle,
-    client_hlc: u64,
+pub(crate) struct OutboxRow {
+    pub(crate) to: AccountId,
+    pub(crate) handle: Handle,
+    pub(crate) client_hlc: u64,
     parents: Vec<MsgId>,
     /// Kept to encrypt for a device that is listed only later.
-    content: SecretBytes,
+    pub(crate) content: SecretBytes,
     bodies: Vec<BodyRow>,
     /// A receipt that replaces an earlier one which its reader has not got yet.
     #[serde(default)]
     coalesce: bool,
+    /// The message that has to be at the server first: what this is a copy of.
+    #[serde(default)]
+    after: Option<MsgId>,
 }
 
 /// A ciphertext for one device.
@@ -63,7 +66,7 @@ struct BodyRow {
 pub(crate) struct SentRow {
     pub(crate) to: AccountId,
     pub(crate) handle: Handle,
-    client_hlc: u64,
+    pub(crate) client_hlc: u64,
     pub(crate) server_ts: Timestamp,
     pub(crate) content: SecretBytes,
 }
@@ -124,8 +127,12 @@ impl Client {
     pub(crate) async fn flush(&self, line: &mut Line<'_>) -> Result<Vec<Unsent>, ClientError> {
         let mut unsent = Vec::new();
         for msg_id in self.profile.read(|tx| queued(tx))? {
-            // A receipt is nobody's message: whether it arrives is not worth telling.
-            let quiet = self.profile.read(|tx| is_receipt(tx, msg_id))?;
+            match self.profile.write(|tx| turn(tx, msg_id))? {
+                Turn::Now => {}
+                Turn::Later => continue,
+            }
+            // A receipt or a copy is nobody's message: whether it arrives is not worth telling.
+            let quiet = self.profile.read(|tx| is_quiet(tx, msg_id))?;
             match self.deliver(line, msg_id).await {
                 Ok(()) => {}
                 // This one must wait, and those behind it need not.
@@ -146,8 +153,14 @@ impl Client {
     /// Encrypts a message into the outbox.
     async fn queue(&self, to: &Handle, msg_id: MsgId, content: &Content) -> Result<(), ClientError> {
         let contact = self.contact(to).await?;
-        let prekeys = self.claim_prekeys(&contact).await?;
-        self.profile.write(|tx| enqueue(tx, &contact, &prekeys, msg_id, content, now()))
+        let (contact, prekeys) = self.reach(contact).await?;
+        let own = self.reach_own().await?;
+        self.profile.write(|tx| {
+            if enqueue(tx, &contact, &prekeys, msg_id, content, now())? {
+                copies::enqueue(tx, msg_id, &own, now())?;
+            }
+            Ok(())
+        })
     }
 
     /// Encrypts receipts of what was read since the last ones into the outbox. Whom they cannot be encrypted for now is
@@ -155,8 +168,8 @@ impl Client {
     pub(crate) async fn queue_receipts(&self) -> Result<(), ClientError> {
         for account in self.profile.read(|tx| receipts::due(tx))? {
             let Some(contact) = self.profile.read(|tx| contacts::known(tx, account))? else { continue };
-            match self.claim_prekeys(&contact).await {
-                Ok(prekeys) => {
+            match self.reach(contact).await {
+                Ok((contact, prekeys)) => {
                     let msg_id = MsgId::from(uuid::Uuid::now_v7());
                     self.profile.write(|tx| enqueue_receipt(tx, &contact, &prekeys, msg_id, now()))?;
                 }
@@ -174,12 +187,17 @@ impl Client {
             let error = match line.exchange(send).await? {
                 Reply::Taken(result) => return self.profile.write(|tx| settle(tx, msg_id, &result)),
                 Reply::Refused(error) => error,
+                Reply::Done => return Err(self.service.nonsense("a message answered by Ok")),
             };
             match error.code() {
                 ErrorCode::DeviceMismatch | ErrorCode::StaleDevices => {
                     let contact = self.look_up(Asked::Account(to)).await?;
-                    let prekeys = self.claim_prekeys(&contact).await?;
-                    self.profile.write(|tx| fit(tx, &contact, &prekeys, msg_id))?;
+                    match self.claim_prekeys(&contact).await {
+                        Ok(prekeys) => self.profile.write(|tx| fit(tx, &contact, &prekeys, msg_id))?,
+                        // A device went between the two questions: its account is asked again.
+                        Err(error) if is_gone(&error) => {}
+                        Err(error) => return Err(error),
+                    }
                 }
                 ErrorCode::NotFound => {
                     // The account is gone. Its handle may be somebody else's by now: that is worth saying.
@@ -196,8 +214,42 @@ impl Client {
         Err(handle.map_or_else(|| refusal(&Error::default()), |handle| ClientError::DevicesUnsettled { handle }))
     }
 
+    /// Claims what it takes to encrypt for every device of `contact`. A device that is gone by then is taken for a sign
+    /// that the list is old, and the newest is asked for.
+    pub(crate) async fn reach(&self, contact: Contact) -> Result<(Contact, Prekeys), ClientError> {
+        match self.claim_prekeys(&contact).await {
+            Err(error) if is_gone(&error) => {
+                let contact = self.look_up(Asked::Account(contact.account)).await?;
+                let prekeys = self.claim_prekeys(&contact).await?;
+                Ok((contact, prekeys))
+            }
+            prekeys => Ok((contact, prekeys?)),
+        }
+    }
+
+    /// The same for this account's other devices, as far as it can be had: a copy that lacks one is fitted when it is sent.
+    async fn reach_own(&self) -> Result<Prekeys, ClientError> {
+        let own = self.profile.read(|tx| contacts::own(tx))?;
+        match self.claim_prekeys(&own).await {
+            Err(error @ ClientError::Profile { .. }) => Err(error),
+            Err(error) => {
+                tracing::debug!("copies for own devices wait: {error}");
+                Ok(Vec::new())
+            }
+            prekeys => prekeys,
+        }
+    }
+
+    /// Claims a prekey of a device.
+    pub(crate) async fn claim_prekey(&self, account: AccountId, device: DeviceId) -> Result<SignedPrekey, ClientError> {
+        let service = &self.service;
+        let url = service.api_url(&format!("/v1/keys/{account}/{device}/claim")).await?;
+        let claim: PrekeyClaim = service.retry(|| service.json(service.authorized(service.http().post(&url)))).await?;
+        Ok(claim.prekey)
+    }
+
     /// Claims a prekey for each device of `contact` that there is no session with.
-    async fn claim_prekeys(&self, contact: &Contact) -> Result<Vec<(DeviceId, SignedPrekey)>, ClientError> {
+    async fn claim_prekeys(&self, contact: &Contact) -> Result<Prekeys, ClientError> {
         let strangers = self.profile.read(|tx| {
             let me = party(&me(tx)?, &device_keys(tx)?);
             let mut strangers = Vec::new();
@@ -208,13 +260,9 @@ impl Client {
             }
             Ok(strangers)
         })?;
-        let service = &self.service;
         let mut prekeys = Vec::new();
         for device in strangers {
-            let url = service.api_url(&format!("/v1/keys/{}/{device}/claim", contact.account)).await?;
-            let claim: PrekeyClaim =
-                service.retry(|| service.json(service.authorized(service.http().post(&url)))).await?;
-            prekeys.push((device, claim.prekey));
+            prekeys.push((device, self.claim_prekey(contact.account, device).await?));
         }
         Ok(prekeys)
     }
@@ -224,9 +272,39 @@ fn is_queued(tx: &impl Rows, msg_id: MsgId) -> Result<bool, ClientError> {
     Ok(tx.get(&OUTBOX, msg_id.as_bytes())?.is_some())
 }
 
-fn is_receipt(tx: &impl Rows, msg_id: MsgId) -> Result<bool, ClientError> {
+/// Prekeys that were claimed, each of a device of one account.
+pub(crate) type Prekeys = Vec<(DeviceId, SignedPrekey)>;
+
+/// Whether a claim says that a device is gone, or has nothing to begin a session with.
+fn is_gone(error: &ClientError) -> bool {
+    matches!(error, ClientError::Refused { problem, .. } if problem.status == 404)
+}
+
+/// Whether a message of the outbox may leave.
+enum Turn {
+    Now,
+    Later,
+}
+
+/// Whether a message may leave; a copy of one that the server will never have is taken out.
+fn turn(tx: &WriteTx<'_>, msg_id: MsgId) -> Result<Turn, ClientError> {
+    let Some(OutboxRow { after: Some(of), .. }) = tx.get(&OUTBOX, msg_id.as_bytes())? else { return Ok(Turn::Now) };
+    if is_sent(tx, of)? {
+        return Ok(Turn::Now);
+    }
+    if !is_queued(tx, of)? {
+        tx.remove(&OUTBOX, msg_id.as_bytes())?;
+    }
+    Ok(Turn::Later)
+}
+
+fn is_words(content: &Content) -> bool {
+    matches!(content, Content::Text(_) | Content::File(_))
+}
+
+fn is_quiet(tx: &impl Rows, msg_id: MsgId) -> Result<bool, ClientError> {
     let Some(row) = tx.get(&OUTBOX, msg_id.as_bytes())? else { return Ok(false) };
-    Ok(matches!(Content::from_bytes(&row.content.0)?, Content::Read { .. }))
+    Ok(!is_words(&Content::from_bytes(&row.content.0)?))
 }
 
 /// To whom a message goes or went, as far as this profile remembers.
@@ -265,7 +343,8 @@ fn handle(tx: &impl Rows, msg_id: MsgId) -> Result<Option<Handle>, ClientError> 
     Ok(tx.get(&OUTBOX, msg_id.as_bytes())?.map(|row| row.handle))
 }
 
-/// Encrypts a message for every device of `contact`, and stores ciphertexts and moved ratchets together.
+/// Encrypts a message for every device of `contact`, and stores ciphertexts and moved ratchets together. False when it was
+/// there already.
 fn enqueue(
     tx: &WriteTx<'_>,
     contact: &Contact,
@@ -273,10 +352,10 @@ fn enqueue(
     msg_id: MsgId,
     content: &Content,
     now: Timestamp,
-) -> Result<(), ClientError> {
+) -> Result<bool, ClientError> {
     // Another task may have been quicker.
     if is_queued(tx, msg_id)? || is_sent(tx, msg_id)? {
-        return Ok(());
+        return Ok(false);
     }
     let mut row = OutboxRow {
         to: contact.account,
@@ -286,12 +365,39 @@ fn enqueue(
         content: content.to_bytes().into(),
         bodies: Vec::new(),
         coalesce: false,
+        after: None,
     };
     encrypt_missing(tx, contact, prekeys, msg_id, &mut row)?;
     if row.bodies.is_empty() {
         return Err(ClientError::OwnAccount);
     }
     receipts::sending(tx, contact.account, msg_id, row.client_hlc)?;
+    tx.put(&OUTBOX, msg_id.as_bytes(), &row)?;
+    Ok(true)
+}
+
+/// Encrypts something that is nobody's words: a copy, which waits for the message it is `after`, or session repair. It is
+/// no part of the conversation.
+pub(crate) fn enqueue_aside(
+    tx: &WriteTx<'_>,
+    contact: &Contact,
+    prekeys: &[(DeviceId, SignedPrekey)],
+    msg_id: MsgId,
+    content: &Content,
+    after: Option<MsgId>,
+    now: Timestamp,
+) -> Result<(), ClientError> {
+    let mut row = OutboxRow {
+        to: contact.account,
+        handle: contact.handle.clone(),
+        client_hlc: conversation::tick(tx, now)?,
+        parents: Vec::new(),
+        content: content.to_bytes().into(),
+        bodies: Vec::new(),
+        coalesce: false,
+        after,
+    };
+    encrypt_missing(tx, contact, prekeys, msg_id, &mut row)?;
     tx.put(&OUTBOX, msg_id.as_bytes(), &row)
 }
 
@@ -313,6 +419,7 @@ fn enqueue_receipt(
         content: content.to_bytes().into(),
         bodies: Vec::new(),
         coalesce,
+        after: None,
     };
     encrypt_missing(tx, contact, prekeys, msg_id, &mut row)?;
     tx.put(&OUTBOX, msg_id.as_bytes(), &row)
@@ -343,6 +450,7 @@ fn encrypt_missing(
     let keys = device_keys(tx)?;
     let me = party(&me(tx)?, &keys);
     let content = Content::from_bytes(&row.content.0)?;
+    let is_copy = matches!(content, Content::Sent(_));
     let message = Message { id: msg_id, client_hlc: row.client_hlc, parents: row.parents.clone(), content };
     for device in contact.recipients(&me) {
         if row.bodies.iter().any(|body| body.device == device.id) {
@@ -352,9 +460,12 @@ fn encrypt_missing(
         let plaintext = message.seal(&me, &to)?;
         let mut sessions = sessions::load(tx, to.account, &device)?;
         if sessions.is_empty() {
-            let prekey = prekeys.iter().find(|(id, _)| *id == device.id);
-            let (_, prekey) = prekey.ok_or(SessionError::NoSession)?;
-            sessions.start(&keys, &device, prekey)?;
+            match prekeys.iter().find(|(id, _)| *id == device.id) {
+                Some((_, prekey)) => sessions.start(&keys, &device, prekey)?,
+                // A message must not wait for a copy: the server will say what is missing.
+                None if is_copy => continue,
+                None => return Err(SessionError::NoSession.into()),
+            }
         }
         let ciphertext = sessions.encrypt(&plaintext)?;
         sessions::store(tx, to.account, &device, sessions)?;
@@ -376,8 +487,13 @@ fn frame(tx: &impl Rows, msg_id: MsgId) -> Result<Option<(AccountId, Send)>, Cli
         reg_id: body.reg_id,
         ciphertext: body.ciphertext.0.into(),
     });
-    let receipt = matches!(Content::from_bytes(&row.content.0)?, Content::Read { .. });
-    let (class, urgency) = if receipt { (Class::Receipt, Urgency::None) } else { (Class::Message, Urgency::High) };
+    let (class, urgency) = match Content::from_bytes(&row.content.0)? {
+        Content::Read { .. } => (Class::Receipt, Urgency::None),
+        Content::Sent(_) => (Class::Sync, Urgency::None),
+        Content::Retry { .. } => (Class::Control, Urgency::None),
+        Content::Resent(_) => (Class::Control, Urgency::Background),
+        _ => (Class::Message, Urgency::High),
+    };
     let direct = Direct { account: row.to.as_bytes().to_vec().into(), devices: devices.collect() };
     let send = Send {
         msg_id: msg_id.as_bytes().to_vec().into(),
@@ -395,7 +511,7 @@ fn frame(tx: &impl Rows, msg_id: MsgId) -> Result<Option<(AccountId, Send)>, Cli
 /// The server has the message.
 fn settle(tx: &WriteTx<'_>, msg_id: MsgId, result: &SendResult) -> Result<(), ClientError> {
     let Some(row) = tx.get(&OUTBOX, msg_id.as_bytes())? else { return Ok(()) };
-    if matches!(Content::from_bytes(&row.content.0)?, Content::Read { .. }) {
+    if !is_words(&Content::from_bytes(&row.content.0)?) {
         return tx.remove(&OUTBOX, msg_id.as_bytes()).map(drop);
     }
     let OutboxRow { to, handle, client_hlc, content, .. } = row;
@@ -505,7 +621,7 @@ pub(crate) mod tests {
             let device = contact.devices.devices[0];
             let stranger = !self.profile.read(|tx| sessions::exists(tx, contact.account, &device))?;
             let prekeys: Vec<_> = stranger.then(|| (device.id, to.prekey())).into_iter().collect();
-            self.profile.write(|tx| enqueue(tx, &contact, &prekeys, id, content, NOW))
+            self.profile.write(|tx| enqueue(tx, &contact, &prekeys, id, content, NOW)).map(drop)
         }
 
         pub(crate) fn frame(&self, id: MsgId) -> Option<Send> {

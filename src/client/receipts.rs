@@ -16,7 +16,7 @@ use waxwing_seal::message::Content;
 
 use crate::account::SELF;
 use crate::profile::{Rows, Table, WriteTx};
-use crate::{Client, ClientError, outbox};
+use crate::{Client, ClientError, contacts, outbox};
 
 /// The key under which read receipts of a conversation between two accounts replace one another.
 pub(crate) const COALESCE_KEY: &[u8] = b"read";
@@ -25,7 +25,17 @@ pub(crate) const COALESCE_KEY: &[u8] = b"read";
 const COALESCED_MAX: u64 = 1000;
 
 /// What is known of messages sent, by message id.
-const TICKS: Table<Tick> = Table::new("ticks");
+pub(crate) const TICKS: Table<Tick> = Table::new("ticks");
+
+/// Ticks that came before the copy of the message they are about, which another device of this account has sent: by
+/// message id, from whom.
+const EARLY: Table<(AccountId, Tick)> = Table::new("early_ticks");
+
+/// Ticks kept that way at most: a server can make up as many as it likes.
+const EARLY_MAX: usize = 1024;
+
+/// How far people have read what this account wrote to them, by their account.
+const READ_BY: Table<u64> = Table::new("read_by");
 
 /// Messages not read yet as far as this profile knows: recipient, clock (big-endian), message id.
 const UNREAD: Table<()> = Table::new("unread");
@@ -106,12 +116,35 @@ pub(crate) fn sending(tx: &WriteTx<'_>, to: AccountId, msg_id: MsgId, client_hlc
     tx.put(&UNREAD, &unread_key(to, client_hlc, Some(msg_id)), &())
 }
 
+/// Another device of this account has sent a message to `to`; what is known of it already counts.
+pub(crate) fn sent_elsewhere(
+    tx: &WriteTx<'_>,
+    to: AccountId,
+    msg_id: MsgId,
+    client_hlc: u64,
+) -> Result<(), ClientError> {
+    let early = tx.get(&EARLY, msg_id.as_bytes())?;
+    tx.remove(&EARLY, msg_id.as_bytes())?;
+    let is_read = tx.get(&READ_BY, to.as_bytes())?.is_some_and(|read| read >= client_hlc);
+    if is_read {
+        return tx.put(&TICKS, msg_id.as_bytes(), &Tick::Read);
+    }
+    if let Some((_, tick)) = early.filter(|(peer, _)| *peer == to) {
+        tx.put(&TICKS, msg_id.as_bytes(), &tick)?;
+    }
+    sending(tx, to, msg_id, client_hlc)
+}
+
 /// The server says that devices of `peer` have these messages; gives those of which that is news.
 pub(crate) fn delivered(tx: &WriteTx<'_>, peer: AccountId, msg_ids: &[MsgId]) -> Result<Vec<MsgId>, ClientError> {
     let mut news = Vec::new();
     for msg_id in msg_ids {
+        let recipient = outbox::recipient(tx, *msg_id)?;
+        if recipient.is_none() && contacts::has_other_devices(tx)? && tx.list(&EARLY)?.len() < EARLY_MAX {
+            tx.put(&EARLY, msg_id.as_bytes(), &(peer, Tick::Delivered))?;
+        }
         // Of messages to others, and of ones never sent, it knows nothing.
-        if outbox::recipient(tx, *msg_id)? == Some(peer) && tick(tx, *msg_id)? < Tick::Delivered {
+        if recipient == Some(peer) && tick(tx, *msg_id)? < Tick::Delivered {
             tx.put(&TICKS, msg_id.as_bytes(), &Tick::Delivered)?;
             news.push(*msg_id);
         }
@@ -122,6 +155,9 @@ pub(crate) fn delivered(tx: &WriteTx<'_>, peer: AccountId, msg_ids: &[MsgId]) ->
 /// `peer` has read everything up to a clock; gives the messages of which that is news.
 pub(crate) fn read(tx: &WriteTx<'_>, peer: AccountId, client_hlc: u64) -> Result<Vec<MsgId>, ClientError> {
     let (first, last) = (unread_key(peer, 0, None), unread_key(peer, client_hlc.saturating_add(1), None));
+    if tx.get(&READ_BY, peer.as_bytes())?.is_none_or(|read| read < client_hlc) {
+        tx.put(&READ_BY, peer.as_bytes(), &client_hlc)?;
+    }
     let mut news = Vec::new();
     for (key, ()) in tx.range(&UNREAD, (Bound::Included(&first), Bound::Excluded(&last)))? {
         let msg_id = key.get(24..).ok_or(ClientError::Damaged { what: "a message sent" })?;

@@ -17,18 +17,20 @@ const QUEUE: usize = 64;
 
 /// Something for the watching connection.
 pub(crate) enum Outgoing {
-    /// A message, and where its answer goes.
-    Message(Send, oneshot::Sender<Reply>),
+    /// A frame that asks for an answer, such as a message, and where the answer goes.
+    Ask(Body, oneshot::Sender<Reply>),
     /// A frame that asks for no answer.
     Push(Body),
 }
 
-/// The server's answer to a Send.
+/// The server's answer to a Send or another frame.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Reply {
     /// Durably stored.
     Taken(SendResult),
-    /// Not stored.
+    /// Done; of frames that are no messages.
+    Done,
+    /// Not stored, not done.
     Refused(Error),
 }
 
@@ -105,21 +107,30 @@ impl<'a> Line<'a> {
     /// [`ClientError::Unreachable`] and the like when the connection ends first: whether the server has the message is
     /// then unknown, and sending it again is harmless.
     pub(crate) async fn exchange(&mut self, send: Send) -> Result<Reply, ClientError> {
+        self.ask(Body::Send(send)).await
+    }
+
+    /// Sends a frame and waits for the answer.
+    ///
+    /// # Errors
+    /// Those of [`Self::exchange`].
+    pub(crate) async fn ask(&mut self, body: Body) -> Result<Reply, ClientError> {
         match self {
             Self::Watching(client, sender) => {
                 let (reply, answer) = oneshot::channel();
                 let gone = || client.service.lost("the watching connection ended");
-                sender.send(Outgoing::Message(send, reply)).await.map_err(|_| gone())?;
+                sender.send(Outgoing::Ask(body, reply)).await.map_err(|_| gone())?;
                 // The connection may be waiting for its next try; the caller has a patience of its own.
                 match timeout(REPLY_TIMEOUT, answer).await {
                     Ok(reply) => reply.map_err(|_| gone()),
                     Err(_) => Err(client.service.lost("no reply")),
                 }
             }
-            Self::Own(client, socket) => match socket.request(Body::Send(send)).await {
+            Self::Own(client, socket) => match socket.request(body).await {
                 Ok(Body::SendResult(result)) => Ok(Reply::Taken(result)),
+                Ok(Body::Ok(_)) => Ok(Reply::Done),
                 Ok(Body::Error(error)) => Ok(Reply::Refused(error)),
-                Ok(_) => Err(socket.nonsense("Send answered by another frame".to_owned())),
+                Ok(_) => Err(socket.nonsense("a frame answered by one of another kind".to_owned())),
                 // This client began to watch: the next try goes through that connection.
                 Err(ClientError::Closed { code: close::DISPLACED, .. }) if client.route.watching().is_some() => {
                     Err(client.service.lost("this client began to watch"))

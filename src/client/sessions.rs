@@ -48,6 +48,12 @@ pub(crate) fn exists(tx: &impl Rows, account: AccountId, device: &Device) -> Res
     Ok(sessions.are_with(device) && !sessions.is_empty())
 }
 
+/// Loses every session, as a profile set back by its owner does.
+#[cfg(test)]
+pub(crate) fn lose_all(tx: &WriteTx<'_>) -> Result<(), ClientError> {
+    tx.list(&SESSIONS)?.iter().try_for_each(|(key, _)| tx.remove(&SESSIONS, key).map(drop))
+}
+
 fn read(bytes: &SecretBytes) -> Result<Sessions, ClientError> {
     Sessions::from_bytes(&bytes.0).map_err(|_| ClientError::Damaged { what: "a session" })
 }

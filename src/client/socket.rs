@@ -259,6 +259,9 @@ impl Socket {
 
     fn closed(&self, close: Option<CloseFrame>) -> ClientError {
         match close {
+            Some(CloseFrame { code, .. }) if u16::from(code) == close::UNAUTHENTICATED => {
+                ClientError::Removed { server: self.server.clone() }
+            }
             Some(CloseFrame { code, reason }) => {
                 ClientError::Closed { server: self.server.clone(), code: code.into(), reason: reason.to_string() }
             }
@@ -275,8 +278,8 @@ fn is_by_proxy(error: &ClientError) -> bool {
 /// What a refused Hello means: that trying again is useless, unless it says otherwise.
 fn refused(service: &Service, error: &frames::Error) -> ClientError {
     let code = match error.code() {
+        ErrorCode::Unauthenticated => return ClientError::Removed { server: service.server().to_owned() },
         ErrorCode::RateLimited | ErrorCode::Unavailable | ErrorCode::Internal => close::DRAINING,
-        ErrorCode::Unauthenticated => close::UNAUTHENTICATED,
         _ => close::REFUSED,
     };
     ClientError::Closed { server: service.server().to_owned(), code, reason: error.message.clone() }

@@ -20,7 +20,7 @@ use waxwing_protocol::frames::{
     Ack, Deliver, DevicesChanged, Drain, Frame, Lane, WINDOW_BYTES_DEFAULT, WINDOW_MSGS_DEFAULT, Welcome, Window,
     close, frame::Body,
 };
-use waxwing_seal::message::Content;
+use waxwing_seal::message::{Content, SentCopy};
 
 use crate::account::now;
 use crate::contacts::{self, Asked};
@@ -30,7 +30,7 @@ use crate::receipts::Ticked;
 use crate::route::{Line, Outgoing, Reply, Watching};
 use crate::socket::Socket;
 use crate::watch_event::{MessageSummary, WatchEvent, WatchOptions, WatchReport};
-use crate::{Client, ClientError, presence};
+use crate::{Client, ClientError, archive, presence, repair};
 
 /// Pauses between connections and between tries to save a file: full jitter, up to five minutes.
 const BACKOFF: Backoff = Backoff { tries: u32::MAX, first: Duration::from_secs(1), most: Duration::from_secs(300) };
@@ -167,8 +167,8 @@ impl Watch<'_> {
                 frame = socket.next() => frame?,
                 Some(outgoing) = watching.outgoing.recv() => {
                     match outgoing {
-                        Outgoing::Message(send, reply) => {
-                            let id = socket.ask(Body::Send(send)).await?;
+                        Outgoing::Ask(body, reply) => {
+                            let id = socket.ask(body).await?;
                             replies.insert(id, reply);
                         }
                         Outgoing::Push(body) => socket.push(body).await?,
@@ -201,6 +201,7 @@ impl Watch<'_> {
                 }
                 // The sender may have stopped waiting; its message is in the outbox until it learns of this.
                 Body::SendResult(result) => drop(replies.remove(&id).map(|reply| reply.send(Reply::Taken(result)))),
+                Body::Ok(_) => drop(replies.remove(&id).map(|reply| reply.send(Reply::Done))),
                 Body::Error(error) => match replies.remove(&id) {
                     Some(reply) => drop(reply.send(Reply::Refused(error))),
                     None => tracing::warn!(code = error.code().as_str_name(), "the server reports: {}", error.message),
@@ -236,12 +237,24 @@ impl Watch<'_> {
         for account in client.profile.read(|tx| inbox::strangers(tx, deliver))? {
             match client.look_up(Asked::Account(account)).await {
                 Ok(_) => {}
-                Err(error) if is_verdict(&error) => drop(refused.insert(account, error.to_string())),
+                Err(error) if is_verdict(&error) => {
+                    refused.insert(account, error.to_string());
+                    if let ClientError::IdentityChanged { handle } = error {
+                        (self.on)(WatchEvent::IdentityChanged { who: handle });
+                    }
+                }
                 // Not known yet whether they may be believed: the message stays at the server.
                 Err(error) => return Err(error),
             }
         }
         let receipt = client.profile.write(|tx| inbox::receive(tx, deliver, epoch, &refused, now()))?;
+        for SentCopy { handle, msg_id, content, .. } in receipt.copies {
+            self.with_report(|report| report.copied += 1);
+            (self.on)(WatchEvent::SentElsewhere { to: handle, msg_id, content: MessageSummary::of(&content) });
+        }
+        if client.profile.read(|tx| repair::is_due(tx))? {
+            self.call_for_tending();
+        }
         for inbox::Unreadable { from, msg_id, reason } in receipt.unreadable {
             self.with_report(|report| report.unreadable += 1);
             (self.on)(WatchEvent::Unreadable { from, msg_id, reason });
@@ -258,7 +271,10 @@ impl Watch<'_> {
     /// Somebody's devices changed; only people known already are asked about.
     async fn look_again(&self, changed: &DevicesChanged) -> Result<(), ClientError> {
         let Ok(account) = AccountId::from_slice(&changed.account) else { return Ok(()) };
-        if self.client.profile.read(|tx| contacts::known(tx, account))?.is_none() {
+        let (own, before) = self.client.profile.read(|tx| Ok((contacts::own(tx)?, contacts::known(tx, account)?)))?;
+        let is_own = own.account == account;
+        let Some(before) = before.or_else(|| is_own.then_some(own)) else { return Ok(()) };
+        if before.devices.revision >= changed.revision {
             return Ok(());
         }
         match self.client.look_up(Asked::Account(account)).await {
@@ -268,7 +284,13 @@ impl Watch<'_> {
                 tracing::warn!("the changed devices of {account} were not accepted: {error}");
                 Ok(())
             }
-            Ok(_) => Ok(()),
+            Ok(after) => {
+                let (who, devices) = (after.handle, after.devices.devices.len());
+                if after.devices.devices != before.devices.devices {
+                    (self.on)(WatchEvent::DevicesChanged { who, devices, own: is_own });
+                }
+                Ok(())
+            }
         }
     }
 
@@ -381,11 +403,18 @@ impl Watch<'_> {
         self.tend.notify_one();
     }
 
-    /// After each connect, and when messages were shown: fills up the prekeys, tells what was read, empties the outbox.
+    /// After each connect, when messages were shown, and when one could not be read: fills up the prekeys, tells what was
+    /// read, repairs sessions, empties the outbox.
     async fn tend(&self) -> Result<(), ClientError> {
         let client = self.client;
         loop {
-            self.tend.notified().await;
+            let called = self.tend.notified();
+            if client.profile.read(|tx| repair::is_due(tx))? {
+                // What was asked for lately is asked for later.
+                let _ = timeout(repair::ASK_INTERVAL, called).await;
+            } else {
+                called.await;
+            }
             let called = self.tend_called.load(Ordering::Acquire);
             if self.keys_due.swap(false, Ordering::AcqRel)
                 && let Err(error) = Box::pin(client.replenish_prekeys(now())).await
@@ -393,7 +422,11 @@ impl Watch<'_> {
                 // Strangers get the fallback key meanwhile.
                 tracing::warn!("prekeys were not filled up: {error}");
             }
+            if let Err(error) = Box::pin(archive::import(client, &|_| {})).await {
+                tracing::warn!("contacts and history of the other device were not fetched: {error}");
+            }
             Box::pin(client.queue_receipts()).await?;
+            Box::pin(client.repair(now())).await?;
             match Box::pin(self.flush()).await {
                 Ok(()) => {}
                 Err(error @ ClientError::Profile { .. }) => return Err(error),
@@ -411,7 +444,7 @@ impl Watch<'_> {
         for unsent in self.client.flush(&mut line).await? {
             (self.on)(WatchEvent::SendFailed { msg_id: unsent.msg_id, error: unsent.error });
         }
-        Ok(())
+        self.client.renew_token(&mut line, now()).await
     }
 }
 

@@ -65,7 +65,30 @@ pub enum WatchEvent {
         /// When it is tried again; `None` when it never will be.
         retry_in: Option<Duration>,
     },
-    /// A message came that cannot be read. It was recorded and acknowledged.
+    /// Another device of this account has sent a message.
+    SentElsewhere {
+        /// To whom.
+        to: Handle,
+        /// Its id.
+        msg_id: MsgId,
+        /// What it says.
+        content: MessageSummary,
+    },
+    /// Somebody's devices are others than before, as their account key signed; of this account they may be yours.
+    DevicesChanged {
+        /// Whose.
+        who: Handle,
+        /// How many they are now.
+        devices: usize,
+        /// Whether it is this account.
+        own: bool,
+    },
+    /// Somebody is not who they were: their account key changed. Nothing of them is believed until it is accepted.
+    IdentityChanged {
+        /// Who.
+        who: Handle,
+    },
+    /// A message came that cannot be read. It was recorded and acknowledged, and is asked for once more.
     Unreadable {
         /// The account the server says it is from.
         from: AccountId,
@@ -145,6 +168,8 @@ pub struct WatchReport {
     pub unreadable: u64,
     /// Files that can never be saved.
     pub lost: u64,
+    /// Messages that other devices of this account have sent.
+    pub copied: u64,
 }
 
 impl MessageSummary {
@@ -159,7 +184,7 @@ impl MessageSummary {
                 media_type: file.media_type.clone(),
             },
             // Shown as ticks, not as a message.
-            Content::Read { .. } | Content::Unsupported => Self::Unsupported,
+            _ => Self::Unsupported,
         }
     }
 }

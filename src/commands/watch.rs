@@ -42,8 +42,23 @@ fn print_event(event: WatchEvent, output: Output) {
                 retry_in.map_or_else(String::new, |pause| format!("; next try in {:.0} s", pause.as_secs_f64()));
             output.warn(format_args!("cannot save blob {blob} from {from}: {}{retry}", visible(&error.to_string())));
         }
+        WatchEvent::SentElsewhere { to, msg_id, content } => {
+            let (text, value) = shape(&content);
+            output.result(
+                format_args!("to {to}, from another device: {text}"),
+                &json!({ "message": msg_id, "to": to, "content": value }),
+            );
+        }
+        WatchEvent::DevicesChanged { who, devices, own } => print_devices(&who, devices, own, output),
+        WatchEvent::IdentityChanged { who } => {
+            output.warn(format_args!(
+                "{who} is not who they were: the account key changed. Nothing of them is believed until you have asked \
+                 them in person and `waxwing contacts accept {who}`"
+            ));
+        }
         WatchEvent::Unreadable { from, msg_id, reason } => {
-            output.warn(format_args!("message {msg_id} of account {from} cannot be read: {}", visible(&reason)));
+            let reason = visible(&reason);
+            output.warn(format_args!("message {msg_id} of account {from} cannot be read: {reason}"));
         }
         WatchEvent::Presence { who, presence } => print_presence(&who, presence, output),
         WatchEvent::Typing { who, .. } if output.is_json() => output.result("", &json!({ "typing": who })),
@@ -83,8 +98,26 @@ fn print_ticks(to: &Handle, msg_ids: &[MsgId], tick: Tick, output: Output) {
     output.note(format_args!("{} {word} to {to}: {}", super::messages::mark(tick), msg_ids.len()));
 }
 
+fn print_devices(who: &Handle, devices: usize, own: bool, output: Output) {
+    if output.is_json() {
+        output.result("", &json!({ "devices_of": who, "devices": devices, "own": own }));
+    } else if own {
+        output.warn(format_args!("this account has {devices} devices now; `waxwing devices list` says which"));
+    } else {
+        output.note(format_args!("{who} has {devices} devices now"));
+    }
+}
+
 fn print_message(from: &Handle, msg_id: MsgId, content: &MessageSummary, request: bool, output: Output) {
-    let (text, value) = match content {
+    let (text, value) = shape(content);
+    let mark = if request { "  (message request)" } else { "" };
+    let value = json!({ "message": msg_id, "from": from, "content": value, "request": request });
+    output.result(format_args!("{from}: {text}{mark}"), &value);
+}
+
+/// What a message says, for a person and for a program.
+fn shape(content: &MessageSummary) -> (String, serde_json::Value) {
+    match content {
         MessageSummary::Text(text) => (visible(text), json!({ "text": text })),
         MessageSummary::File { blob, name, bytes: size, media_type } => {
             let name = name.as_deref().unwrap_or("a file");
@@ -92,8 +125,5 @@ fn print_message(from: &Handle, msg_id: MsgId, content: &MessageSummary, request
             (format!("{}  {}  blob {blob}", visible(name), bytes(*size)), value)
         }
         _ => ("something that a newer version would show".to_owned(), json!(null)),
-    };
-    let mark = if request { "  (message request)" } else { "" };
-    let value = json!({ "message": msg_id, "from": from, "content": value, "request": request });
-    output.result(format_args!("{from}: {text}{mark}"), &value);
+    }
 }

@@ -70,7 +70,7 @@ impl DeviceKeys {
         self.account.generate_one_time_keys(count);
         let by_age: BTreeMap<_, _> = self.account.one_time_keys().into_iter().collect();
         self.account.mark_keys_as_published();
-        by_age.values().map(|key| self.sign(PrekeyKind::OneTime, key)).collect()
+        by_age.values().map(|key| self.sign_prekey(PrekeyKind::OneTime, key)).collect()
     }
 
     /// The fallback prekey to upload: the one made before, until [`DeviceKeys::fallback_published`], else a new one.
@@ -88,7 +88,7 @@ impl DeviceKeys {
                 PublicKey(key.to_bytes())
             }
         };
-        self.sign(PrekeyKind::Fallback, &Curve25519PublicKey::from_bytes(key.0))
+        self.sign_prekey(PrekeyKind::Fallback, &Curve25519PublicKey::from_bytes(key.0))
     }
 
     /// The server has the fallback prekey given out last; the next one is a new one.
@@ -96,11 +96,30 @@ impl DeviceKeys {
         self.fallback_unpublished = None;
     }
 
+    /// The same keys under the number that an account has given them.
+    #[must_use]
+    pub fn numbered(self, id: DeviceId) -> Self {
+        Self { id, ..self }
+    }
+
+    /// Signs as this device: Ed25519 over `domain`, a zero byte and `message`.
+    pub fn sign(&self, domain: &str, message: &[u8]) -> Base64 {
+        Base64(self.account.sign(signed_bytes(domain, message)).to_bytes().to_vec())
+    }
+
     /// The keys as bytes for the profile. Consumes them, so that nobody goes on with keys that the profile does not
     /// know about.
     pub fn into_bytes(self) -> Zeroizing<Vec<u8>> {
         let Self { id, reg_id, account, fallback_unpublished } = self;
         to_secret_bytes(&Stored { id, reg_id, account: account.pickle(), fallback_unpublished })
+    }
+
+    /// The keys as bytes without an end to them here, for tests that try several things from one state.
+    #[cfg(test)]
+    pub(crate) fn stored(&self) -> Zeroizing<Vec<u8>> {
+        let fallback_unpublished = self.fallback_unpublished;
+        let account = self.account.pickle();
+        to_secret_bytes(&Stored { id: self.id, reg_id: self.reg_id, account, fallback_unpublished })
     }
 
     /// The keys that [`DeviceKeys::into_bytes`] stored.
@@ -113,11 +132,10 @@ impl DeviceKeys {
         Ok(Self { id, reg_id, account: Account::from_pickle(account), fallback_unpublished })
     }
 
-    fn sign(&self, kind: PrekeyKind, key: &Curve25519PublicKey) -> SignedPrekey {
+    fn sign_prekey(&self, kind: PrekeyKind, key: &Curve25519PublicKey) -> SignedPrekey {
         let key = PublicKey(key.to_bytes());
-        let message = SignedPrekey::message(Suite::OlmV1, kind, &key);
-        let signature = self.account.sign(signed_bytes(PREKEY_DOMAIN, &message));
-        SignedPrekey { suite: Suite::OlmV1, kind, key, signature: Base64(signature.to_bytes().to_vec()) }
+        let signature = self.sign(PREKEY_DOMAIN, &SignedPrekey::message(Suite::OlmV1, kind, &key));
+        SignedPrekey { suite: Suite::OlmV1, kind, key, signature }
     }
 }
 

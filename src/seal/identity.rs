@@ -14,6 +14,8 @@ use waxwing_protocol::identity::{
 use waxwing_protocol::{AccountId, Handle};
 use zeroize::Zeroizing;
 
+use crate::envelope::EnvelopeKey;
+
 /// An account's Ed25519 key (RFC 8032): signs its device list. Erased from memory when dropped, never printed.
 pub struct AccountKey(SigningKey);
 
@@ -64,6 +66,20 @@ impl AccountKey {
     /// The proof in a [`DeleteRequest`](waxwing_protocol::api::DeleteRequest): this key's owner wants the account gone.
     pub fn delete_proof(&self, account: AccountId) -> Base64 {
         self.sign(DELETE_DOMAIN, account.as_bytes())
+    }
+
+    /// A device's name, sealed for everybody who has this key: the account's devices.
+    pub fn seal_name(&self, name: &str) -> Base64 {
+        Base64(self.names().seal(name.as_bytes()))
+    }
+
+    /// The name that was sealed; `None` when it was not sealed under this key.
+    pub fn open_name(&self, sealed: &Base64) -> Option<String> {
+        String::from_utf8(self.names().open(&sealed.0)?.to_vec()).ok()
+    }
+
+    fn names(&self) -> EnvelopeKey {
+        EnvelopeKey::derive(&*self.to_bytes(), "waxwing/device-name/v1")
     }
 
     fn sign(&self, domain: &str, message: &[u8]) -> Base64 {

@@ -8,7 +8,9 @@
 pub mod blob;
 pub mod blob_ref;
 pub mod device;
+mod envelope;
 pub mod identity;
+pub mod link;
 pub mod message;
 mod secret_bytes;
 pub mod session;

@@ -11,7 +11,7 @@
 use prost::Message as _;
 use waxwing_protocol::frames::BODY_BYTES_MAX;
 use waxwing_protocol::identity::Device;
-use waxwing_protocol::{AccountId, MsgId};
+use waxwing_protocol::{AccountId, DeviceId, Handle, MsgId};
 use zeroize::{Zeroize as _, Zeroizing};
 
 use crate::blob_ref::BlobRef;
@@ -33,6 +33,12 @@ pub const PADDING_BYTES: usize = 160;
 
 /// Messages that a message can name as seen before it.
 pub const PARENTS_MAX: usize = 8;
+
+/// Messages that one request asks for again at most.
+pub const RETRY_IDS_MAX: usize = 64;
+
+/// Contents within a content at most: a copy of what was sent, in a message that is sent once more.
+const DEPTH_MAX: usize = 2;
 
 /// Bytes of a padded inner plaintext at most: what still fits a message's body once encrypted.
 pub const PLAINTEXT_BYTES_MAX: usize = (BODY_BYTES_MAX - OVERHEAD_BYTES_MAX) / PADDING_BYTES * PADDING_BYTES;
@@ -60,8 +66,34 @@ pub enum Content {
         /// Its hybrid logical clock.
         client_hlc: u64,
     },
+    /// What another device of the sender's account has sent: only between an account's own devices.
+    Sent(Box<SentCopy>),
+    /// One device could not read these messages of the recipient.
+    Retry {
+        /// Which device of the sender's account.
+        device: DeviceId,
+        /// Which messages, [`RETRY_IDS_MAX`] at most.
+        msg_ids: Vec<MsgId>,
+    },
+    /// A message once more.
+    Resent(Box<Message>),
     /// A kind this version does not know, from a newer one. Shown as such: it must not block what comes after it.
     Unsupported,
+}
+
+/// What one device of an account has sent, for the others.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SentCopy {
+    /// To whom.
+    pub account: AccountId,
+    /// What they were called.
+    pub handle: Handle,
+    /// The message's id.
+    pub msg_id: MsgId,
+    /// Its hybrid logical clock.
+    pub client_hlc: u64,
+    /// What it says.
+    pub content: Content,
 }
 
 /// A message as people know it.
@@ -207,26 +239,74 @@ impl Content {
             Self::Read { up_to, client_hlc } => {
                 Some(Kind::Read(generated::ReadReceipt { up_to: up_to.as_bytes().to_vec(), client_hlc: *client_hlc }))
             }
+            Self::Sent(copy) => Some(Kind::Sent(Box::new(generated::SentCopy {
+                account: copy.account.as_bytes().to_vec(),
+                handle: copy.handle.to_string(),
+                msg_id: copy.msg_id.as_bytes().to_vec(),
+                client_hlc: copy.client_hlc,
+                content: Some(Box::new(copy.content.to_wire())),
+            }))),
+            Self::Retry { device, msg_ids } => Some(Kind::Retry(generated::Retry {
+                device: device.get(),
+                msg_ids: msg_ids.iter().map(|id| id.as_bytes().to_vec()).collect(),
+            })),
+            Self::Resent(message) => Some(Kind::Resent(Box::new(generated::Resent {
+                msg_id: message.id.as_bytes().to_vec(),
+                client_hlc: message.client_hlc,
+                parents: message.parents.iter().map(|id| id.as_bytes().to_vec()).collect(),
+                content: Some(Box::new(message.content.to_wire())),
+            }))),
             Self::Unsupported => None,
         };
         generated::Content { kind }
     }
 
     fn from_wire(mut wire: Option<generated::Content>) -> Result<Self, MessageError> {
-        let content = match wire.as_ref().and_then(|content| content.kind.as_ref()) {
+        let content = Self::read(wire.as_ref(), DEPTH_MAX);
+        erase(wire.as_mut());
+        content
+    }
+
+    /// Reads a content with at most `depth` others inside it.
+    fn read(wire: Option<&generated::Content>, depth: usize) -> Result<Self, MessageError> {
+        let inner = |content: Option<&generated::Content>| match depth.checked_sub(1) {
+            Some(depth) => Self::read(content, depth),
+            None => Err(MessageError::Malformed("a content in a content in a content")),
+        };
+        let id = |bytes: &[u8]| MsgId::from_slice(bytes).map_err(|_| MessageError::Malformed("a message's id"));
+        match wire.and_then(|content| content.kind.as_ref()) {
             Some(Kind::Text(text)) => Ok(Self::Text(text.clone())),
             Some(Kind::File(file)) => match BlobRef::decode(file) {
                 Ok(file) => Ok(Self::File(Box::new(file))),
                 Err(_) => Err(MessageError::Malformed("not a reference to a blob")),
             },
-            Some(Kind::Read(read)) => match MsgId::from_slice(&read.up_to) {
-                Ok(up_to) => Ok(Self::Read { up_to, client_hlc: read.client_hlc }),
-                Err(_) => Err(MessageError::Malformed("a message's id")),
-            },
+            Some(Kind::Read(read)) => Ok(Self::Read { up_to: id(&read.up_to)?, client_hlc: read.client_hlc }),
+            Some(Kind::Sent(copy)) => Ok(Self::Sent(Box::new(SentCopy {
+                account: AccountId::from_slice(&copy.account)
+                    .map_err(|_| MessageError::Malformed("an account's id"))?,
+                handle: copy.handle.parse().map_err(|_| MessageError::Malformed("a handle"))?,
+                msg_id: id(&copy.msg_id)?,
+                client_hlc: copy.client_hlc,
+                content: inner(copy.content.as_deref())?,
+            }))),
+            Some(Kind::Retry(retry)) if retry.msg_ids.len() > RETRY_IDS_MAX => {
+                Err(MessageError::Malformed("more than 64 messages asked for"))
+            }
+            Some(Kind::Retry(retry)) => Ok(Self::Retry {
+                device: DeviceId::new(retry.device).map_err(|_| MessageError::Malformed("device 0"))?,
+                msg_ids: retry.msg_ids.iter().map(|bytes| id(bytes)).collect::<Result<_, _>>()?,
+            }),
+            Some(Kind::Resent(resent)) if resent.parents.len() > PARENTS_MAX => {
+                Err(MessageError::Malformed("more than 8 parents"))
+            }
+            Some(Kind::Resent(resent)) => Ok(Self::Resent(Box::new(Message {
+                id: id(&resent.msg_id)?,
+                client_hlc: resent.client_hlc,
+                parents: resent.parents.iter().map(|bytes| id(bytes)).collect::<Result<_, _>>()?,
+                content: inner(resent.content.as_deref())?,
+            }))),
             None => Ok(Self::Unsupported),
-        };
-        erase(wire.as_mut());
-        content
+        }
     }
 }
 
@@ -235,7 +315,9 @@ fn erase(content: Option<&mut generated::Content>) {
     match content.and_then(|content| content.kind.as_mut()) {
         Some(Kind::Text(text)) => text.zeroize(),
         Some(Kind::File(file)) => file.zeroize(),
-        Some(Kind::Read(_)) | None => {}
+        Some(Kind::Sent(copy)) => erase(copy.content.as_deref_mut()),
+        Some(Kind::Resent(resent)) => erase(resent.content.as_deref_mut()),
+        Some(Kind::Read(_) | Kind::Retry(_)) | None => {}
     }
 }
 
@@ -315,10 +397,31 @@ mod tests {
     #[test]
     fn what_was_written_is_read() {
         let (alice, bob) = (party(1), party(2));
-        for message in [text(""), text("hello"), file()] {
+        let copy = SentCopy {
+            account: AccountId::from_bytes([4; 16]),
+            handle: "carol".parse().unwrap(),
+            msg_id: MsgId::from_bytes([8; 16]),
+            client_hlc: 9,
+            content: text("words").content,
+        };
+        let copy = Message { content: Content::Sent(Box::new(copy)), ..text("") };
+        let retry = Content::Retry { device: DeviceId::FIRST, msg_ids: vec![MsgId::from_bytes([5; 16])] };
+        let retry = Message { content: retry, ..text("") };
+        let resent = Message { content: Content::Resent(Box::new(copy.clone())), ..text("") };
+        for message in [text(""), text("hello"), file(), copy, retry, resent] {
             let plaintext = message.seal(&alice, &bob).unwrap();
             assert_eq!(Message::open(&plaintext, message.id, &alice, &bob), Ok(message.clone()));
             assert_eq!(Content::from_bytes(&message.content.to_bytes()), Ok(message.content));
+        }
+    }
+
+    #[test]
+    fn contents_lie_in_one_another_to_a_bound() {
+        let mut message = text("words");
+        for depth in 1..=DEPTH_MAX + 1 {
+            message = Message { content: Content::Resent(Box::new(message)), ..text("") };
+            let read = Content::from_bytes(&message.content.to_bytes());
+            assert_eq!(read.is_ok(), depth <= DEPTH_MAX, "{depth}");
         }
     }
 

@@ -13,7 +13,8 @@ use axum::{Json, Router};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use waxwing_protocol::api::{
-    AccountView, PrekeyClaim, PrekeyCount, PrekeyUpload, RegisterRequest, RegisterResponse, Registration, ServiceInfo,
+    AccountView, KeysCheck, KeysCheckRequest, PrekeyClaim, PrekeyCount, PrekeyUpload, RegisterRequest,
+    RegisterResponse, Registration, ServiceInfo,
 };
 use waxwing_protocol::frames::{
     Ack, Deliver, Envelope, Error, ErrorCode, Frame, Hello, Lane, Pending, QueueEmpty, SUBPROTOCOL_PB, Send,
@@ -71,6 +72,7 @@ impl TestServer {
             .route("/v1/register", post(register))
             .route("/v1/accounts/{name}", get(account))
             .route("/v1/keys", get(held).put(add))
+            .route("/v1/keys/check", post(check))
             .route("/v1/keys/{account}/{device}/claim", post(claim))
             .route("/v1/blobs/{id}", get(async || problem(StatusCode::NOT_FOUND)))
             .route("/v1/grants", post(async || Json(serde_json::json!({ "grant": "jwt", "expires_at": u64::MAX }))))
@@ -162,6 +164,18 @@ fn count(world: &World, account: AccountId) -> PrekeyCount {
         one_time: world.one_time.get(&account).map_or(0, VecDeque::len),
         fallback: world.fallback.contains_key(&account),
     }
+}
+
+async fn check(
+    State(server): State<TestServer>,
+    headers: HeaderMap,
+    Json(believed): Json<KeysCheckRequest>,
+) -> Response {
+    let Some(caller) = server.caller(&headers) else { return problem(StatusCode::UNAUTHORIZED) };
+    let world = server.world();
+    let fallback = world.fallback.get(&caller).map(|prekey| prekey.key);
+    let fallback = fallback.is_some() && fallback == believed.fallback;
+    Json(KeysCheck { identity: true, fallback, one_time: count(&world, caller).one_time }).into_response()
 }
 
 async fn add(State(server): State<TestServer>, headers: HeaderMap, Json(upload): Json<PrekeyUpload>) -> Response {
