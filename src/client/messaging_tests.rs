@@ -365,7 +365,7 @@ async fn what_a_lost_session_cannot_open_is_asked_for_and_comes_once() {
     receive(&bob_).await;
     bob_.send_content(&"alice".parse().unwrap(), msg(2), text("two")).await.unwrap();
     receive(&alice).await;
-    bob_.profile.write(|tx| crate::sessions::lose_all(tx)).unwrap();
+    bob_.profile.write(crate::sessions::lose_all).unwrap();
     alice.send_content(&bob(), msg(3), text("three")).await.unwrap();
     alice.send_content(&bob(), msg(4), text("four")).await.unwrap();
 

@@ -116,7 +116,7 @@ impl Client {
             match self.ask_again(account, device, &msg_ids, now).await {
                 Err(error @ ClientError::Profile { .. }) => return Err(error),
                 Err(error) if error.is_transient() => {
-                    tracing::debug!("messages of {account} are asked for later: {error}")
+                    tracing::debug!("messages of {account} are asked for later: {error}");
                 }
                 done => {
                     if let Err(error) = done {
@@ -136,7 +136,7 @@ impl Client {
             match resent {
                 Err(error @ ClientError::Profile { .. }) => return Err(error),
                 Err(error) if error.is_transient() => {
-                    tracing::debug!("a message to {account} is sent again later: {error}")
+                    tracing::debug!("a message to {account} is sent again later: {error}");
                 }
                 Err(error) => {
                     tracing::warn!("a message to {account} cannot be sent again: {error}");
