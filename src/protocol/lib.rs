@@ -12,6 +12,7 @@ pub mod client;
 pub mod frames;
 #[cfg(feature = "grants")]
 pub mod grant;
+pub mod http1;
 pub mod identity;
 pub mod ids;
 pub mod problem;

@@ -10,6 +10,7 @@ use ed25519_dalek::{Signer as _, SigningKey};
 use mutations::{fuzz, fuzz_text};
 use waxwing_protocol::blob::{BlobHasher, GROUP_BYTES, Outboard};
 use waxwing_protocol::frames::{Frame, frame, unpack};
+use waxwing_protocol::http1::Framing;
 use waxwing_protocol::identity::{
     Base64, DEVICE_LIST_DOMAIN, Device, DeviceList, PublicKey, SignedDeviceList, signed_bytes,
 };
@@ -41,6 +42,30 @@ fn fuzz_content_ranges() {
         if let Some((range, size)) = parse_content_range(header) {
             assert!(range.start < range.end && range.end <= size);
             assert_eq!(parse_content_range(&range.content_range(size)), Some((range, size)));
+        }
+    });
+}
+
+/// However the network cuts a request, it is followed alike; and no line that passes ends otherwise than by CR and LF.
+#[test]
+fn fuzz_framing() {
+    let corpus: [&[u8]; 4] = [
+        b"GET /v1/blobs/x HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer a.b.c\r\nRange: bytes=0-4\r\n\r\n",
+        b"POST /v1/uploads HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nbytesGET / HTTP/1.0\r\n\r\n",
+        b"PUT /v1/blobs HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n5;a=b\r\nbytes\r\n0\r\nX: y\r\n\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0",
+    ];
+    fuzz("framing", &corpus, |input| {
+        let mut whole = Framing::new();
+        let at_once = whole.follow(input).map_err(|error| error.at);
+        let mut cut = Framing::new();
+        let (head, tail) = input.split_at(input.len() / 3);
+        let in_two = cut.follow(head).map_err(|error| error.at);
+        let in_two = in_two.and_then(|()| cut.follow(tail).map_err(|error| head.len() + error.at));
+        assert_eq!(at_once, in_two);
+        assert_eq!(whole.is_between(), cut.is_between());
+        if let (Ok(()), Some(end)) = (at_once, input.iter().position(|byte| *byte == b'\n')) {
+            assert!(end > 0 && input[end - 1] == b'\r');
         }
     });
 }
