@@ -8,6 +8,7 @@ mod interim;
 mod listener;
 mod metrics;
 mod node;
+mod strict;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;

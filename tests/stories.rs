@@ -11,6 +11,7 @@ mod stories {
     mod bad_networks;
     mod devices;
     mod first_minutes;
+    mod framing;
     mod hostile_senders;
     mod http;
     mod interim;

@@ -32,6 +32,7 @@ use waxwing_protocol::ClientAddress;
 
 use super::interim::Line;
 use super::metrics::REFUSED;
+use super::strict::{Strict, Switched};
 use crate::config::Network;
 use placed::Placed;
 pub(crate) use tls::{LOOK_PAUSE, Tls};
@@ -221,10 +222,15 @@ impl Arriving {
         if is_preface_due {
             stream = stream.preface_within(shared.head_timeout);
         }
+        let switched = Switched::default();
+        let stream = Strict::new(stream, switched.clone());
         let service = service_fn(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(client);
-            let (line, router) = (line.clone(), router.clone());
-            async move { line.during(request, |request| router.call(request)).await }
+            let (line, router, switched) = (line.clone(), router.clone(), switched.clone());
+            async move {
+                let answer = line.during(request, |request| router.call(request)).await;
+                answer.inspect(|answer| switched.note(answer))
+            }
         });
         let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
         // Boxed here, on the thread that serves, and not with the task on the thread that accepts: the small things that an
