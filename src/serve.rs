@@ -86,11 +86,11 @@ impl Serving {
         if let Some(admin) = self.admin {
             let router = admin::router(&self.node, self.recorder, admin.local_addr()?);
             let (limits, entry) = (self.limits.clone(), Entry::default());
-            tokio::spawn(listener::serve(admin, router, limits, entry, std::future::pending()));
+            tokio::spawn(listener::serve(admin, router, None, limits, entry, std::future::pending()));
         }
         if let Some(inner) = self.inner {
             let (router, limits, entry) = (self.node.origin_router(), self.limits.clone(), Entry::default());
-            tokio::spawn(listener::serve(inner, router, limits, entry, std::future::pending()));
+            tokio::spawn(listener::serve(inner, router, None, limits, entry, std::future::pending()));
         }
         if let Some(tls) = self.entry.tls.clone() {
             tokio::spawn(tls.follow_files(LOOK_PAUSE));
@@ -102,7 +102,8 @@ impl Serving {
             // Sockets and half-done appends are told first: they would otherwise hold the drain to its limit.
             node.close().await;
         };
-        let serving = listener::serve(self.listener, self.node.router(), self.limits, self.entry, stopping).await;
+        let (router, edge) = (self.node.router(), self.node.edge().cloned());
+        let serving = listener::serve(self.listener, router, edge, self.limits, self.entry, stopping).await;
         if tokio::time::timeout(self.drain, serving.ended()).await.is_err() {
             info!(drain_s = self.drain.as_secs(), "stopped with requests still running");
         }

@@ -4,34 +4,37 @@
 //! long it took. Requests do not wait for it: when the disk is slower than they are, lines are lost and counted.
 
 use std::fs::File;
-use std::io::{self, BufWriter, Write as _};
+use std::io::{self, Write as _};
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use serde::Serialize;
 use waxwing_protocol::Timestamp;
 
 use crate::stats::Counters;
 
-/// Lines that wait to be written at most: 2 MB.
-const QUEUE_MAX: usize = 8192;
+/// Bytes of lines that wait to be written at most.
+const WAITING_BYTES_MAX: usize = 2 << 20;
+
+/// How long lines wait for more, so that a busy edge makes one write of thousands.
+const GATHER: Duration = Duration::from_millis(20);
 
 /// A request that has ended.
 #[derive(Debug, Serialize)]
-pub(crate) struct Line {
+pub(crate) struct Line<'l> {
     /// When it came.
     pub(crate) at_ms: Timestamp,
-    pub(crate) method: String,
-    pub(crate) path: String,
+    pub(crate) method: &'l str,
+    pub(crate) path: &'l str,
     pub(crate) status: u16,
     /// `Content-Range` of the answer.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) range: Option<String>,
+    pub(crate) range: Option<&'l str>,
     /// `Cache-Status` of the answer.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) cache: Option<String>,
+    pub(crate) cache: Option<&'l str>,
     /// Bytes of the body handed to the connection.
     pub(crate) sent_bytes: u64,
     /// Whether those are all: else the client went, or the answer was cut.
@@ -45,8 +48,27 @@ pub(crate) struct Line {
 /// The log, open.
 #[derive(Debug)]
 pub(crate) struct AccessLog {
-    lines: SyncSender<Line>,
+    shared: Arc<Shared>,
     counters: Arc<Counters>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    waiting: Mutex<Waiting>,
+    /// Told when something waits that did not before, and at the end.
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    lines: Vec<u8>,
+    is_over: bool,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl AccessLog {
@@ -56,39 +78,62 @@ impl AccessLog {
     /// When it cannot be opened.
     pub(crate) fn open(path: &Path, counters: Arc<Counters>) -> io::Result<Self> {
         let file = File::options().create(true).append(true).open(path)?;
-        let (lines, received) = sync_channel(QUEUE_MAX);
-        std::thread::Builder::new().name("edge-access-log".into()).spawn(move || write(file, &received))?;
-        Ok(Self { lines, counters })
+        let shared = Arc::new(Shared::default());
+        let written = Arc::clone(&shared);
+        std::thread::Builder::new().name("edge-access-log".into()).spawn(move || write(file, &written))?;
+        Ok(Self { shared, counters })
     }
 
     /// Hands a line over.
-    pub(crate) fn write(&self, line: Line) {
-        if self.lines.try_send(line).is_err() {
+    pub(crate) fn write(&self, line: &Line<'_>) {
+        let mut waiting = self.shared.lock();
+        if waiting.lines.len() >= WAITING_BYTES_MAX {
             self.counters.access_lines_lost.fetch_add(1, Relaxed);
+            return;
+        }
+        let was_empty = waiting.lines.is_empty();
+        let length = waiting.lines.len();
+        match serde_json::to_writer(&mut waiting.lines, line) {
+            Ok(()) => waiting.lines.push(b'\n'),
+            Err(_) => waiting.lines.truncate(length),
+        }
+        drop(waiting);
+        if was_empty {
+            self.shared.changed.notify_one();
         }
     }
 }
 
-fn write(file: File, lines: &Receiver<Line>) {
-    let mut writer = BufWriter::new(file);
+impl Drop for AccessLog {
+    fn drop(&mut self) {
+        self.shared.lock().is_over = true;
+        self.shared.changed.notify_one();
+    }
+}
+
+fn write(mut file: File, shared: &Shared) {
+    let mut lines = Vec::new();
     let mut was_written = true;
-    while let Ok(mut line) = lines.recv() {
-        // Whatever waits goes out in one write.
-        let written = loop {
-            let line_written = serde_json::to_writer(&mut writer, &line).map_err(io::Error::from);
-            if let Err(error) = line_written.and_then(|()| writer.write_all(b"\n")) {
-                break Err(error);
-            }
-            match lines.try_recv() {
-                Ok(next) => line = next,
-                Err(_) => break writer.flush(),
-            }
-        };
+    loop {
+        let waiting = shared.lock();
+        let nothing = |waiting: &mut Waiting| waiting.lines.is_empty() && !waiting.is_over;
+        let waiting = shared.changed.wait_while(waiting, nothing).unwrap_or_else(PoisonError::into_inner);
+        let is_over = waiting.is_over;
+        drop(waiting);
+        if !is_over {
+            std::thread::sleep(GATHER);
+        }
+        std::mem::swap(&mut lines, &mut shared.lock().lines);
+        let written = file.write_all(&lines);
+        lines.clear();
         if let Err(error) = &written
             && was_written
         {
             tracing::warn!("the access log cannot be written: {error}");
         }
         was_written = written.is_ok();
+        if is_over {
+            return;
+        }
     }
 }

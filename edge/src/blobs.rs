@@ -4,13 +4,14 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use waxwing_protocol::blob::BLOB_BYTES_MAX;
 use waxwing_protocol::range::RangeSpec;
 use waxwing_protocol::{BlobId, Timestamp};
 
 use crate::Config;
 use crate::cache::{Cache, Head, Tier, Whole};
+use crate::disk::Lease;
 use crate::fill::{CardSource, FillError, Fills, Opened};
 use crate::reader::{Look, ReadAhead, Reader, Start};
 use crate::slice::slice_at;
@@ -72,6 +73,15 @@ pub(crate) enum Content {
     Held(Vec<Bytes>),
     /// Piece by piece.
     Streamed(Box<Reader>),
+}
+
+/// Bytes of one slice that can be sent at once.
+#[derive(Debug)]
+pub(crate) enum AtHand {
+    /// From memory.
+    Bytes(Vec<Bytes>),
+    /// From the slice's file, verified before.
+    File(Lease),
 }
 
 /// Why a range cannot be read.
@@ -174,6 +184,44 @@ impl Blobs {
         let farthest = look.farthest.max(is_from_disk.then_some(Tier::Disk));
         let found = Found { blob_bytes, stored, how: How::of(stored, farthest, look.begun || opened) };
         Ok(Reading { found, range, content })
+    }
+
+    /// The cache that these blobs come out of.
+    pub(crate) fn cache(&self) -> &Cache {
+        &self.cache
+    }
+
+    /// A place among the readers served at once; `None` when they are taken.
+    pub(crate) fn place(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.places).try_acquire_owned().ok()
+    }
+
+    /// Whether the first `slices` of `range` can be sent at once; whether some of it is on disk alone, if so.
+    pub(crate) fn all_at_hand(&self, id: BlobId, range: Range<u64>, slices: u64) -> Option<bool> {
+        let first = slice_at(range.start);
+        let mut is_from_disk = false;
+        for index in first..(slice_at(range.end - 1) + 1).min(first + slices) {
+            if !self.cache.has_slice(id, index) {
+                is_from_disk = true;
+                self.cache.lease_slice(id, index)?;
+            }
+        }
+        Some(is_from_disk)
+    }
+
+    /// The bytes `range` of blob `id`, which lie in one slice, when they are at hand. More than `copied_max` of them come
+    /// from the file, if they are in one.
+    pub(crate) fn at_hand(&self, id: BlobId, range: Range<u64>, copied_max: u64) -> Option<AtHand> {
+        let index = slice_at(range.start);
+        if range.end - range.start > copied_max
+            && let Some(lease) = self.cache.lease_slice(id, index)
+        {
+            return Some(AtHand::File(lease));
+        }
+        match self.cache.slice(id, index) {
+            Some(slice) => Some(AtHand::Bytes(slice.bytes(range)?)),
+            None => self.cache.lease_slice(id, index).map(AtHand::File),
+        }
     }
 
     /// Finds blob `id` without its bytes.

@@ -208,6 +208,13 @@ impl Cache {
         self.entries.contains_key(&Key::Slice(id, index)) || self.whole(id, index).is_some()
     }
 
+    /// Slice `index` of blob `id` in its file, when it has been verified and can be sent from there without waiting for
+    /// the disk.
+    pub(crate) fn lease_slice(&self, id: BlobId, index: u64) -> Option<disk::Lease> {
+        let lease = self.disk.as_ref()?.lease(disk::Key::slice(id, index))?;
+        (self.has_slice(id, index) || lease.is_read_ahead()).then_some(lease)
+    }
+
     /// Whether slice `index` of blob `id` is on disk.
     pub(crate) fn has_slice_on_disk(&self, id: BlobId, index: u64) -> bool {
         self.disk.as_ref().is_some_and(|disk| disk.has(disk::Key::slice(id, index)))

@@ -15,6 +15,7 @@
 
 mod files;
 mod index;
+mod leases;
 mod log;
 mod queues;
 #[cfg(test)]
@@ -29,6 +30,7 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use bytes::Bytes;
 use tokio::sync::{Semaphore, mpsc, oneshot};
@@ -38,9 +40,11 @@ use crate::stats::Counters;
 use crate::tombstones::{Era, Tombstones};
 use files::Files;
 use index::{BLOCK_BYTES, Index, Place};
+use leases::Leases;
 use log::{Log, Record};
 use writer::{Command, Writer};
 
+pub(crate) use leases::Lease;
 pub(crate) use log::OriginTag;
 pub(crate) use unit::{Content, Head, Key, slice_of};
 
@@ -95,6 +99,10 @@ struct State {
     index: Index,
     /// Taken out of the index by others than the writer, and still to be logged and given back.
     gone: Vec<(Key, Place)>,
+    /// What is being sent from the files themselves.
+    leases: Leases,
+    /// Whether room waits to be given back until a lease has ended.
+    has_deferred: bool,
 }
 
 /// What a start found.
@@ -148,12 +156,13 @@ impl Disk {
         let newest = newest.max(on_disk.keys().next_back().copied());
         let opened = Opened { units: index.len(), purged: purged.clone(), damaged };
         let file_bytes = (settings.disk_bytes / 16).clamp(FILE_BYTES_MIN, FILE_BYTES_MAX);
-        let state = Mutex::new(State { index, gone });
+        let state = Mutex::new(State { index, gone, leases: Leases::default(), has_deferred: false });
         let disk_bytes = settings.disk_bytes;
         let shared = Arc::new(Shared { state, files, tombstones, counters, disk_bytes, file_bytes });
         let (commands, received) = mpsc::channel(QUEUE_MAX);
         let next_file = newest.map_or(0, |newest| newest + 1);
-        let writer = Writer { shared: Arc::clone(&shared), log, tail: None, next_file, purged };
+        let shared_by_writer = Arc::clone(&shared);
+        let writer = Writer { shared: shared_by_writer, log, tail: None, next_file, purged, deferred: Vec::new() };
         std::thread::Builder::new().name("edge-disk".into()).spawn(move || writer.run(received))?;
         Ok((Self { shared, commands, reads: Arc::new(Semaphore::new(READS_MAX)) }, opened))
     }
@@ -217,6 +226,31 @@ impl Disk {
                 self.remove(key, place);
                 None
             }
+        }
+    }
+
+    /// The file and the place in it of a unit that was verified since the start, to be sent from there: the room is not
+    /// given back while the lease is fresh, nor for a while after. Counts the use.
+    ///
+    /// `None` when it is not here or has not been verified yet.
+    pub(crate) fn lease(&self, key: Key) -> Option<Lease> {
+        let (place, fresh_until) = {
+            let mut state = self.shared.lock();
+            let (place, is_verified) = state.index.get(key)?;
+            if !is_verified {
+                return None;
+            }
+            state.index.touch(key);
+            (place, state.leases.renew(place, Instant::now()))
+        };
+        let file = self.shared.files.shared(place.file).ok()?;
+        Some(Lease { file, offset: place.offset(), bytes: u64::from(place.bytes), fresh_until })
+    }
+
+    /// Gives room back that waited for a lease to end. To be called every second or so.
+    pub(crate) fn settle(&self) {
+        if self.shared.lock().has_deferred {
+            self.wake();
         }
     }
 
@@ -375,7 +409,7 @@ mod tests {
             let file = fs::File::create(dir.path().join(format!("{file:010}.cache"))).unwrap();
             file.set_len(FILE_BYTES_MAX).unwrap();
         }
-        let began = std::time::Instant::now();
+        let began = Instant::now();
         let (disk, opened) = open(&dir, 1 << 40);
         println!("{UNITS} units found in {:?}", began.elapsed());
         assert_eq!(opened.units, UNITS as usize);

@@ -10,6 +10,8 @@ mod parts;
 mod pass;
 mod share;
 
+pub(crate) use answer::client_lifetime;
+
 use std::time::Duration;
 
 use axum::routing::get;

@@ -23,6 +23,7 @@ mod grants;
 mod http;
 pub mod metrics;
 mod purges;
+pub mod raw;
 mod reader;
 mod scrub;
 mod slice;
@@ -162,6 +163,9 @@ impl Edge {
         tokio::spawn(tasks.clone().run_until_cancelled_owned(async move {
             loop {
                 metrics::publish(&stats(&told_cache, &told_counters));
+                if let Some(disk) = told_cache.disk() {
+                    disk.settle();
+                }
                 tokio::time::sleep(PUBLISH_PAUSE).await;
             }
         }));

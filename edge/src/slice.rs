@@ -4,6 +4,7 @@
 //! minute would cost a thousand look-ups. A slice of 1 MiB is sixteen chunk groups; a blob of up to one chunk group is
 //! one unit of its own (see [`crate::cache`]).
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -47,6 +48,23 @@ impl Slice {
     /// Chunk group `index` within the slice.
     pub(crate) fn group(&self, index: usize) -> Option<&Bytes> {
         self.groups.get(index)
+    }
+
+    /// The bytes `range` of the blob, which lie in this slice; `None` when it has not all of them.
+    pub(crate) fn bytes(&self, range: Range<u64>) -> Option<Vec<Bytes>> {
+        let mut at = range.start;
+        let mut pieces = Vec::new();
+        while at < range.end {
+            let group = self.group(usize::try_from(at % SLICE_BYTES / GROUP_BYTES).ok()?)?;
+            let from = usize::try_from(at % GROUP_BYTES).ok()?;
+            let until = usize::try_from(range.end - (at - at % GROUP_BYTES)).ok()?.min(group.len());
+            if from >= until {
+                return None;
+            }
+            pieces.push(group.slice(from..until));
+            at += (until - from) as u64;
+        }
+        Some(pieces)
     }
 
     /// All its chunk groups, in order.

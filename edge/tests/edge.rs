@@ -15,5 +15,6 @@ mod edge {
     mod origin;
     mod purges;
     mod ranges;
+    mod raw;
     mod share;
 }

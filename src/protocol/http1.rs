@@ -286,7 +286,9 @@ impl Framing {
                 self.state = if n as u64 == left { State::ChunkEnd } else { State::ChunkData(left - n as u64) };
                 n
             }
-            State::ChunkEnd => self.expect(byte == b'\r', State::ChunkEndCr, "a chunk that does not end where it said")?,
+            State::ChunkEnd => {
+                self.expect(byte == b'\r', State::ChunkEndCr, "a chunk that does not end where it said")?
+            }
             State::ChunkEndCr => {
                 self.expect(byte == b'\n', State::ChunkSize { size: 0, digits: 0 }, "a CR without its LF")?
             }

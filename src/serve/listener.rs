@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::Bytes;
 use axum::http::Version;
 use hyper::Request;
 use hyper::body::Incoming;
@@ -27,8 +28,12 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::server::TlsStream;
+use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
+use waxwing_edge::Edge;
+use waxwing_edge::raw::{Left, Terms};
 use waxwing_protocol::ClientAddress;
+use waxwing_protocol::http1::PREFACE;
 
 use super::interim::Line;
 use super::metrics::REFUSED;
@@ -56,6 +61,9 @@ const RESETS_PENDING_MAX: usize = 20;
 /// Streams of an HTTP/2 connection that were reset for the client's errors; one more ends the connection
 /// (CVE-2025-8671).
 const RESETS_OWN_MAX: usize = 256;
+
+/// What the requests count as that the raw path answers.
+const BLOB_ROUTE: &str = "/v1/blobs/{id}";
 
 /// What one listener allows.
 #[derive(Clone, Debug)]
@@ -116,24 +124,37 @@ struct Shared {
     h1_builder: auto::Builder<TokioExecutor>,
     h2_builder: auto::Builder<TokioExecutor>,
     entry: Entry,
-    head_timeout: Duration,
+    edge: Option<Edge>,
+    /// What the raw path of `edge` goes by.
+    terms: Terms,
 }
 
-/// Serves `router` on `listener` until `stop` is done.
+/// Serves `router` on `listener` until `stop` is done; what `edge` has leaves plain HTTP/1.1 by its raw path.
 pub(crate) async fn serve(
     listener: TcpListener,
     router: Router,
+    edge: Option<Edge>,
     limits: Limits,
     entry: Entry,
     stop: impl Future<Output = ()>,
 ) -> Draining {
+    let stopping = CancellationToken::new();
+    // However this ends, what is idle on the raw path ends with it.
+    let _stopped = stopping.clone().drop_guard();
+    let terms = Terms {
+        router: router.clone(),
+        head_timeout: limits.head_timeout,
+        stopping,
+        measured: Arc::new(|method, status, took| super::metrics::measured(BLOB_ROUTE, method, status, took)),
+    };
     let shared = Arc::new(Shared {
         router,
         builder: builder(&limits),
         h1_builder: builder(&limits).http1_only(),
         h2_builder: builder(&limits).http2_only(),
         entry,
-        head_timeout: limits.head_timeout,
+        edge,
+        terms,
     });
     let places = Arc::new(Semaphore::new(limits.connections_max));
     let graceful = GracefulShutdown::new();
@@ -181,15 +202,24 @@ impl Arriving {
             }
         };
         let Some(tls) = self.shared.entry.tls.clone() else {
-            if !matches!(tokio::time::timeout(self.shared.head_timeout, speaks(&stream)).await, Ok(Ok(()))) {
+            let Shared { edge, terms, .. } = &*self.shared;
+            let (stream, read) = match edge {
+                // Boxed: whoever is handed over needs its room no more.
+                Some(edge) => match Box::pin(edge.serve_raw(stream, client, terms)).await {
+                    Left::Ended => return,
+                    Left::Over { stream, read } => (stream, read),
+                },
+                None => (stream, Bytes::new()),
+            };
+            if !matches!(tokio::time::timeout(terms.head_timeout, speaks(&read, &stream)).await, Ok(Ok(()))) {
                 return;
             }
             // Plain HTTP, of which the first bytes can be peeked at.
-            return self.hand_to_hyper(stream, client).await;
+            return self.hand_to_hyper(stream, read, client).await;
         };
         // Boxed: a handshake's state is large, and gone when the connection begins.
-        match Box::pin(tls.accept(stream, self.shared.head_timeout)).await {
-            Ok(stream) => self.hand_to_hyper(stream, client).await,
+        match Box::pin(tls.accept(stream, self.shared.terms.head_timeout)).await {
+            Ok(stream) => self.hand_to_hyper(stream, Bytes::new(), client).await,
             Err(error) => {
                 refused("tls-handshake");
                 debug!(%error, client = %client.0, "closed a connection for its TLS handshake");
@@ -203,12 +233,12 @@ impl Arriving {
         if !self.shared.entry.proxies.iter().any(|network| network.contains(peer.ip())) {
             return Ok(peer);
         }
-        let named = tokio::time::timeout(self.shared.head_timeout, proxy::read_header(stream)).await??;
+        let named = tokio::time::timeout(self.shared.terms.head_timeout, proxy::read_header(stream)).await??;
         Ok(named.map_or(peer, ClientAddress::new))
     }
 
-    /// Serves the requests on `stream` by hyper.
-    async fn hand_to_hyper<S: Conveys>(self, stream: S, client: ClientAddress) {
+    /// Serves the requests on `stream`, of which `read` came already, by hyper.
+    async fn hand_to_hyper<S: Conveys>(self, stream: S, read: Bytes, client: ClientAddress) {
         let Self { place, watcher, shared, .. } = self;
         let router = TowerToHyperService::new(shared.router.clone());
         let line = Line::default();
@@ -218,9 +248,9 @@ impl Arriving {
             Some(Version::HTTP_2) => (&shared.h2_builder, true),
             Some(_) => (&shared.h1_builder, false),
         };
-        let mut stream = Placed::new(stream, line.clone(), place);
+        let mut stream = Placed::new(stream, read, line.clone(), place);
         if is_preface_due {
-            stream = stream.preface_within(shared.head_timeout);
+            stream = stream.preface_within(shared.terms.head_timeout);
         }
         let switched = Switched::default();
         let stream = Strict::new(stream, switched.clone());
@@ -268,12 +298,25 @@ fn refused(why: &'static str) {
 
 /// Waits until the first bytes tell HTTP/1 from HTTP/2. hyper-util reads those without a limit of time, so a client that
 /// says nothing would keep its place for ever.
-async fn speaks(stream: &TcpStream) -> io::Result<()> {
-    const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+///
+/// What was `read` already counts.
+async fn speaks(read: &[u8], stream: &TcpStream) -> io::Result<()> {
+    // Nothing between `P` and the end of the preface is handed over by the raw path.
+    if !read.is_empty() && !PREFACE.starts_with(read) {
+        return Ok(());
+    }
     let mut head = [0; PREFACE.len()];
+    head[..read.len()].copy_from_slice(read);
+    if read.len() == PREFACE.len() {
+        return Ok(());
+    }
     loop {
-        let n = stream.peek(&mut head).await?;
-        if n == 0 || n == PREFACE.len() || !PREFACE.starts_with(&head[..n]) {
+        let peeked = stream.peek(&mut head[read.len()..]).await?;
+        if peeked == 0 {
+            return Ok(());
+        }
+        let n = read.len() + peeked;
+        if n == PREFACE.len() || !PREFACE.starts_with(&head[..n]) {
             return Ok(());
         }
         // A part of a preface: peeking gives it again at once, so the rest is waited for.

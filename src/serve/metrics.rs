@@ -134,6 +134,13 @@ pub(super) async fn measure(request: Request, next: Next) -> Response {
     response
 }
 
+/// Counts a request for `template` that no router saw.
+pub(super) fn measured(template: &'static str, method: &Method, status: u16, took: Duration) {
+    let route = route(template);
+    route.time.record(took);
+    route.count(method, status);
+}
+
 /// The handles of a route, each fetched when it is first needed.
 struct Route {
     template: String,

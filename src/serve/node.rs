@@ -129,6 +129,11 @@ impl Node {
         origin.into_iter().chain(messaging).collect()
     }
 
+    /// The edge, when this node plays it.
+    pub(super) const fn edge(&self) -> Option<&Edge> {
+        self.edge.as_ref()
+    }
+
     /// The origin, when this node plays it.
     pub(super) const fn origin(&self) -> Option<&Origin> {
         self.origin.as_ref()

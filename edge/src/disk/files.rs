@@ -4,15 +4,17 @@
 //! stays is never written twice, any unit can go at any time, and the tier can be full to the brim instead of to the
 //! last file. The price is a file system that has holes (ext4, XFS, btrfs, tmpfs, ZFS), which is tried at the start.
 //!
-//! A file is opened for each read, so that a tier of any size keeps no file descriptors. Bytes are never written over
+//! A file is opened for each read, and a bounded number stay open to be sent from, so that a tier of any size keeps few
+//! file descriptors. Bytes are never written over
 //! and numbers never used twice, so a read that raced with an eviction gets zeroes or no file, never another's bytes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::ops::Range;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use rustix::fs::{FallocateFlags, fallocate};
@@ -22,10 +24,14 @@ use super::index::{BLOCK_BYTES, Place};
 /// How a cache file's name ends.
 const SUFFIX: &str = ".cache";
 
+/// Files that stay open at most, to be sent from: 64 GiB of a large tier.
+const OPEN_MAX: usize = 256;
+
 /// The directory of the cache files.
 #[derive(Debug)]
 pub(super) struct Files {
     dir: PathBuf,
+    open: Mutex<HashMap<u32, Arc<File>>>,
     /// Held as long as the tier is open: two processes in one directory would unlink each other's files.
     _lock: File,
 }
@@ -50,7 +56,7 @@ impl Files {
             TryLockError::Error(error) => error,
         })?;
         punch(&lock, 0..BLOCK_BYTES)?;
-        Ok(Self { dir: dir.to_owned(), _lock: lock })
+        Ok(Self { dir: dir.to_owned(), open: Mutex::default(), _lock: lock })
     }
 
     /// Reads the unit at `place`.
@@ -63,6 +69,20 @@ impl Files {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         Ok(bytes.into())
+    }
+
+    /// File `number`, open, shared by all who send from it.
+    pub(super) fn shared(&self, number: u32) -> io::Result<Arc<File>> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(file) = open.get(&number) {
+            return Ok(Arc::clone(file));
+        }
+        let file = Arc::new(File::open(self.path(number))?);
+        if open.len() >= OPEN_MAX {
+            open.clear();
+        }
+        open.insert(number, Arc::clone(&file));
+        Ok(file)
     }
 
     /// Begins file `number`, which must not exist.
@@ -78,6 +98,7 @@ impl Files {
 
     /// Gives all the room of file `number` back.
     pub(super) fn unlink(&self, number: u32) -> io::Result<()> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).remove(&number);
         fs::remove_file(self.path(number))
     }
 

@@ -19,7 +19,7 @@ use super::unit::Key;
 pub(super) const BLOCK_BYTES: u64 = 4096;
 
 /// Where a unit is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Place {
     /// The number of its cache file.
     pub(super) file: u32,

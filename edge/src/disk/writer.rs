@@ -11,18 +11,22 @@ use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Instant;
 
 use tokio::sync::{mpsc, oneshot};
 
 use super::Shared;
 use super::files::Tail;
-use super::index::{BLOCK_BYTES, Place};
+use super::index::{BLOCK_BYTES, Evicted, Place};
 use super::log::{Log, OriginTag, RECORD_BYTES, Record};
 use super::unit::{Content, Key};
 use crate::tombstones::Era;
 
 /// Records that a log may have beyond twice those it needs: 1 MiB of them.
 const SPARE_RECORDS: u64 = 16_384;
+
+/// Units under lease that are passed over to make room once; when so many in a row are being sent, what comes is.
+const LEASED_MAX: usize = 64;
 
 /// Units taken out of the index at a time to be logged anew, so that no look-up waits long for the lock.
 const REWRITE_CHUNK: usize = 4096;
@@ -50,6 +54,8 @@ pub(super) struct Writer {
     pub(super) tail: Option<Tail>,
     pub(super) next_file: u32,
     pub(super) purged: HashMap<OriginTag, u64>,
+    /// Room that is to be given back when its lease has ended.
+    pub(super) deferred: Vec<Place>,
 }
 
 impl Writer {
@@ -157,26 +163,61 @@ impl Writer {
     fn capacity(&self) -> u64 {
         let live = self.shared.lock().index.len() as u64;
         let beside = self.log.bytes() + (live + 2) * RECORD_BYTES as u64 + self.shared.disk_bytes / METADATA_SHARE;
-        self.shared.disk_bytes.saturating_sub(beside) / BLOCK_BYTES
+        let deferred: u64 = self.deferred.iter().map(|place| place.blocks()).sum();
+        (self.shared.disk_bytes.saturating_sub(beside) / BLOCK_BYTES).saturating_sub(deferred)
     }
 
     fn evict(&mut self, capacity: u64) -> bool {
-        let (promoted, evicted) = self.shared.lock().index.evict(capacity);
-        promoted.into_iter().for_each(|key| self.record(Record::Promoted(key)));
-        let Some(evicted) = evicted else { return false };
+        for _ in 0..LEASED_MAX {
+            let mut state = self.shared.lock();
+            let (promoted, evicted) = state.index.evict(capacity);
+            let is_leased = evicted.is_some_and(|evicted| state.leases.hold(evicted.place, Instant::now()));
+            let is_main = match evicted {
+                // It is being sent, so it was used: it has another turn.
+                Some(Evicted { key, place }) if is_leased => state.index.insert(key, place, true),
+                _ => false,
+            };
+            drop(state);
+            promoted.into_iter().for_each(|key| self.record(Record::Promoted(key)));
+            match evicted {
+                None => return false,
+                Some(evicted) if is_leased && is_main => self.record(Record::Promoted(evicted.key)),
+                Some(_) if is_leased => {}
+                Some(evicted) => {
+                    self.has_gone(evicted);
+                    return true;
+                }
+            }
+        }
+        false
+    }
+
+    fn has_gone(&mut self, evicted: Evicted) {
         self.shared.counters.disk_evicted.fetch_add(1, Relaxed);
         // Logged before its room goes: a restart must not look for it there.
         self.record(Record::Gone(evicted.key, evicted.place));
         self.give_back(evicted.place);
-        true
     }
 
     /// Gives back the room of what others took out of the index.
     fn release(&mut self) {
-        let gone = std::mem::take(&mut self.shared.lock().gone);
-        let mut emptied = HashSet::new();
+        let now = Instant::now();
+        let mut state = self.shared.lock();
+        let gone = std::mem::take(&mut state.gone);
+        if gone.is_empty() && self.deferred.is_empty() {
+            return;
+        }
+        let waited = std::mem::take(&mut self.deferred);
+        let places = gone.iter().map(|(_, place)| *place).chain(waited);
+        let (held, free): (Vec<_>, Vec<_>) = places.partition(|place| state.leases.hold(*place, now));
+        state.has_deferred = !held.is_empty();
+        drop(state);
+        self.deferred = held;
         for (key, place) in gone {
             self.record(Record::Gone(key, place));
+        }
+        let mut emptied = HashSet::new();
+        for place in free {
             if !emptied.contains(&place.file) && self.give_back(place) {
                 emptied.insert(place.file);
             }
@@ -188,8 +229,10 @@ impl Writer {
         if self.unlink_when_empty(place.file) {
             return true;
         }
-        if let Err(error) = self.shared.files.punch(place) {
-            self.failed("no hole could be punched", &error);
+        match self.shared.files.punch(place) {
+            // Its file went as a whole while it waited.
+            Err(error) if error.kind() != io::ErrorKind::NotFound => self.failed("no hole could be punched", &error),
+            _ => {}
         }
         false
     }

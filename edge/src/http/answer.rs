@@ -102,8 +102,12 @@ fn count(how: How) {
 /// for as long from *now* as the grant lasts, the age is added; without it a blob that the edge has had for an hour
 /// would be stale on arrival, and be asked for again each time it is shown.
 fn cache_control(time_left: Duration, age: Duration) -> String {
-    let max_age = time_left.min(CLIENT_LIFETIME_MAX).as_secs() + age.as_secs();
-    format!("private, max-age={max_age}, immutable")
+    format!("private, max-age={}, immutable", client_lifetime(time_left, age).as_secs())
+}
+
+/// That `max-age`, in whole seconds.
+pub(crate) fn client_lifetime(time_left: Duration, age: Duration) -> Duration {
+    Duration::from_secs(time_left.min(CLIENT_LIFETIME_MAX).as_secs() + age.as_secs())
 }
 
 /// RFC 9211 §2. The answers of the origin that a fill takes are always stored.

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_RANGE};
 use http::{HeaderName, Method};
 use http_body::{Body as _, Frame, SizeHint};
+use waxwing_protocol::Timestamp;
 
 use super::CACHE_STATUS;
 use crate::access_log::{AccessLog, Line};
@@ -30,20 +31,25 @@ pub(super) async fn log(State(log): State<Arc<AccessLog>>, request: Request, nex
     let (parts, body) = answer.into_parts();
     let text = |name: HeaderName| parts.headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
     let length = text(CONTENT_LENGTH).and_then(|length| length.parse().ok()).or_else(|| body.size_hint().exact());
-    let line = Line {
-        at_ms,
-        method: method.to_string(),
-        path,
-        status: parts.status.as_u16(),
-        range: text(CONTENT_RANGE),
-        cache: text(CACHE_STATUS),
-        sent_bytes: 0,
-        is_whole: false,
-        head_us: micros(began),
-        took_us: 0,
-    };
     let expected = if method == Method::HEAD { Some(0) } else { length };
-    let logged = Logged { body, line: Some(line), expected, began, log };
+    let (range, cache) = (text(CONTENT_RANGE), text(CACHE_STATUS));
+    let (status, head_us) = (parts.status.as_u16(), micros(began));
+    let (sent_bytes, has_ended) = (0, false);
+    let logged = Logged {
+        body,
+        at_ms,
+        method,
+        path,
+        status,
+        range,
+        cache,
+        head_us,
+        sent_bytes,
+        has_ended,
+        expected,
+        began,
+        log,
+    };
     Response::from_parts(parts, Body::new(logged))
 }
 
@@ -54,8 +60,15 @@ fn micros(began: Instant) -> u64 {
 /// A body whose end is logged.
 struct Logged {
     body: Body,
-    /// Until it has been handed to the log.
-    line: Option<Line>,
+    at_ms: Timestamp,
+    method: Method,
+    path: String,
+    status: u16,
+    range: Option<String>,
+    cache: Option<String>,
+    head_us: u64,
+    sent_bytes: u64,
+    has_ended: bool,
     /// Bytes of the body, when they are known.
     expected: Option<u64>,
     began: Instant,
@@ -71,11 +84,9 @@ impl http_body::Body for Logged {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         let next = Pin::new(&mut self.body).poll_frame(context);
-        match (&next, &mut self.line) {
-            (Poll::Ready(Some(Ok(frame))), Some(line)) => {
-                line.sent_bytes += frame.data_ref().map_or(0, |bytes| bytes.len() as u64);
-            }
-            (Poll::Ready(None), Some(line)) => line.is_whole = true,
+        match &next {
+            Poll::Ready(Some(Ok(frame))) => self.sent_bytes += frame.data_ref().map_or(0, |bytes| bytes.len() as u64),
+            Poll::Ready(None) => self.has_ended = true,
             _ => {}
         }
         next
@@ -92,10 +103,17 @@ impl http_body::Body for Logged {
 
 impl Drop for Logged {
     fn drop(&mut self) {
-        if let Some(mut line) = self.line.take() {
-            line.is_whole |= self.expected == Some(line.sent_bytes);
-            line.took_us = micros(self.began);
-            self.log.write(line);
-        }
+        self.log.write(&Line {
+            at_ms: self.at_ms,
+            method: self.method.as_str(),
+            path: &self.path,
+            status: self.status,
+            range: self.range.as_deref(),
+            cache: self.cache.as_deref(),
+            sent_bytes: self.sent_bytes,
+            is_whole: self.has_ended || self.expected == Some(self.sent_bytes),
+            head_us: self.head_us,
+            took_us: micros(self.began),
+        });
     }
 }

@@ -124,6 +124,11 @@ impl TestEdge {
         Self { origin, edge, addr, client, server, dir, grant: media_grant() }
     }
 
+    /// Where hyper serves it.
+    pub(crate) const fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
     /// Sends a request as it is.
     pub(crate) async fn send(&self, method: Method, path: &str, headers: &[(HeaderName, &str)]) -> Answer {
         let (parts, body) = self.client.request(self.request(method, path, headers)).await.unwrap().into_parts();

@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use axum::body::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Sleep, sleep};
@@ -25,6 +26,8 @@ const PREFACE_BYTES: usize = 24;
 /// A connection with its place. hyper hands the stream on when it becomes a WebSocket; the place goes with it.
 pub(super) struct Placed<S> {
     stream: S,
+    /// What was read of it before, still to be given.
+    read: Bytes,
     line: Line,
     /// Bytes that came so far, counted up to [`SHORT_READS_BYTES`].
     received: usize,
@@ -34,9 +37,9 @@ pub(super) struct Placed<S> {
 }
 
 impl<S> Placed<S> {
-    /// `stream` in `place`, with `line` beneath what hyper writes.
-    pub(super) fn new(stream: S, line: Line, place: OwnedSemaphorePermit) -> Self {
-        Self { stream, line, received: 0, preface_due: None, _place: place }
+    /// `stream`, of which `read` came already, in `place`, with `line` beneath what hyper writes.
+    pub(super) fn new(stream: S, read: Bytes, line: Line, place: OwnedSemaphorePermit) -> Self {
+        Self { stream, read, line, received: 0, preface_due: None, _place: place }
     }
 
     /// The same, whose HTTP/2 preface must come within this time: hyper waits for it for ever.
@@ -54,6 +57,11 @@ impl<S: AsyncWrite + Unpin> Placed<S> {
 
 impl<S: AsyncRead + Unpin> Placed<S> {
     fn poll_some(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if !self.read.is_empty() {
+            let n = self.read.len().min(buf.remaining());
+            buf.put_slice(&self.read.split_to(n));
+            return Poll::Ready(Ok(()));
+        }
         if self.received >= SHORT_READS_BYTES {
             return Pin::new(&mut self.stream).poll_read(cx, buf);
         }

@@ -36,7 +36,7 @@ async fn start_with(entry: Entry, limits: Limits) -> Listening {
     let router = Router::new().route("/", here);
     tokio::spawn(async move {
         let stopping = async move { drop(stopped.await) };
-        serve(listener, router, limits, entry, stopping).await.ended().await;
+        serve(listener, router, None, limits, entry, stopping).await.ended().await;
     });
     Listening { address, handled, _stop: stop }
 }
