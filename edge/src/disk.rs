@@ -459,4 +459,38 @@ mod tests {
         disk.flush().await;
         assert!(!disk.has(Key::whole(id(1))) && disk.has(Key::whole(id(2))));
     }
+
+    /// A hole would put zeroes into what the kernel is still sending.
+    #[tokio::test]
+    async fn what_is_being_sent_stays_on_disk_when_it_is_purged_or_its_turn_has_come() {
+        use std::os::unix::fs::FileExt as _;
+        let dir = TempDir::new().unwrap();
+        let (disk, _) = open(&dir, 64 << 20);
+        let era = disk.shared.tombstones.era();
+        let bytes = Bytes::from(vec![5; 1 << 20]);
+        let offer = async |n: u64| {
+            disk.offer(Key::slice(id(n), 0), Content::Slice(slice_of(&bytes)), era);
+            disk.flush().await;
+        };
+        let lease = async |n: u64| {
+            offer(n).await;
+            disk.lease(Key::slice(id(n), 0)).unwrap()
+        };
+        let (purged, kept) = (lease(1).await, lease(2).await);
+        disk.forget_blob(id(1));
+        disk.flush().await;
+        assert!(disk.lease(Key::slice(id(1), 0)).is_none(), "what was purged is not leased anew");
+        for n in 3..100 {
+            offer(n).await;
+        }
+        assert!(disk.shared.counters.disk_evicted.load(Relaxed) > 30, "the tier was full");
+        assert!(disk.has(Key::slice(id(2), 0)));
+        for lease in [purged, kept] {
+            let mut there = vec![0; bytes.len()];
+            lease.file.read_exact_at(&mut there, lease.offset).unwrap();
+            assert!(there == bytes, "room was given back under a lease");
+        }
+        let (_, taken) = disk.held();
+        assert!(taken + bytes.len() as u64 <= 64 << 20, "what waits to be given back counts");
+    }
 }
