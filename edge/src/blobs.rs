@@ -15,9 +15,10 @@ use crate::disk::Lease;
 use crate::fill::{CardSource, FillError, Fills, Opened};
 use crate::reader::{Look, ReadAhead, Reader, Start};
 use crate::slice::slice_at;
+use crate::via::Via;
 
 /// The blobs that can be had here.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Blobs {
     cache: Arc<Cache>,
     fills: Fills,
@@ -33,6 +34,8 @@ pub(crate) struct Reading {
     pub(crate) found: Found,
     /// Which bytes of the blob; empty only for an empty blob.
     pub(crate) range: Range<u64>,
+    /// What the edge did from which its first bytes come, RFC 9211; `None` when they are the origin's or were here.
+    pub(crate) cache_status: Option<Arc<str>>,
     /// The bytes.
     pub(crate) content: Content,
 }
@@ -166,24 +169,44 @@ impl Blobs {
             other => {
                 source.card().await?;
                 let found = Found { blob_bytes, stored, how: How::of_head(stored, is_from_disk, opened) };
-                return Ok(Reading { found, range: other?, content: Content::Held(Vec::new()) });
+                return Ok(Reading { found, range: other?, cache_status: None, content: Content::Held(Vec::new()) });
             }
         };
         let (cache, fills) = (Arc::clone(&self.cache), self.fills.clone());
         let (mut reader, look) = Reader::new(cache, fills, id, source, range.clone(), self.ahead.clone(), start);
-        let (look, content) = match reader.held() {
-            Some(held) => (look, Content::Held(held)),
+        let (look, cache_status, content) = match reader.held() {
+            Some(held) => (look, None, Content::Held(held)),
             None => {
                 reader.hold(Arc::clone(&self.places).try_acquire_owned().map_err(|_| FillError::Busy)?);
                 reader.wait_for_first().await?;
                 // What was thought to be on disk may have had to be fetched after all.
                 let farthest = look.farthest.max(reader.look().farthest);
-                (Look { farthest, ..look }, Content::Streamed(Box::new(reader)))
+                (Look { farthest, ..look }, reader.cache_status(), Content::Streamed(Box::new(reader)))
             }
         };
         let farthest = look.farthest.max(is_from_disk.then_some(Tier::Disk));
         let found = Found { blob_bytes, stored, how: How::of(stored, farthest, look.begun || opened) };
-        Ok(Reading { found, range, content })
+        Ok(Reading { found, range, cache_status, content })
+    }
+
+    /// The same blobs, asked for by a request that has come this way.
+    pub(crate) fn via(&self, via: Via) -> Self {
+        Self { fills: self.fills.via(via), ..self.clone() }
+    }
+
+    /// The size of blob `id` and its outboard, as another edge asks for them.
+    ///
+    /// # Errors
+    /// [`FillError`] when they cannot be had.
+    pub(crate) async fn outboard(&self, id: BlobId, now: Timestamp) -> Result<(u64, Bytes), FillError> {
+        match self.look_up(id, None, now).await? {
+            // All of it is one chunk group, which has no tree over it.
+            Lookup::Whole { whole, .. } => Ok((whole.bytes.len() as u64, Bytes::new())),
+            Lookup::Sliced { source, .. } => {
+                let card = source.card().await?;
+                Ok((card.blob_bytes(), Bytes::copy_from_slice(card.outboard.as_bytes())))
+            }
+        }
     }
 
     /// The cache that these blobs come out of.
@@ -279,7 +302,7 @@ impl Reading {
         let range = resolve(asked, found.blob_bytes)?;
         let in_memory = |offset: u64| usize::try_from(offset).expect("a blob kept whole is in memory");
         let bytes = whole.bytes.slice(in_memory(range.start)..in_memory(range.end));
-        Ok(Self { found, range, content: Content::Held(vec![bytes]) })
+        Ok(Self { found, range, cache_status: None, content: Content::Held(vec![bytes]) })
     }
 }
 

@@ -21,6 +21,7 @@ use waxwing_protocol::blob::{GROUP_BYTES, Outboard, outboard_bytes};
 use waxwing_protocol::{BlobId, Timestamp};
 
 use crate::disk::{self, Disk};
+use crate::peers::Neighbour;
 use crate::slice::{SLICE_GROUPS, Slice, slice_count, slice_range};
 use crate::tombstones::{Era, Tombstones};
 
@@ -40,6 +41,8 @@ pub(crate) struct Card {
     pub(crate) outboard: Outboard,
     /// When the fill that brought it began.
     pub(crate) stored: Timestamp,
+    /// The edge that told it; `None` when it was the origin, or this edge's own disk.
+    pub(crate) told_by: Option<Arc<Neighbour>>,
     /// Whether the last chunk group was verified: until then the size is the origin's word alone, since the tree over
     /// the groups does not hold it.
     size_proven: AtomicBool,
@@ -50,7 +53,12 @@ impl Card {
     pub(crate) fn new(outboard: Outboard, stored: Timestamp) -> Self {
         // An empty blob has no group to wait for: its id was compared with the hash of nothing.
         let size_proven = AtomicBool::new(outboard.blob_bytes() == 0);
-        Self { outboard, stored, size_proven }
+        Self { outboard, stored, told_by: None, size_proven }
+    }
+
+    /// The same, as another edge told it.
+    pub(crate) fn told_by(self, neighbour: Option<Arc<Neighbour>>) -> Self {
+        Self { told_by: neighbour, ..self }
     }
 
     /// The blob's size in bytes; provisional until [`Self::is_size_proven`].

@@ -34,6 +34,20 @@ pub struct Config {
     pub access_log: Option<PathBuf>,
     /// Further origins of the same blobs, in the order in which they are asked when those before fail. Default: none.
     pub other_origins: Vec<String>,
+    /// How other edges reach this one by plain HTTP, such as `http://10.0.0.3:8460`. Needed with `peers`. Default: none.
+    pub own_url: Option<String>,
+    /// Edges that share the work: for each stretch of a blob one of them is responsible, and the others ask it. The same
+    /// list, this edge's own URL included, on all of them. They must take this edge's grant. Default: none.
+    pub peers: Vec<String>,
+    /// Edges that stand before the origin and are asked instead of it. Default: none.
+    pub shields: Vec<String>,
+    /// How often peers and shields are asked whether they live, in milliseconds. Default 2,000.
+    pub peer_check_ms: u64,
+    /// How many failures in a row make a peer or shield down. Default 3; after each single one it is not asked before it
+    /// was found alive.
+    pub peer_fall: u32,
+    /// How many good checks in a row make it up again. Default 2.
+    pub peer_rise: u32,
     /// Bytes that all readers together may have fetched ahead of themselves, and so keep in memory beside the tier. A
     /// reader who finds none left goes on slice by slice. Default 64 MiB.
     pub read_ahead_bytes: u64,
@@ -67,6 +81,12 @@ impl Default for Config {
             purge_poll_ms: 1_000,
             access_log: None,
             other_origins: Vec::new(),
+            own_url: None,
+            peers: Vec::new(),
+            shields: Vec::new(),
+            peer_check_ms: 2_000,
+            peer_fall: 3,
+            peer_rise: 2,
             read_ahead_bytes: 64 << 20,
             readers_max: 10_240,
             fills_max: 256,
@@ -107,8 +127,17 @@ impl Config {
         if self.fills_max == 0 {
             return refuse("fills_max", "must be at least 1");
         }
+        if !self.peers.is_empty() && self.own_url.is_none() {
+            return refuse("own_url", "must be set with peers: which of them is this edge, or that it is none");
+        }
+        for (key, count) in [("peer_fall", self.peer_fall), ("peer_rise", self.peer_rise)] {
+            if count == 0 {
+                return refuse(key, "must be at least 1");
+            }
+        }
         for (key, ms) in [
             ("fill_wait_ms", self.fill_wait_ms),
+            ("peer_check_ms", self.peer_check_ms),
             ("upstream_connect_timeout_ms", self.upstream_connect_timeout_ms),
             ("upstream_answer_timeout_ms", self.upstream_answer_timeout_ms),
             ("upstream_idle_timeout_ms", self.upstream_idle_timeout_ms),
@@ -144,6 +173,8 @@ mod tests {
             ("disk_bytes", Config { disk_bytes: 1, ..Config::default() }),
             ("absent_ms", Config { absent_ms: ABSENT_MS_MAX + 1, ..Config::default() }),
             ("fills_max", Config { fills_max: 0, ..Config::default() }),
+            ("own_url", Config { peers: vec!["http://a".into()], ..Config::default() }),
+            ("peer_rise", Config { peer_rise: 0, ..Config::default() }),
             ("upstream_idle_timeout_ms", Config { upstream_idle_timeout_ms: 0, ..Config::default() }),
         ] {
             let refused = config.check().unwrap_err();

@@ -32,8 +32,10 @@ use waxwing_protocol::{BlobId, Timestamp};
 
 use crate::Config;
 use crate::cache::{Cache, Head, Tier};
+use crate::peers::begins_stretch;
 use crate::stats::Counters;
 use crate::upstream::Upstream;
+use crate::via::Via;
 
 pub(crate) use error::{FillError, Lie};
 pub(crate) use opening::{CardSource, Opening};
@@ -47,6 +49,8 @@ const RETRY_PAUSES: [Duration; 2] = [Duration::from_millis(50), Duration::from_m
 #[derive(Clone, Debug)]
 pub(crate) struct Fills {
     shared: Arc<Shared>,
+    /// The way of the requests for which these fills are begun.
+    via: Arc<Via>,
 }
 
 #[derive(Debug)]
@@ -76,6 +80,8 @@ pub(crate) struct Progress {
     pub(crate) groups: Vec<Bytes>,
     /// Whether the origin is asked for it: a miss. Else it comes from this edge's disk.
     pub(crate) is_from_origin: bool,
+    /// What the edge it comes from did, RFC 9211; `None` when it comes from the origin.
+    pub(crate) cache_status: Option<Arc<str>>,
     /// How it ended; `None` while more is to come.
     pub(crate) end: Option<End>,
 }
@@ -130,7 +136,12 @@ impl Fills {
             blob_bytes_max: config.blob_bytes_max,
             counters,
         };
-        Self { shared: Arc::new(shared) }
+        Self { shared: Arc::new(shared), via: Arc::default() }
+    }
+
+    /// The same fills, to be begun for requests that have come this way.
+    pub(crate) fn via(&self, via: Via) -> Self {
+        Self { shared: Arc::clone(&self.shared), via: Arc::new(via) }
     }
 
     /// Opens blob `id`, which the cache does not know: joins the opening under way, or begins one and beside it a run
@@ -145,7 +156,7 @@ impl Fills {
         if let Some(head) = self.shared.cache.head(id) {
             return Opened::Already(head);
         }
-        let (task, opening) = opening::Task::new(Arc::clone(&self.shared), id, now);
+        let (task, opening) = opening::Task::new(Arc::clone(&self.shared), id, now, Arc::clone(&self.via));
         under_way.openings.insert(id, opening.clone());
         let source = CardSource::Opening(opening);
         let (following, runs) = self.plan(&mut under_way, id, &source, first_slices);
@@ -196,9 +207,12 @@ impl Fills {
             let (writer, progress) = SliceWriter::new(Arc::clone(&self.shared), id, index, tier);
             under_way.slices.insert((id, index), progress.clone());
             following.push(Following { index, progress, begun: true });
-            match runs.last_mut().filter(|run| run.takes(tier, index)) {
+            match runs.last_mut().filter(|run| run.takes(tier, index) && !begins_stretch(index)) {
                 Some(run) => run.push(writer),
-                None => runs.push(Run::new(Arc::clone(&self.shared), id, source.clone(), tier, writer)),
+                None => {
+                    let (shared, via) = (Arc::clone(&self.shared), Arc::clone(&self.via));
+                    runs.push(Run::new(shared, id, source.clone(), tier, via, writer));
+                }
             }
         }
         (following, runs)

@@ -8,6 +8,7 @@ mod error;
 mod logged;
 mod parts;
 mod pass;
+mod peers;
 mod share;
 
 pub(crate) use answer::client_lifetime;
@@ -42,6 +43,7 @@ pub(crate) fn router(edge: Edge) -> Router {
     let blob = get(blobs::get).head(blobs::head).fallback(error::method_not_allowed);
     let share = get(share::page).fallback(error::method_not_allowed);
     let router = Router::new().route("/v1/blobs/{id}", blob).route("/s/{id}", share).layer(cors());
+    let router = router.merge(peers::router());
     let router = match edge.access_log() {
         Some(log) => router.layer(middleware::from_fn_with_state(log, logged::log)),
         None => router,

@@ -17,11 +17,13 @@ mod access_log;
 mod blobs;
 mod cache;
 mod config;
+mod cursors;
 mod disk;
 mod fill;
 mod grants;
 mod http;
 pub mod metrics;
+mod peers;
 mod purges;
 pub mod raw;
 mod reader;
@@ -30,10 +32,11 @@ mod slice;
 mod stats;
 mod tombstones;
 mod upstream;
+mod via;
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -70,6 +73,9 @@ struct Parts {
     cache: Arc<Cache>,
     counters: Arc<Counters>,
     access_log: Option<Arc<AccessLog>>,
+    upstream: Arc<Upstream>,
+    /// Whether it takes no further requests of other edges.
+    is_draining: AtomicBool,
     /// Ends what runs beside the requests when the last clone of the edge is gone.
     _tasks: DropGuard,
 }
@@ -159,10 +165,16 @@ impl Edge {
                 tokio::spawn(tasks.clone().run_until_cancelled_owned(follow));
             }
         }
-        let (told_cache, told_counters) = (Arc::clone(&cache), Arc::clone(&counters));
+        for neighbour in upstream.peers.all() {
+            let timeout = Duration::from_millis(config.upstream_connect_timeout_ms);
+            let watch = peers::watch(Arc::clone(&upstream), Arc::clone(neighbour), timeout);
+            tokio::spawn(tasks.clone().run_until_cancelled_owned(watch));
+        }
+        let (told_cache, told_counters, told_upstream) =
+            (Arc::clone(&cache), Arc::clone(&counters), Arc::clone(&upstream));
         tokio::spawn(tasks.clone().run_until_cancelled_owned(async move {
             loop {
-                metrics::publish(&stats(&told_cache, &told_counters));
+                metrics::publish(&stats(&told_cache, &told_counters, &told_upstream));
                 if let Some(disk) = told_cache.disk() {
                     disk.settle();
                 }
@@ -170,7 +182,8 @@ impl Edge {
             }
         }));
         let grants = Grants::new(keys);
-        let parts = Parts { blobs, grants, cache, counters, access_log, _tasks: tasks.drop_guard() };
+        let (is_draining, _tasks) = (AtomicBool::new(false), tasks.drop_guard());
+        let parts = Parts { blobs, grants, cache, counters, access_log, upstream, is_draining, _tasks };
         Ok(Self { parts: Arc::new(parts) })
     }
 
@@ -182,7 +195,17 @@ impl Edge {
 
     /// What the edge has done since it started, and what it holds.
     pub fn stats(&self) -> Stats {
-        stats(&self.parts.cache, &self.parts.counters)
+        stats(&self.parts.cache, &self.parts.counters, &self.parts.upstream)
+    }
+
+    /// Tells other edges to ask somebody else from now on. Clients are still answered.
+    pub fn drain(&self) {
+        self.parts.is_draining.store(true, Relaxed);
+    }
+
+    /// Whether it is to get requests.
+    pub fn is_ready(&self) -> bool {
+        !self.parts.is_draining.load(Relaxed)
     }
 
     /// Waits until what was fetched so far is on disk, so that the next start finds it.
@@ -210,14 +233,23 @@ impl Edge {
         &self.parts.blobs
     }
 
+    fn upstream(&self) -> &Upstream {
+        &self.parts.upstream
+    }
+
+    fn counters(&self) -> &Counters {
+        &self.parts.counters
+    }
+
     fn grants(&self) -> &Grants {
         &self.parts.grants
     }
 }
 
-fn stats(cache: &Cache, counters: &Counters) -> Stats {
+fn stats(cache: &Cache, counters: &Counters, upstream: &Upstream) -> Stats {
     let (disk_units, disk_bytes) = cache.disk().map(Disk::held).unwrap_or_default();
-    Stats { memory_bytes: cache.memory_bytes(), disk_units, disk_bytes, ..counters.read() }
+    let (memory_bytes, peers_usable) = (cache.memory_bytes(), upstream.peers.usable());
+    Stats { memory_bytes, peers_usable, disk_units, disk_bytes, ..counters.read() }
 }
 
 fn open_access_log(path: &Path, counters: Arc<Counters>) -> Result<AccessLog, EdgeError> {

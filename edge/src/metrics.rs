@@ -9,7 +9,7 @@ use metrics::{Counter, Histogram, counter, gauge, histogram};
 use crate::stats::Stats;
 
 /// Names and meanings. The kind is in the name: `_total` counts.
-pub const METRICS: [(&str, &str); 23] = [
+pub const METRICS: [(&str, &str); 30] = [
     (
         READS,
         "Requests for a blob that was found, by how the cache took part: hit, disk, miss, or collapsed into a fill under way.",
@@ -22,6 +22,13 @@ pub const METRICS: [(&str, &str); 23] = [
     (ORIGIN_REQUESTS, "Requests to the origins, those for outboards and purges included."),
     (ORIGIN_BYTES, "Bytes of bodies that came from the origins."),
     (ORIGIN_FAILOVERS, "Requests that another origin had to answer, since the one before failed."),
+    (PEER_REQUESTS, "Requests to peers and shields."),
+    (PEER_BYTES, "Bytes of bodies that came from peers and shields."),
+    (PEER_FAILOVERS, "Requests that the next in line had to answer, since a peer or shield did not."),
+    (PEER_LIES, "Answers of peers and shields that were refused: false bytes, ranges or sizes."),
+    (PEERS_USABLE, "Peers and shields that take requests."),
+    (SERVED_EDGES, "Requests of other edges that were answered."),
+    (CIRCLES, "Requests of other edges that were refused, since they go in circles: a mistake in some edge's lists."),
     (FILLS_FAILED, "Fills that ended without their bytes."),
     (ORIGIN_LIES, "Answers of the origin that were refused: false bytes, ranges or sizes."),
     (DISK_WRITTEN, "Blobs, slices and outboards written to disk."),
@@ -51,6 +58,13 @@ const ACCESS_LINES_LOST: &str = "waxwing_edge_access_lines_lost_total";
 const ORIGIN_REQUESTS: &str = "waxwing_edge_origin_requests_total";
 const ORIGIN_BYTES: &str = "waxwing_edge_origin_bytes_total";
 const ORIGIN_FAILOVERS: &str = "waxwing_edge_origin_failovers_total";
+const PEER_REQUESTS: &str = "waxwing_edge_peer_requests_total";
+const PEER_BYTES: &str = "waxwing_edge_peer_bytes_total";
+const PEER_FAILOVERS: &str = "waxwing_edge_peer_failovers_total";
+const PEER_LIES: &str = "waxwing_edge_peer_lies_total";
+const PEERS_USABLE: &str = "waxwing_edge_peers_usable";
+const SERVED_EDGES: &str = "waxwing_edge_served_edges_total";
+const CIRCLES: &str = "waxwing_edge_circles_total";
 const FILLS_FAILED: &str = "waxwing_edge_fills_failed_total";
 const ORIGIN_LIES: &str = "waxwing_edge_origin_lies_total";
 const DISK_WRITTEN: &str = "waxwing_edge_disk_written_total";
@@ -105,6 +119,12 @@ pub(crate) fn publish(stats: &Stats) {
         (ORIGIN_REQUESTS, stats.origin_requests),
         (ORIGIN_BYTES, stats.origin_bytes),
         (ORIGIN_FAILOVERS, stats.origin_failovers),
+        (PEER_REQUESTS, stats.peer_requests),
+        (PEER_BYTES, stats.peer_bytes),
+        (PEER_FAILOVERS, stats.peer_failovers),
+        (PEER_LIES, stats.peer_lies),
+        (SERVED_EDGES, stats.served_edges),
+        (CIRCLES, stats.circles),
         (FILLS_FAILED, stats.fills_failed),
         (ORIGIN_LIES, stats.origin_lies),
         (DISK_WRITTEN, stats.disk_written),
@@ -118,6 +138,7 @@ pub(crate) fn publish(stats: &Stats) {
     ] {
         counter!(name).absolute(value);
     }
+    gauge!(PEERS_USABLE).set(stats.peers_usable as f64);
     gauge!(MEMORY).set(stats.memory_bytes as f64);
     gauge!(DISK_BYTES).set(stats.disk_bytes as f64);
 }

@@ -38,6 +38,7 @@ impl Purges {
     /// ends. `None` stands for a cache that began empty: to that, all that the log remembers is applied.
     pub(crate) async fn follow(self, origin: usize, mut known: Option<u64>, pause: Duration) {
         let mut was_reached = true;
+        self.upstream.cursors.set(origin, known.unwrap_or(0));
         loop {
             match self.upstream.purges(origin, known.unwrap_or(0)).await {
                 Ok(log) => {
@@ -90,6 +91,7 @@ impl Purges {
     /// Makes durable that every purge up to `number` has been applied.
     async fn keep(&self, origin: usize, number: u64) {
         self.counters.purge_cursor.store(number, Relaxed);
+        self.upstream.cursors.set(origin, number);
         if let Some(disk) = self.cache.disk() {
             disk.purged(self.upstream.origin_tag(origin), number).await;
         }

@@ -156,6 +156,14 @@ impl Reader {
         look
     }
 
+    /// What the edge did from which the slice being read comes, RFC 9211; `None` when it comes from the origin or is here.
+    pub(crate) fn cache_status(&self) -> Option<Arc<str>> {
+        match &self.current {
+            Some((_, Current::Following(following))) => following.progress.borrow().cache_status.clone(),
+            _ => None,
+        }
+    }
+
     /// Takes its place among the readers served at once.
     pub(crate) fn hold(&mut self, place: OwnedSemaphorePermit) {
         self.place = Some(place);

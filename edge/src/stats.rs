@@ -19,6 +19,8 @@ macro_rules! counters {
             $($(#[$doc])* pub $name: u64,)*
             /// Bytes that the memory tier holds, as weighed.
             pub memory_bytes: u64,
+            /// Peers and shields that take requests.
+            pub peers_usable: u64,
             /// Units that the disk tier holds.
             pub disk_units: u64,
             /// Bytes that they take, whole blocks counted.
@@ -47,6 +49,18 @@ counters! {
     origin_bytes,
     /// Requests that another origin had to answer, since the first one failed.
     origin_failovers,
+    /// Requests sent to peers and shields.
+    peer_requests,
+    /// Bytes of bodies that peers and shields sent.
+    peer_bytes,
+    /// Requests that the next in line had to answer, since a peer or shield did not.
+    peer_failovers,
+    /// Answers of peers and shields that were refused: false bytes, ranges or sizes.
+    peer_lies,
+    /// Requests of other edges that were answered.
+    served_edges,
+    /// Requests of other edges that were refused, since they go in circles.
+    circles,
     /// Fills that ended without their bytes.
     fills_failed,
     /// Answers of the origin that were refused: false bytes, ranges or sizes.

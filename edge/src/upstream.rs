@@ -23,10 +23,13 @@ use waxwing_protocol::api::PurgeLog;
 use waxwing_protocol::headers::WAXWING_BLOB_BYTES;
 use waxwing_protocol::range::{ByteRange, parse_content_range};
 
+use crate::cursors::Cursors;
 use crate::disk::OriginTag;
 use crate::fill::{FillError, Lie};
 use crate::metrics::handles;
+use crate::peers::{Neighbour, Peers, Route};
 use crate::stats::Counters;
+use crate::via::{Name, Via};
 use crate::{Config, EdgeError};
 
 /// Idle connections kept to the origin: more than that are closed as their answers end.
@@ -41,9 +44,18 @@ const DOWN_TIME_MS: u64 = 5_000;
 /// Bytes of a page of the purge log at most: ten times what a thousand purges take.
 const PURGE_PAGE_BYTES_MAX: usize = 1 << 20;
 
-/// The origins.
+/// Bytes of what a neighbour says of its cache at most; more says nothing to anybody.
+const CACHE_STATUS_BYTES_MAX: usize = 256;
+
+/// The origins, and the edges that stand nearer.
 #[derive(Debug)]
 pub(crate) struct Upstream {
+    /// The edges that stand nearer.
+    pub(crate) peers: Peers,
+    /// What this edge is called by those that a request passes.
+    pub(crate) name: Name,
+    /// Up to which purge of each origin everything here is done.
+    pub(crate) cursors: Cursors,
     client: Client<HttpConnector, Empty<Bytes>>,
     /// In the order of preference; at least one.
     origins: Vec<Origin>,
@@ -68,6 +80,8 @@ struct Origin {
 pub(crate) struct RangeAnswer {
     /// The whole blob's size in bytes, as the origin says.
     pub(crate) blob_bytes: u64,
+    /// What the edge that answered did, RFC 9211; `None` when it was the origin.
+    pub(crate) cache_status: Option<Arc<str>>,
     /// The bytes.
     pub(crate) body: AnswerBody,
 }
@@ -85,6 +99,8 @@ pub(crate) struct OutboardAnswer {
 #[derive(Debug)]
 pub(crate) struct AnswerBody {
     incoming: Incoming,
+    /// The edge whose it is; `None` when it is the origin's.
+    from: Option<Arc<Neighbour>>,
     idle_timeout: Duration,
     counters: Arc<Counters>,
 }
@@ -101,7 +117,7 @@ impl Upstream {
         counters: Arc<Counters>,
     ) -> Result<Self, EdgeError> {
         let urls = std::iter::once(origin_url).chain(config.other_origins.iter().map(String::as_str));
-        let origins = urls.map(Origin::new).collect::<Result<_, _>>()?;
+        let origins = urls.map(Origin::new).collect::<Result<Vec<_>, _>>()?;
         let mut authorization =
             HeaderValue::try_from(format!("Bearer {edge_grant}")).map_err(|_| EdgeError::EdgeGrant)?;
         authorization.set_sensitive(true);
@@ -113,7 +129,12 @@ impl Upstream {
             .pool_idle_timeout(IDLE_CONNECTION_LIFETIME)
             .pool_max_idle_per_host(IDLE_CONNECTIONS_MAX)
             .build(connector);
+        let peers = Peers::new(config)?;
+        let cursors = Cursors::new(origins.len());
         Ok(Self {
+            peers,
+            name: Name::new(),
+            cursors,
             client,
             origins,
             authorization,
@@ -134,39 +155,38 @@ impl Upstream {
         *blake3::hash(self.origins[origin].base_url.as_bytes()).as_bytes()
     }
 
-    /// Asks for `range` of blob `id`; the answer may end earlier only where the blob does.
+    /// Asks along `route` for `range` of blob `id`; the answer may end earlier only where the blob does.
     ///
     /// # Errors
     /// [`FillError`] when there is no such answer.
-    pub(crate) async fn range(&self, id: BlobId, range: ByteRange) -> Result<RangeAnswer, FillError> {
+    pub(crate) async fn range(
+        &self,
+        id: BlobId,
+        range: ByteRange,
+        route: &mut Route,
+    ) -> Result<RangeAnswer, FillError> {
         let asked = HeaderValue::try_from(range.range_header()).expect("digits and a dash are a header value");
-        let answer = self.ask_any(&format!("blobs/{id}"), Some(&asked)).await?;
-        match answer.status() {
-            StatusCode::PARTIAL_CONTENT => {}
-            StatusCode::OK => return Err(Lie::RangeIgnored.into()),
-            StatusCode::RANGE_NOT_SATISFIABLE => return Err(FillError::Beyond),
-            other => return Err(refusal(other)),
-        }
-        let told = text(answer.headers(), CONTENT_RANGE.as_str()).and_then(parse_content_range);
-        let Some((sent, blob_bytes)) = told else { return Err(Lie::WrongRange.into()) };
-        if sent.start != range.start || sent.end != range.end.min(blob_bytes) {
-            return Err(Lie::WrongRange.into());
-        }
-        Ok(RangeAnswer { blob_bytes, body: self.body(answer) })
+        let read = |answer: &Response<Incoming>| range_told(answer, range);
+        let (blob_bytes, answer) = self.ask_along(route, &format!("blobs/{id}"), Some(&asked), read).await?;
+        let cache_status = route.from().and_then(|_| text(answer.headers(), "cache-status"));
+        let cache_status = cache_status.filter(|said| said.len() <= CACHE_STATUS_BYTES_MAX).map(Arc::from);
+        Ok(RangeAnswer { blob_bytes, cache_status, body: self.body(answer, route.from()) })
     }
 
-    /// Asks for the outboard of blob `id`.
+    /// Asks along `route` for the outboard of blob `id`.
     ///
     /// # Errors
     /// [`FillError`] when there is no such answer.
-    pub(crate) async fn outboard(&self, id: BlobId) -> Result<OutboardAnswer, FillError> {
-        let answer = self.ask_any(&format!("blobs/{id}/outboard"), None).await?;
-        if answer.status() != StatusCode::OK {
-            return Err(refusal(answer.status()));
-        }
-        let told = text(answer.headers(), WAXWING_BLOB_BYTES).and_then(|size| size.parse().ok());
-        let Some(blob_bytes) = told else { return Err(Lie::SizeMissing.into()) };
-        Ok(OutboardAnswer { blob_bytes, body: self.body(answer) })
+    pub(crate) async fn outboard(&self, id: BlobId, route: &mut Route) -> Result<OutboardAnswer, FillError> {
+        let (blob_bytes, answer) = self.ask_along(route, &format!("blobs/{id}/outboard"), None, size_told).await?;
+        Ok(OutboardAnswer { blob_bytes, body: self.body(answer, route.from()) })
+    }
+
+    /// Asks a neighbour whether it lives and takes requests, within `timeout`.
+    pub(crate) async fn lives(&self, neighbour: &Neighbour, timeout: Duration) -> bool {
+        let request = self.request(&neighbour.at("health"), None, &Via::default(), true);
+        let answer = tokio::time::timeout(timeout, self.client.request(request)).await;
+        matches!(answer, Ok(Ok(answer)) if answer.status().is_success())
     }
 
     /// Asks origin `origin` which blobs went after purge `after`.
@@ -174,11 +194,12 @@ impl Upstream {
     /// # Errors
     /// [`FillError`] when there is no such answer.
     pub(crate) async fn purges(&self, origin: usize, after: u64) -> Result<PurgeLog, FillError> {
-        let answer = self.ask(&self.origins[origin], &format!("purges?after={after}"), None).await?;
+        let path = format!("purges?after={after}");
+        let answer = self.ask_origin(&self.origins[origin], &path, None, &Via::default()).await?;
         if answer.status() != StatusCode::OK {
             return Err(refusal(answer.status()));
         }
-        let mut body = self.body(answer);
+        let mut body = self.body(answer, None);
         let mut page = Vec::new();
         while let Some(bytes) = body.next().await? {
             page.extend_from_slice(&bytes);
@@ -189,8 +210,38 @@ impl Upstream {
         serde_json::from_slice(&page).map_err(|_| Lie::PurgeLog.into())
     }
 
+    /// Asks the neighbours of `route` one after another until one gives what `read` takes, and then the origins. What a
+    /// neighbour says that is not what was asked for, an absence too, is no last word: it may be behind the origin.
+    async fn ask_along<T>(
+        &self,
+        route: &mut Route,
+        path: &str,
+        range: Option<&HeaderValue>,
+        read: impl Fn(&Response<Incoming>) -> Result<T, FillError>,
+    ) -> Result<(T, Response<Incoming>), FillError> {
+        while let Some(neighbour) = route.next() {
+            let request = self.request(&neighbour.at(path), range, &route.via, true);
+            self.counters.peer_requests.fetch_add(1, Relaxed);
+            let answer = self.send(request).await.and_then(|answer| Ok((read(&answer)?, answer)));
+            match answer {
+                Ok(answer) => {
+                    neighbour.health.has_served();
+                    return Ok(answer);
+                }
+                Err(error) => drop(route.failed(&error, &self.counters)),
+            }
+        }
+        let answer = self.ask_origins(path, range, &route.via).await?;
+        Ok((read(&answer)?, answer))
+    }
+
     /// Asks the origins one after another until one answers otherwise than by failing.
-    async fn ask_any(&self, path: &str, range: Option<&HeaderValue>) -> Result<Response<Incoming>, FillError> {
+    async fn ask_origins(
+        &self,
+        path: &str,
+        range: Option<&HeaderValue>,
+        via: &Via,
+    ) -> Result<Response<Incoming>, FillError> {
         let now_ms = self.elapsed_ms();
         // Stable: among those that are up, and among those that are down, the order is the configured one.
         let mut order: Vec<&Origin> = self.origins.iter().collect();
@@ -198,7 +249,7 @@ impl Upstream {
         let mut tries = order.into_iter().peekable();
         loop {
             let Some(origin) = tries.next() else { return Err(FillError::Abandoned) };
-            let answer = self.ask(origin, path, range).await;
+            let answer = self.ask_origin(origin, path, range, via).await;
             let has_failed = match &answer {
                 Ok(answer) => answer.status().is_server_error(),
                 Err(_) => true,
@@ -212,24 +263,36 @@ impl Upstream {
         }
     }
 
-    async fn ask(
+    async fn ask_origin(
         &self,
         origin: &Origin,
         path: &str,
         range: Option<&HeaderValue>,
+        via: &Via,
     ) -> Result<Response<Incoming>, FillError> {
-        let mut request = Request::new(Empty::new());
-        let url = format!("{}{path}", origin.base_url);
-        *request.uri_mut() = url.parse().expect("a URL with an id or a number at its end is a URL");
-        request.headers_mut().insert(AUTHORIZATION, self.authorization.clone());
-        if let Some(range) = range {
-            request.headers_mut().insert(RANGE, range.clone());
-        }
+        let request = self.request(&format!("{}{path}", origin.base_url), range, via, false);
         let began = Instant::now();
-        let answer = tokio::time::timeout(self.answer_timeout, self.client.request(request)).await;
+        let answer = self.send(request).await;
         self.counters.origin_requests.fetch_add(1, Relaxed);
         handles().origin_answer.record(began.elapsed());
-        match answer {
+        answer
+    }
+
+    fn request(&self, url: &str, range: Option<&HeaderValue>, via: &Via, is_to_edge: bool) -> Request<Empty<Bytes>> {
+        let mut request = Request::new(Empty::new());
+        *request.uri_mut() = url.parse().expect("a URL with an id or a number at its end is a URL");
+        let headers = request.headers_mut();
+        headers.insert(AUTHORIZATION, self.authorization.clone());
+        headers.extend(range.map(|range| (RANGE, range.clone())));
+        via.tell(&self.name, headers);
+        if is_to_edge {
+            self.cursors.tell(headers);
+        }
+        request
+    }
+
+    async fn send(&self, request: Request<Empty<Bytes>>) -> Result<Response<Incoming>, FillError> {
+        match tokio::time::timeout(self.answer_timeout, self.client.request(request)).await {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(error)) => Err(FillError::Unreachable { reason: root_cause(&error) }),
             Err(_) => Err(FillError::Silent(self.answer_timeout)),
@@ -240,22 +303,57 @@ impl Upstream {
         u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
-    fn body(&self, answer: Response<Incoming>) -> AnswerBody {
+    fn body(&self, answer: Response<Incoming>, from: Option<&Arc<Neighbour>>) -> AnswerBody {
         let counters = Arc::clone(&self.counters);
-        AnswerBody { incoming: answer.into_body(), idle_timeout: self.idle_timeout, counters }
+        let (incoming, from) = (answer.into_body(), from.cloned());
+        AnswerBody { incoming, from, idle_timeout: self.idle_timeout, counters }
     }
+}
+
+/// Looks whether `url` can be asked.
+///
+/// # Errors
+/// [`EdgeError::OriginUrl`] when not.
+pub(crate) fn check_url(url: &str) -> Result<(), EdgeError> {
+    let refuse = |reason| EdgeError::OriginUrl { url: url.to_owned(), reason };
+    let parsed: Uri = url.parse().map_err(|_| refuse("it is not a URL"))?;
+    if parsed.scheme_str() != Some("http") {
+        return Err(refuse("it must begin with http://"));
+    }
+    if parsed.query().is_some() {
+        return Err(refuse("it must not have a query"));
+    }
+    Ok(())
+}
+
+/// The blob's size as the answer to a request for `range` tells it.
+fn range_told(answer: &Response<Incoming>, range: ByteRange) -> Result<u64, FillError> {
+    match answer.status() {
+        StatusCode::PARTIAL_CONTENT => {}
+        StatusCode::OK => return Err(Lie::RangeIgnored.into()),
+        StatusCode::RANGE_NOT_SATISFIABLE => return Err(FillError::Beyond),
+        other => return Err(refusal(other)),
+    }
+    let told = text(answer.headers(), CONTENT_RANGE.as_str()).and_then(parse_content_range);
+    let Some((sent, blob_bytes)) = told else { return Err(Lie::WrongRange.into()) };
+    if sent.start != range.start || sent.end != range.end.min(blob_bytes) {
+        return Err(Lie::WrongRange.into());
+    }
+    Ok(blob_bytes)
+}
+
+/// The blob's size as the answer to a request for its outboard tells it.
+fn size_told(answer: &Response<Incoming>) -> Result<u64, FillError> {
+    if answer.status() != StatusCode::OK {
+        return Err(refusal(answer.status()));
+    }
+    let told = text(answer.headers(), WAXWING_BLOB_BYTES).and_then(|size| size.parse().ok());
+    told.ok_or_else(|| Lie::SizeMissing.into())
 }
 
 impl Origin {
     fn new(url: &str) -> Result<Self, EdgeError> {
-        let refuse = |reason| EdgeError::OriginUrl { url: url.to_owned(), reason };
-        let parsed: Uri = url.parse().map_err(|_| refuse("it is not a URL"))?;
-        if parsed.scheme_str() != Some("http") {
-            return Err(refuse("it must begin with http://"));
-        }
-        if parsed.query().is_some() {
-            return Err(refuse("it must not have a query"));
-        }
+        check_url(url)?;
         let base_url = format!("{}/origin/v1/", url.trim_end_matches('/'));
         Ok(Self { base_url, down_until_ms: AtomicU64::new(0) })
     }
@@ -275,7 +373,11 @@ impl AnswerBody {
                 // Trailers carry nothing we asked for.
                 Ok(Some(Ok(frame))) => {
                     if let Ok(bytes) = frame.into_data() {
-                        self.counters.origin_bytes.fetch_add(bytes.len() as u64, Relaxed);
+                        let counter = match self.from {
+                            Some(_) => &self.counters.peer_bytes,
+                            None => &self.counters.origin_bytes,
+                        };
+                        counter.fetch_add(bytes.len() as u64, Relaxed);
                         return Ok(Some(bytes));
                     }
                 }

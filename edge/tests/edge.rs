@@ -13,6 +13,7 @@ mod edge {
     mod grants;
     mod harness;
     mod origin;
+    mod peers;
     mod purges;
     mod ranges;
     mod raw;

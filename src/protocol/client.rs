@@ -23,6 +23,10 @@ impl ClientAddress {
     }
 }
 
+/// Marks a request that came over TLS which ends here: what is made of its `Host` begins with `https`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Secured;
+
 #[cfg(test)]
 mod tests {
     use super::*;

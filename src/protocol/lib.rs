@@ -20,7 +20,7 @@ pub mod range;
 pub mod time;
 pub mod token;
 
-pub use client::ClientAddress;
+pub use client::{ClientAddress, Secured};
 pub use ids::{AccountId, BlobId, DeviceId, Handle, IdError, LinkId, MsgId, OwnerTag, UploadId};
 pub use problem::Problem;
 pub use time::Timestamp;

@@ -32,8 +32,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 use waxwing_edge::Edge;
 use waxwing_edge::raw::{Left, Terms};
-use waxwing_protocol::ClientAddress;
 use waxwing_protocol::http1::PREFACE;
+use waxwing_protocol::{ClientAddress, Secured};
 
 use super::interim::Line;
 use super::metrics::REFUSED;
@@ -248,6 +248,7 @@ impl Arriving {
             Some(Version::HTTP_2) => (&shared.h2_builder, true),
             Some(_) => (&shared.h1_builder, false),
         };
+        let is_secured = shared.entry.tls.is_some();
         let mut stream = Placed::new(stream, read, line.clone(), place);
         if is_preface_due {
             stream = stream.preface_within(shared.terms.head_timeout);
@@ -256,6 +257,9 @@ impl Arriving {
         let stream = Strict::new(stream, switched.clone());
         let service = service_fn(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(client);
+            if is_secured {
+                request.extensions_mut().insert(Secured);
+            }
             let (line, router, switched) = (line.clone(), router.clone(), switched.clone());
             async move {
                 let answer = line.during(request, |request| router.call(request)).await;

@@ -13,7 +13,9 @@ use waxwing_protocol::{BlobId, Timestamp};
 use super::error::{FillError, Lie};
 use super::{RETRY_PAUSES, Shared, log_failure};
 use crate::cache::{Card, Head};
+use crate::peers::Route;
 use crate::tombstones::Era;
+use crate::via::Via;
 
 /// An outboard of more bytes is checked on a blocking thread: 1 MiB of it, for a blob of 2 GiB, takes about 2 ms.
 const INLINE_CHECK_BYTES_MAX: usize = 1 << 20;
@@ -88,6 +90,7 @@ pub(super) struct Task {
     shared: Arc<Shared>,
     id: BlobId,
     now: Timestamp,
+    via: Arc<Via>,
     era: Era,
     state: watch::Sender<Opening>,
     /// How it ended; still `Abandoned` when the task is dropped on its way.
@@ -96,10 +99,15 @@ pub(super) struct Task {
 
 impl Task {
     /// The task, and what its readers watch.
-    pub(super) fn new(shared: Arc<Shared>, id: BlobId, now: Timestamp) -> (Self, watch::Receiver<Opening>) {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        id: BlobId,
+        now: Timestamp,
+        via: Arc<Via>,
+    ) -> (Self, watch::Receiver<Opening>) {
         let (state, watched) = watch::channel(Opening::Waiting);
         let era = shared.cache.era();
-        (Self { shared, id, now, era, state, end: Err(FillError::Abandoned) }, watched)
+        (Self { shared, id, now, via, era, state, end: Err(FillError::Abandoned) }, watched)
     }
 
     /// Fetches and checks the outboard, asking again within the bound, and files the card.
@@ -118,21 +126,26 @@ impl Task {
 
     async fn try_open(&self) -> Result<Arc<Card>, FillError> {
         let _turn = self.shared.turn(&self.shared.opening_turns).await?;
+        let mut route = self.shared.upstream.peers.route(self.id, 0, &self.via);
         let mut pauses = RETRY_PAUSES.iter();
         loop {
-            let error = match self.attempt().await {
+            let error = match self.attempt(&mut route).await {
                 Ok(card) => return Ok(card),
                 Err(error) => error,
             };
-            match pauses.next().filter(|_| error.may_pass()) {
+            if route.failed(&error, &self.shared.counters) {
+                continue;
+            }
+            // Who asked this edge for it asks again by itself.
+            match pauses.next().filter(|_| error.may_pass() && self.via.is_from_client()) {
                 Some(pause) => tokio::time::sleep(*pause).await,
                 None => return Err(error),
             }
         }
     }
 
-    async fn attempt(&self) -> Result<Arc<Card>, FillError> {
-        let mut answer = self.shared.upstream.outboard(self.id).await?;
+    async fn attempt(&self, route: &mut Route) -> Result<Arc<Card>, FillError> {
+        let mut answer = self.shared.upstream.outboard(self.id, route).await?;
         let (id, blob_bytes) = (self.id, answer.blob_bytes);
         if blob_bytes > self.shared.blob_bytes_max {
             return Err(FillError::TooLarge { blob_bytes });
@@ -150,7 +163,7 @@ impl Task {
             let check = tokio::task::spawn_blocking(move || Outboard::verify(id, blob_bytes, &bytes));
             check.await.map_err(|_| FillError::Abandoned)?
         };
-        Ok(Arc::new(Card::new(checked.map_err(Lie::from)?, self.now)))
+        Ok(Arc::new(Card::new(checked.map_err(Lie::from)?, self.now).told_by(route.from().cloned())))
     }
 }
 

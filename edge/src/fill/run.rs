@@ -14,9 +14,11 @@ use super::opening::CardSource;
 use super::{End, Progress, RETRY_PAUSES, Shared, log_failure};
 use crate::cache::{Card, Head, Tier, Whole, is_whole};
 use crate::metrics::handles;
+use crate::peers::Route;
 use crate::slice::{SLICE_BYTES, SLICE_GROUPS, Slice, slice_count, slice_range};
 use crate::tombstones::Era;
 use crate::upstream::AnswerBody;
+use crate::via::Via;
 
 /// The task that fills adjacent slices of one blob.
 pub(super) struct Run {
@@ -25,14 +27,23 @@ pub(super) struct Run {
     source: CardSource,
     /// Whence the bytes are to come. What the disk turns out not to have, the origin is asked for.
     tier: Tier,
+    /// The way of the request for which it was begun.
+    via: Arc<Via>,
     /// The slices not complete yet, in order and without a gap.
     slices: VecDeque<SliceWriter>,
 }
 
 impl Run {
     /// A run of one slice so far.
-    pub(super) fn new(shared: Arc<Shared>, id: BlobId, source: CardSource, tier: Tier, first: SliceWriter) -> Self {
-        Self { shared, id, source, tier, slices: VecDeque::from([first]) }
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        id: BlobId,
+        source: CardSource,
+        tier: Tier,
+        via: Arc<Via>,
+        first: SliceWriter,
+    ) -> Self {
+        Self { shared, id, source, tier, via, slices: VecDeque::from([first]) }
     }
 
     /// Whether slice `index`, which has to come from `tier`, can be had together with those of this run: it follows
@@ -64,11 +75,20 @@ impl Run {
         }
         let shared = Arc::clone(&self.shared);
         let _turn = shared.turn(&shared.run_turns).await?;
+        let first = self.slices.front().map_or(0, |slice| slice.index);
+        let mut route = shared.upstream.peers.route(self.id, first, &self.via);
         let mut pauses = RETRY_PAUSES.iter();
         loop {
-            let Err(error) = self.attempt().await else { return Ok(()) };
+            let Err(error) = self.attempt(&mut route).await else { return Ok(()) };
             // The opening has asked again by itself; when it gave up, its error is final.
-            match pauses.next().filter(|_| error.may_pass() && !self.source.has_failed()) {
+            if self.source.has_failed() {
+                return Err(error);
+            }
+            if route.failed(&error, &shared.counters) {
+                continue;
+            }
+            // Who asked this edge for it asks again by itself.
+            match pauses.next().filter(|_| error.may_pass() && self.via.is_from_client()) {
                 Some(pause) => tokio::time::sleep(*pause).await,
                 None => return Err(error),
             }
@@ -91,11 +111,14 @@ impl Run {
     }
 
     /// One request for all that is left, from the first chunk group not verified yet.
-    async fn attempt(&mut self) -> Result<(), FillError> {
+    async fn attempt(&mut self, route: &mut Route) -> Result<(), FillError> {
         let (Some(first), Some(last)) = (self.slices.front(), self.slices.back()) else { return Ok(()) };
         let asked = ByteRange { start: first.offset(), end: (last.index + 1) * SLICE_BYTES };
         handles().fills.increment(1);
-        let (answer, card) = tokio::try_join!(self.shared.upstream.range(self.id, asked), self.source.card())?;
+        let (answer, card) = tokio::try_join!(self.shared.upstream.range(self.id, asked, route), self.source.card())?;
+        for slice in &self.slices {
+            slice.progress.send_modify(|progress| progress.cache_status.clone_from(&answer.cache_status));
+        }
         if answer.blob_bytes != card.blob_bytes() {
             self.doubt_size_of(&card);
             return Err(Lie::TwoSizes.into());
@@ -142,6 +165,9 @@ impl Run {
     fn doubt_size_of(&self, card: &Arc<Card>) {
         if !card.is_size_proven() {
             self.shared.cache.drop_card(card);
+            if let Some(neighbour) = &card.told_by {
+                neighbour.blame(&Lie::TwoSizes.into(), &self.shared.counters);
+            }
         }
     }
 }

@@ -24,9 +24,10 @@ const CLIENT_LIFETIME_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// 200 with a whole blob, 206 with a range of it.
 pub(super) fn bytes(pass: Pass, reading: Reading, is_range: bool, took: Duration, sent: Sent) -> Response {
-    let Reading { found, range, content } = reading;
+    let Reading { found, range, cache_status, content } = reading;
     let content_bytes = range.end - range.start;
     let mut headers = head(pass, Some(found), took, StatusCode::PARTIAL_CONTENT);
+    prepend_hop(&mut headers, cache_status.as_deref());
     let status = if is_range {
         let range = ByteRange { start: range.start, end: range.end };
         set(&mut headers, CONTENT_RANGE, range.content_range(found.blob_bytes));
@@ -111,7 +112,7 @@ pub(crate) fn client_lifetime(time_left: Duration, age: Duration) -> Duration {
 }
 
 /// RFC 9211 §2. The answers of the origin that a fill takes are always stored.
-fn cache_status(how: How, origin_status: StatusCode) -> String {
+pub(super) fn cache_status(how: How, origin_status: StatusCode) -> String {
     match how {
         How::Hit { is_from_disk: false } => "waxwing; hit".to_owned(),
         How::Hit { is_from_disk: true } => "waxwing; hit; detail=disk".to_owned(),
@@ -120,6 +121,16 @@ fn cache_status(how: How, origin_status: StatusCode) -> String {
             let collapsed = if collapsed { "; collapsed" } else { "" };
             format!("waxwing; fwd={why}; fwd-status={}; stored{collapsed}", origin_status.as_u16())
         }
+    }
+}
+
+/// Puts what the edge before did in front of what this one did: the list's first is nearest the origin, RFC 9211 §2.
+pub(super) fn prepend_hop(headers: &mut HeaderMap, hop: Option<&str>) {
+    let own = headers.get(CACHE_STATUS).and_then(|own| own.to_str().ok());
+    if let (Some(hop), Some(own)) = (hop, own)
+        && let Ok(both) = HeaderValue::try_from(format!("{hop}, {own}"))
+    {
+        headers.insert(CACHE_STATUS, both);
     }
 }
 

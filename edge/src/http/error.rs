@@ -16,6 +16,7 @@ use waxwing_protocol::problem::PROBLEM_MEDIA_TYPE;
 use super::{BLOB_POLICY, CACHE_STATUS};
 use crate::blobs::ReadError;
 use crate::fill::FillError;
+use crate::via::Circle;
 
 /// When to come again after the origin could not be asked: it is most often back within seconds, and each client's own
 /// back-off spreads them further.
@@ -72,6 +73,31 @@ impl HttpError {
     /// What was shown is no grant.
     pub(super) fn grant_malformed() -> Self {
         Self::grant(&GrantError::Malformed)
+    }
+
+    /// Another edge's request goes in circles.
+    pub(super) fn circle(error: Circle) -> Self {
+        let (status, slug) = match error {
+            Circle::Closed | Circle::TooLong => (StatusCode::LOOP_DETECTED, "edges-in-circles"),
+            Circle::Unreadable => (StatusCode::BAD_REQUEST, "way-malformed"),
+        };
+        Self::new(status, slug, &error)
+    }
+
+    /// Another edge has heard of more purges than this one.
+    pub(super) fn behind() -> Self {
+        let detail = "this edge has not heard of all purges that the one which asks has";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "purges-behind", detail).retry_after(RETRY_AFTER_BUSY)
+    }
+
+    /// This edge is about to stop.
+    pub(super) fn draining() -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "edge-draining", "this edge takes no further requests")
+    }
+
+    /// Another edge asked for no range, or for several.
+    pub(super) fn no_range() -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "range-missing", "edges ask for one range")
     }
 
     /// A grant was shown and refused. RFC 6750 §3.1 names the challenges.

@@ -49,7 +49,7 @@ impl<S: Send + Sync> FromRequestParts<S> for BlobPath {
 }
 
 /// The one grant that was shown. Two are refused: which of them was meant is not ours to guess.
-fn the_grant(headers: &HeaderMap) -> Result<&str, HttpError> {
+pub(super) fn the_grant(headers: &HeaderMap) -> Result<&str, HttpError> {
     let mut shown = headers.get_all(AUTHORIZATION).iter();
     let first = shown.next().ok_or_else(HttpError::grant_missing)?;
     if shown.next().is_some() {

@@ -101,6 +101,10 @@ impl Origin {
             .route("/origin/v1/blobs/{id}", get(blob))
             .route("/origin/v1/blobs/{id}/outboard", get(outboard))
             .route("/origin/v1/purges", get(purges))
+            // As an edge of another make, which says what it is told to.
+            .route("/peer/v1/blobs/{id}", get(blob))
+            .route("/peer/v1/blobs/{id}/outboard", get(outboard))
+            .route("/peer/v1/health", get(health))
             .with_state(shared);
         tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
         origin
@@ -295,6 +299,15 @@ async fn purges(State(shared): State<Arc<Shared>>, Query(after): Query<HashMap<S
     log.purges.retain(|purge| purge.number > after);
     log.purges.truncate(2);
     Json(log).into_response()
+}
+
+async fn health(State(shared): State<Arc<Shared>>) -> Response {
+    let manner = shared.manner.lock().unwrap().0;
+    match manner {
+        Manner::Status(status) => StatusCode::from_u16(status).unwrap().into_response(),
+        Manner::Mute => std::future::pending().await,
+        _ => StatusCode::NO_CONTENT.into_response(),
+    }
 }
 
 async fn outboard(State(shared): State<Arc<Shared>>, Path(id): Path<String>, headers: HeaderMap) -> Response {

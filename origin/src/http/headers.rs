@@ -4,7 +4,7 @@ use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue};
 use data_encoding::BASE64;
-use waxwing_protocol::{BlobId, Timestamp};
+use waxwing_protocol::{BlobId, Secured, Timestamp};
 
 use super::error::HttpError;
 use crate::config::Config;
@@ -87,7 +87,8 @@ pub(super) fn base_url(config: &Config, parts: &Parts) -> Result<String, HttpErr
         !host.is_empty() && host.len() <= 255 && host.bytes().all(allowed)
     };
     let host = host.filter(plausible).ok_or_else(|| bad(HOST.as_str(), "does not name a host"))?;
-    Ok(format!("http://{host}"))
+    let scheme = if parts.extensions.get::<Secured>().is_some() { "https" } else { "http" };
+    Ok(format!("{scheme}://{host}"))
 }
 
 /// A moment as an HTTP date.
@@ -150,6 +151,9 @@ mod tests {
         for bad in ["", "a/b", "a b", "user@host", "a?x"] {
             assert!(base_url(&config, &request(bad)).is_err(), "{bad}");
         }
+        let mut secured = request("up.example");
+        secured.extensions.insert(Secured);
+        assert_eq!(base_url(&config, &secured).unwrap(), "https://up.example");
         let public = Config { public_url: Some("https://up.example/".into()), ..config };
         assert_eq!(base_url(&public, &request("a/b")).unwrap(), "https://up.example");
     }
