@@ -31,7 +31,7 @@ const STRETCH_SLICES: u64 = 64;
 
 /// Whether slice `index` begins a stretch: another edge may be responsible for it than for the one before.
 pub(crate) const fn begins_stretch(index: u64) -> bool {
-    index % STRETCH_SLICES == 0
+    index.is_multiple_of(STRETCH_SLICES)
 }
 
 /// All of them.
