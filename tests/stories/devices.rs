@@ -55,7 +55,7 @@ fn a_second_device_knows_the_past_and_shares_the_future() {
     register(dir, &service.url, "alice");
     register(dir, &service.url, "bob");
     say(dir, "alice", "bob", "before").ok();
-    assert_eq!(watch(dir, "bob"), "alice: before\n");
+    assert_eq!(watch(dir, "bob"), "alice: before  (message request)\n");
     say(dir, "bob", "alice", "long ago").ok();
     assert_eq!(watch(dir, "alice"), "bob: long ago\n");
     std::fs::write(dir.join("photo.jpg"), "a picture").unwrap();
@@ -157,7 +157,7 @@ fn a_changed_identity_stops_everything_until_it_is_accepted() {
     say(dir, "alice", "bob", "to you alone").fails_saying(&["is not who they were", "contacts accept bob"]);
     waxwing(dir, &["contacts", "accept", "bob", "--home", "alice"]).ok();
     say(dir, "alice", "bob", "to the new one").ok();
-    assert_eq!(watch(dir, "bob"), "alice: to the new one\n");
+    assert_eq!(watch(dir, "bob"), "alice: to the new one  (message request)\n");
 }
 
 /// A server between alice and the service that passes everything on, but for the lies it tells.

@@ -37,6 +37,8 @@ async fn flood(mut stream: TcpStream, most: usize, mut next: impl FnMut(usize) -
             read = reading.read_buf(&mut answer) => !matches!(read, Ok(1..)),
         };
         if end {
+            // What came before the end is there still, also when it was a write that failed.
+            let _ = stream.read_to_end(&mut answer).await;
             return (sent, answer);
         }
     }
