@@ -70,12 +70,12 @@ impl Tables {
     }
 }
 
-/// Threads that write and merge the engine's tables. With one for each core, as is its default, a merge of some seconds
-/// on a small machine keeps full memtables waiting, and at the fourth of those every write halts.
+/// Threads that write and merge the engine's tables. It halts every write when four full memtables wait; with one thread
+/// for each core, as is its default, a merge of some seconds on a small machine can keep that many waiting.
 const WORKERS: usize = 4;
 
-/// How much the engine's own threads yield to those that serve: on one core, writing a table of 32 MiB would else hold
-/// every message up for a tenth of a second. They still get a quarter of a core that is always busy.
+/// How much the engine's own threads yield to those that serve, which they would else share a core with as equals while
+/// they write a table. They still get a quarter of a core that is always busy.
 #[cfg(target_os = "linux")]
 const WORKERS_NICE: i32 = 5;
 
