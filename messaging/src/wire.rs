@@ -208,14 +208,13 @@ impl Wire {
         let goodbye = async {
             let frame = CloseFrame { code, reason: reason.into() };
             socket.send(Message::Close(Some(frame))).await.ok()?;
-            loop {
-                match socket.next().await {
-                    Some(Ok(_)) => {}
-                    None => return Some(()),
-                    Some(Err(_)) => break,
+            while let Some(Ok(message)) = socket.next().await {
+                if matches!(message, Message::Close(_)) {
+                    return Some(());
                 }
             }
-            // What cannot be read as WebSocket stays unread, and would reset the connection just as well.
+            // What cannot be read as WebSocket stays unread, and would reset the connection just as well. Such a
+            // socket says that it has ended from its first error on: only the client's own goodbye ends the wait.
             sleep(UNREAD_LINGER).await;
             Some(())
         };
