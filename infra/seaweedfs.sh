@@ -3,11 +3,11 @@
 # the last, so the server ends by itself when nobody has touched DIRECTORY/used for two minutes.
 #
 # DIRECTORY/endpoint has its address, DIRECTORY/filer that of its files, which asks for no key, and DIRECTORY/pid its process.
-# Started again in the same directory it has the same addresses and data. Access key `waxwing`, secret key `waxwing-secret`.
+# Started again in the same directory it has the same addresses, data and keys (DIRECTORY/s3.json). Access key `waxwing`, secret key `waxwing-secret`.
 set -euo pipefail
 weed=$1 directory=$2
 mkdir -p "$directory/data"
-cat > "$directory/s3.json" <<'JSON'
+[ -s "$directory/s3.json" ] || cat > "$directory/s3.json" <<'JSON'
 {"identities": [
   {"name": "tests", "credentials": [{"accessKey": "waxwing", "secretKey": "waxwing-secret"}],
    "actions": ["Admin", "Read", "Write", "List", "Tagging"]},

@@ -22,6 +22,7 @@ mod harness {
     pub mod disk;
     pub mod recorder;
     pub mod uploader;
+    pub mod verdict;
 }
 
 use std::process::ExitCode;
@@ -44,7 +45,7 @@ fn main() -> ExitCode {
     let words: Vec<&str> = args.iter().map(String::as_str).collect();
     match words[..] {
         ["recorder", log] => recorder::run(log.as_ref()),
-        ["uploader", server, grant, recorder, seed] => uploader::run(server, grant, recorder, seed),
+        ["uploader", server, grant, recorder, seed, most] => uploader::run(server, grant, recorder, seed, most),
         ["sender", home, to, recorder] => couriers::send(home.as_ref(), to, recorder),
         ["receiver", home, recorder] => couriers::receive(home.as_ref(), recorder),
         _ => return libtest_mimic::run(&Arguments::from_args(), trials()).exit_code(),

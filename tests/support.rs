@@ -44,9 +44,13 @@ impl Service {
 
     /// The same with environment variables.
     pub fn serve_with(config: &Path, env: &[(&str, &str)]) -> Self {
+        Self::try_serve(config, env).unwrap_or_else(|said| panic!("the node does not start: {said}"))
+    }
+
+    /// The same, or what it said instead of starting.
+    pub fn try_serve(config: &Path, env: &[(&str, &str)]) -> Result<Self, String> {
         let mut command = Command::new(WAXWING);
-        let started = Self::spawn(command.arg("serve").arg("--config").arg(config).envs(env.iter().copied()));
-        started.unwrap_or_else(|said| panic!("the node does not start: {said}"))
+        Self::spawn(command.arg("serve").arg("--config").arg(config).envs(env.iter().copied()))
     }
 
     fn spawn(command: &mut Command) -> Result<Self, String> {
@@ -212,13 +216,19 @@ pub fn sample_bytes(len: usize) -> Vec<u8> {
 
 /// Waits until `seen` gives something, for a minute at most.
 #[track_caller]
-pub fn wait_for<T>(what: &str, mut seen: impl FnMut() -> Option<T>) -> T {
+pub fn wait_for<T>(what: &str, seen: impl FnMut() -> Option<T>) -> T {
+    wait_at_most(std::time::Duration::from_secs(60), what, seen)
+}
+
+/// The same for what takes long on a busy machine, such as another server's start.
+#[track_caller]
+pub fn wait_at_most<T>(limit: std::time::Duration, what: &str, mut seen: impl FnMut() -> Option<T>) -> T {
     let began = std::time::Instant::now();
     loop {
         if let Some(value) = seen() {
             return value;
         }
-        assert!(began.elapsed() < std::time::Duration::from_secs(60), "waited a minute for {what}");
+        assert!(began.elapsed() < limit, "waited {} s for {what}", limit.as_secs());
         std::thread::yield_now();
         std::thread::park_timeout(std::time::Duration::from_millis(2));
     }

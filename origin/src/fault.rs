@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// What can be broken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
-    /// `skip-sync`: neither data nor records are synced, and yet acknowledged.
+    /// `skip-sync`: neither data nor records are synced, and yet acknowledged; to a bucket, tails are not written.
     SkipSync,
     /// `fail-sync`: the disk reports an I/O error at every sync of data.
     FailSync,
@@ -25,13 +25,15 @@ pub(crate) enum Fault {
     SmallPacks,
     /// `churn-packs`: packs are compacted without end, whatever lives in them.
     ChurnPacks,
+    /// `collect-at-once`: what an operator has collected in a bucket need not be old; for a node that nobody uses.
+    CollectAtOnce,
 }
 
 /// Which switches are on.
 #[derive(Debug, Default)]
 pub(crate) struct Faults {
     #[cfg(any(test, feature = "fault-injection"))]
-    on: [AtomicBool; 5],
+    on: [AtomicBool; 6],
 }
 
 /// A name in `WAXWING_FAULT` that is no fault: a misspelt switch would make a harness pass for nothing.
@@ -51,6 +53,7 @@ impl Faults {
                 "disk-full" => faults.set(Fault::DiskFull, true),
                 "small-packs" => faults.set(Fault::SmallPacks, true),
                 "churn-packs" => faults.set(Fault::ChurnPacks, true),
+                "collect-at-once" => faults.set(Fault::CollectAtOnce, true),
                 // Messaging's, named in the same variable.
                 "delete-before-ack" => {}
                 other => return Err(UnknownFault(other.to_owned())),

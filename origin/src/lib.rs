@@ -129,7 +129,7 @@ impl Origin {
         let webhook = open_webhook(&config)?;
         let bucket = s3.bucket.clone();
         let signing = Keys::find(&s3).map_err(|problem| OpenError::Keys { bucket: bucket.clone(), problem })?;
-        let settings = Settings::new(s3, signing, config.blob_bytes_max);
+        let settings = Settings::new(s3, signing, config.blob_bytes_max, Arc::new(fault::from_env()?));
         settings.check().map_err(|problem| OpenError::Settings { bucket: bucket.clone(), problem })?;
         let store = S3Store::open(settings).await;
         let store = store.map_err(|error| OpenError::Bucket { bucket, source: error.into() })?;

@@ -1,17 +1,16 @@
 //! The cycles: start, let the workers run, kill, start again; then hold the log against what is there.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::Duration;
 
 use waxwing_client::Client;
-use waxwing_protocol::BlobId;
 
 use super::disk::Disk;
 use super::recorder::Recorder;
-use super::uploader::{Dice, Tus, content};
+use super::uploader::{Dice, UPLOAD_BYTES_MAX};
+use super::verdict::lost_uploads;
 use crate::support::{Service, register, wait_for, waxwing};
 
 /// Workers that upload at once.
@@ -193,7 +192,8 @@ pub fn uploads(chaos: Chaos) -> Result<Report, String> {
     let mut generation = 0;
     let mut start = |stage: &Stage| {
         generation += 1_000_000;
-        stage.worker(&["uploader", &stage.url(), &grant, &stage.recorder.address, &generation.to_string()])
+        let (seed, bytes_max) = (generation.to_string(), UPLOAD_BYTES_MAX.to_string());
+        stage.worker(&["uploader", &stage.url(), &grant, &stage.recorder.address, &seed, &bytes_max])
     };
     let mut workers: Vec<_> = (0..UPLOADERS).map(|_| start(&stage)).collect();
     for _ in 0..stage.chaos.cycles {
@@ -212,88 +212,16 @@ pub fn uploads(chaos: Chaos) -> Result<Report, String> {
     check_uploads(&stage)
 }
 
-#[derive(Default)]
-struct Acknowledged {
-    seed: u64,
-    len: u64,
-    offset: u64,
-    blob: Option<String>,
-    gone: Option<String>,
-}
-
 fn check_uploads(stage: &Stage) -> Result<Report, String> {
-    let mut uploads: BTreeMap<String, Acknowledged> = BTreeMap::new();
     let lines = stage.recorder.lines();
-    for line in &lines {
-        let words: Vec<&str> = line.iter().map(String::as_str).collect();
-        let number = |text: &str| text.parse::<u64>().map_err(|error| format!("{line:?}: {error}"));
-        let upload = uploads.entry(words[1].to_owned()).or_default();
-        match words[..] {
-            ["created", _, seed, len] => (upload.seed, upload.len) = (number(seed)?, number(len)?),
-            ["offset", _, offset] => upload.offset = upload.offset.max(number(offset)?),
-            ["blob", _, blob] => upload.blob = Some(blob.to_owned()),
-            ["gone", _, status] => upload.gone = Some(status.to_owned()),
-            _ => return Err(format!("the recorder has a line it should not: {line:?}")),
-        }
-    }
     if lines.len() < 20 * stage.chaos.cycles.min(20) {
         return Err(format!("only {} acknowledgements: that shows nothing", lines.len()));
     }
     if stage.dead.is_some() {
         return Ok(stage.report(lines.len(), Vec::new()));
     }
-    let tus = Tus::new(&stage.upload_grant);
-    let http = reqwest::blocking::Client::new();
-    let mut losses = Vec::new();
-    for (url, told) in &uploads {
-        let bytes = content(told.seed, told.len);
-        let expected = BlobId::from_bytes(*blake3::hash(&bytes).as_bytes()).to_string();
-        if let Some(status) = &told.gone {
-            losses.push(format!("{url}: created, then {status}"));
-            continue;
-        }
-        let blob = match &told.blob {
-            Some(blob) => Some(blob.clone()),
-            None => finish_upload(&tus, url, told.offset, &bytes, &mut losses),
-        };
-        let Some(blob) = blob else { continue };
-        if blob != expected {
-            losses.push(format!("{url}: became {blob}, its bytes are {expected}"));
-            continue;
-        }
-        let got = http.get(format!("{}/v1/blobs/{blob}", stage.url())).bearer_auth(&stage.media_grant).send();
-        let got = got.and_then(reqwest::blocking::Response::error_for_status).and_then(|answer| answer.bytes());
-        match got {
-            Ok(got) if got == bytes => {}
-            Ok(got) => losses.push(format!("{blob}: came back as {} other bytes", got.len())),
-            Err(error) => losses.push(format!("{blob}: acknowledged complete, now {error}")),
-        }
-    }
+    let losses = lost_uploads(&lines, &stage.url(), &stage.upload_grant, &stage.media_grant)?;
     Ok(stage.report(lines.len(), losses))
-}
-
-/// Resumes an upload whose worker is dead and completes it; its blob.
-fn finish_upload(tus: &Tus, url: &str, told: u64, bytes: &[u8], losses: &mut Vec<String>) -> Option<String> {
-    let (offset, blob) = match tus.head(url) {
-        Some(Ok(standing)) => standing,
-        other => {
-            losses.push(format!("{url}: acknowledged at {told}, now {other:?}"));
-            return None;
-        }
-    };
-    if offset < told {
-        losses.push(format!("{url}: acknowledged {told}, now at {offset}"));
-        return None;
-    }
-    if blob.is_some() {
-        return blob;
-    }
-    let rest = &bytes[usize::try_from(offset).expect("uploads here are small")..];
-    let done = tus.patch(url, offset, rest).and_then(|(_, blob)| blob);
-    if done.is_none() {
-        losses.push(format!("{url}: cannot be completed from {offset}"));
-    }
-    done
 }
 
 /// Messages amid chaos.

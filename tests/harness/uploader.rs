@@ -8,8 +8,8 @@ use reqwest::header::HeaderMap;
 
 use super::recorder::Reporter;
 
-/// Uploads are up to this large: many fit one request, some take many.
-const UPLOAD_BYTES_MAX: u64 = 6 << 20;
+/// Uploads to a disk are up to this large: many fit one request, some take many.
+pub const UPLOAD_BYTES_MAX: u64 = 6 << 20;
 
 /// The content of the upload with this seed.
 pub fn content(seed: u64, len: u64) -> Vec<u8> {
@@ -85,15 +85,19 @@ fn header(headers: &HeaderMap, name: &str) -> Option<String> {
     headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned)
 }
 
-/// Runs the worker until it is killed. Lines: `created URL SEED LEN`, `offset URL N`, `blob URL ID`, `gone URL STATUS`.
-pub fn run(server: &str, grant: &str, recorder: &str, seed: &str) {
+/// The largest request is so small a part of the largest upload.
+const REQUESTS: u64 = 3;
+
+/// Runs the worker, whose uploads have less than `bytes_max` bytes, until it is killed. Lines: `created URL SEED LEN`, `offset URL N`, `blob URL ID`, `gone URL STATUS`.
+pub fn run(server: &str, grant: &str, recorder: &str, seed: &str, bytes_max: &str) {
     let reporter = Reporter::connect(recorder);
     let tus = Tus::new(grant);
-    let mut seed: u64 = seed.parse().expect("a seed is a number");
+    let number = |text: &str| text.parse::<u64>().expect("it is a number");
+    let (mut seed, bytes_max) = (number(seed), number(bytes_max));
     loop {
         seed += 1;
         let mut dice = Dice::new(seed);
-        let len = dice.below(UPLOAD_BYTES_MAX);
+        let len = dice.below(bytes_max);
         let bytes = content(seed, len);
         let Some(url) = tus.create(server, len) else {
             std::thread::sleep(Duration::from_millis(10));
@@ -102,7 +106,7 @@ pub fn run(server: &str, grant: &str, recorder: &str, seed: &str) {
         reporter.say(&format!("created {url} {seed} {len}"));
         let mut offset = 0;
         loop {
-            let part = dice.below(2 << 20).min(len - offset);
+            let part = dice.below(bytes_max / REQUESTS).min(len - offset);
             let end = usize::try_from(offset + part).expect("uploads here are small");
             let start = usize::try_from(offset).expect("uploads here are small");
             let answer = tus.patch(&url, offset, &bytes[start..end]).or_else(|| ask(&tus, &reporter, &url));

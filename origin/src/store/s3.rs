@@ -49,6 +49,8 @@ use super::{
     BlobReader, BlobStore, Claim, DuePage, Event, Lives, Purges, StoreError, StoreErrorKind, UploadRecord, UploadWriter,
 };
 
+use crate::fault::Fault;
+
 pub(crate) use self::probe::ProbeError;
 pub(crate) use self::settings::{Keys, Settings};
 
@@ -406,6 +408,8 @@ impl BlobStore for S3Store {
     }
 
     fn collect(&self, older_than: Timestamp) -> BoxFuture<'_, Result<u64, StoreError>> {
+        let at_once = self.0.settings.faults.is_on(Fault::CollectAtOnce);
+        let older_than = if at_once { Timestamp::MAX } else { older_than };
         Box::pin(async move { Ok(self.0.collect(Timestamp::default(), older_than, false).await?.uploads) })
     }
 

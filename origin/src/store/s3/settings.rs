@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use aws_sdk_s3::Client;
@@ -14,6 +15,7 @@ use aws_sdk_s3::config::{
 use aws_smithy_http_client::{Builder, tls};
 
 use crate::config::S3Config;
+use crate::fault::Faults;
 
 /// How often a request is made at most: again after a failure of the server, of the network, or when the server asks
 /// to slow down. A budget over all requests, which failures use up faster than successes fill it, bounds it further.
@@ -66,6 +68,7 @@ pub(crate) struct Settings {
     pub(super) sweep_interval: Duration,
     pub(super) health_interval: Duration,
     pub(super) attempt_timeout: Duration,
+    pub(super) faults: Arc<Faults>,
 }
 
 /// What requests are signed with.
@@ -106,7 +109,7 @@ impl fmt::Debug for Keys {
 }
 
 impl Settings {
-    pub(crate) fn new(config: S3Config, keys: Keys, blob_bytes_max: u64) -> Self {
+    pub(crate) fn new(config: S3Config, keys: Keys, blob_bytes_max: u64, faults: Arc<Faults>) -> Self {
         Self {
             config,
             keys,
@@ -117,6 +120,7 @@ impl Settings {
             sweep_interval: SWEEP_INTERVAL,
             health_interval: HEALTH_INTERVAL,
             attempt_timeout: ATTEMPT_TIMEOUT,
+            faults,
         }
     }
 

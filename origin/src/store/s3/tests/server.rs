@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Runtime;
@@ -109,7 +109,7 @@ pub(super) fn settings(endpoint: &str, prefix: &str) -> Settings {
         clock_ahead_max: Duration::MAX,
         walk_interval: Duration::ZERO,
         settle: Duration::ZERO,
-        ..Settings::new(config, keys, 64 << 30)
+        ..Settings::new(config, keys, 64 << 30, Arc::default())
     }
 }
 

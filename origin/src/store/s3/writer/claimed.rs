@@ -12,6 +12,7 @@ use waxwing_protocol::blob::CV_BYTES;
 use waxwing_protocol::range::ByteRange;
 
 use super::buffer::Buffer;
+use crate::fault::Fault;
 use crate::store::s3::Shared;
 use crate::store::s3::blobs::Stored;
 use crate::store::s3::bucket::{Expect, PartTag, Swap, Tag};
@@ -192,7 +193,9 @@ impl Claimed {
         if stored < self.end {
             let bytes = self.buffer.copy_from(stored - self.buffer_start());
             let tail = Tail { name: new_name(self.id)?, bytes: bytes.len() as u64 };
-            self.shared.bucket.put(&tail_key(&tail.name), bytes).await?;
+            if !self.shared.settings.faults.is_on(Fault::SkipSync) {
+                self.shared.bucket.put(&tail_key(&tail.name), bytes).await?;
+            }
             self.tails.push(tail);
         }
         Ok(())
