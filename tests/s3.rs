@@ -25,6 +25,8 @@ mod harness {
 mod on_s3 {
     pub mod kills;
     pub mod listing;
+    pub mod race;
+    pub mod readiness;
     pub mod scene;
     pub mod seaweed;
 }
@@ -33,7 +35,7 @@ use std::process::ExitCode;
 
 use harness::{recorder, uploader};
 use libtest_mimic::{Arguments, Trial};
-use on_s3::{kills, seaweed};
+use on_s3::{kills, race, readiness, seaweed};
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -48,7 +50,8 @@ fn main() -> ExitCode {
             }
             // On CI it could have been installed: there it is a failure.
             let is_skipped = missing.is_some() && std::env::var_os("CI").is_none();
-            let trials: Vec<Trial> = [kills::trials()].into_iter().flatten().collect();
+            let trials: Vec<Trial> =
+                [kills::trials(), race::trials(), readiness::trials()].into_iter().flatten().collect();
             let trials = trials.into_iter().map(|trial| trial.with_ignored_flag(is_skipped)).collect();
             return libtest_mimic::run(&Arguments::from_args(), trials).exit_code();
         }

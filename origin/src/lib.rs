@@ -171,6 +171,11 @@ impl Origin {
         self.uploads.is_ready()
     }
 
+    /// Why uploads cannot be taken, in words for an operator; `None` when they can.
+    pub fn trouble(&self) -> Option<String> {
+        self.uploads.trouble()
+    }
+
     /// Takes no more bytes, and returns when what was received is committed. Blobs can still be read.
     pub async fn close(&self) {
         self.stop.cancel();

@@ -144,6 +144,11 @@ pub(crate) trait BlobStore: Send + Sync + 'static {
     /// Whether writing is possible; false while what the engine stores to is not there, and for good once it cannot tell
     /// any more what is durable.
     fn is_writable(&self) -> bool;
+
+    /// Why writing is not possible, for operators; `None` while it is.
+    fn trouble(&self) -> Option<String> {
+        (!self.is_writable()).then(|| "its store is read-only until a restart".to_owned())
+    }
 }
 
 /// How long uploads stay after their last commit.

@@ -176,6 +176,12 @@ impl Uploads {
         self.0.store.is_writable() && !self.0.closing.is_cancelled()
     }
 
+    /// Why they cannot, for operators.
+    pub(crate) fn trouble(&self) -> Option<String> {
+        let closing = self.0.closing.is_cancelled().then(|| "it is stopping".to_owned());
+        closing.or_else(|| self.0.store.trouble())
+    }
+
     /// Runs a request to its end in a task of its own: when the client goes, its connection's task is dropped, and the
     /// bytes that came must still be committed. Boxed, since what waits for the task would keep as much room again.
     async fn run<T: Send + 'static>(

@@ -36,13 +36,12 @@ const PAGE: usize = 1000;
 pub(super) fn router(node: &Node, recorder: Recorder, address: SocketAddr) -> Router {
     let (probed, told) = (node.clone(), node.clone());
     let ready = move || {
-        let waiting: Vec<_> =
-            probed.readiness().into_iter().filter(|(_, ready)| !ready).map(|(role, _)| role).collect();
-        let answer = if waiting.is_empty() {
+        let troubles = probed.troubles();
+        let answer = if troubles.is_empty() {
             (StatusCode::OK, "ready\n".to_owned())
         } else {
-            let text = format!("not ready: {} (its store is read-only, or it is stopping)\n", waiting.join(", "));
-            (StatusCode::SERVICE_UNAVAILABLE, text)
+            let lines = troubles.iter().map(|(role, why)| format!("not ready: {role} ({why})\n"));
+            (StatusCode::SERVICE_UNAVAILABLE, lines.collect())
         };
         std::future::ready(answer)
     };

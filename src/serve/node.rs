@@ -129,6 +129,15 @@ impl Node {
         origin.into_iter().chain(messaging).collect()
     }
 
+    /// What keeps roles from getting requests, each with why.
+    pub(super) fn troubles(&self) -> Vec<(&'static str, String)> {
+        let origin = self.origin.as_ref().and_then(Origin::trouble).map(|why| ("origin", why));
+        let messaging = self.messaging.as_ref().filter(|messaging| !messaging.is_ready());
+        let messaging =
+            messaging.map(|_| ("messaging", "its store is read-only until a restart, or it is stopping".to_owned()));
+        origin.into_iter().chain(messaging).collect()
+    }
+
     /// The edge, when this node plays it.
     pub(super) const fn edge(&self) -> Option<&Edge> {
         self.edge.as_ref()

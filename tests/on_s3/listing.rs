@@ -83,5 +83,9 @@ pub fn look(server: &Seaweed) -> Looked {
             looked.wrong.push(format!("nothing names the parts of {upload}"));
         }
     }
+    for under in ["clocks", "probes"] {
+        let left = server.list(under).into_iter();
+        looked.wrong.extend(left.map(|(name, _)| format!("{under}/{name} was for a moment and stayed")));
+    }
     looked
 }

@@ -15,6 +15,7 @@ mod bucket;
 mod events;
 mod flights;
 mod garbage;
+mod health;
 mod ledger;
 mod objects;
 mod pins;
@@ -27,7 +28,6 @@ mod sweep;
 mod uploads;
 mod writer;
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -39,6 +39,7 @@ use waxwing_protocol::{BlobId, OwnerTag, Timestamp, UploadId};
 
 use self::bucket::{Bucket, PAGE};
 use self::flights::Flights;
+use self::health::Health;
 use self::objects::{BLOBS, OWNERS, blob_in, event_key, owner_in, owner_key, random_name};
 use self::pins::Pins;
 use self::purges::Newest;
@@ -56,9 +57,6 @@ pub(crate) use self::settings::{Keys, Settings};
 
 /// Pages of pointers looked through in one go.
 const WALK_PAGES: usize = 16;
-
-/// How often in a row the bucket must not answer for the store to count as gone.
-const FAILURES_MAX: u32 = 2;
 
 /// How often it is looked whether a count of what owners hold is due.
 const RECOUNT_LOOK: Duration = Duration::from_secs(60 * 60);
@@ -85,7 +83,7 @@ struct Shared {
     walk: tokio::sync::Mutex<Walk>,
     /// Work that nobody waits for.
     tasks: TaskTracker,
-    is_reachable: AtomicBool,
+    health: Health,
 }
 
 /// How far the pointers were looked through.
@@ -120,7 +118,7 @@ impl S3Store {
             node: Mutex::new(random_name().map_err(ProbeError::Unwritable)?),
             walk: tokio::sync::Mutex::default(),
             tasks: TaskTracker::new(),
-            is_reachable: AtomicBool::new(true),
+            health: Health::default(),
         });
         shared.watch_bucket();
         shared.watch_ledgers();
@@ -152,33 +150,6 @@ impl Shared {
         if let Ok(name) = random_name() {
             *self.node.lock().unwrap_or_else(PoisonError::into_inner) = name;
         }
-    }
-
-    /// Looks again and again whether the bucket is there.
-    fn watch_bucket(self: &Arc<Self>) {
-        let (shared, interval) = (Arc::downgrade(self), self.settings.health_interval);
-        tokio::spawn(async move {
-            let mut failures = 0;
-            loop {
-                tokio::time::sleep(interval).await;
-                let Some(shared) = shared.upgrade() else { return };
-                match shared.bucket.list("", None, 1).await {
-                    Ok(_) => {
-                        if !shared.is_reachable.swap(true, Ordering::Relaxed) {
-                            tracing::info!("the bucket answers again");
-                        }
-                        failures = 0;
-                    }
-                    Err(error) => {
-                        failures += 1;
-                        if failures == FAILURES_MAX {
-                            shared.is_reachable.store(false, Ordering::Relaxed);
-                            tracing::error!(error = %error, "the bucket does not answer: no uploads are taken until it does");
-                        }
-                    }
-                }
-            }
-        });
     }
 
     /// Counts now and then what owners hold, one origin for all.
@@ -430,7 +401,11 @@ impl BlobStore for S3Store {
     }
 
     fn is_writable(&self) -> bool {
-        self.0.is_reachable.load(Ordering::Relaxed)
+        self.0.health.trouble().is_none()
+    }
+
+    fn trouble(&self) -> Option<String> {
+        self.0.health.trouble()
     }
 }
 

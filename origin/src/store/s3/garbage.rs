@@ -16,8 +16,8 @@ use super::Shared;
 use super::bucket::{Expect, Listed, PAGE, Swap};
 use super::ledger::Ledger;
 use super::objects::{
-    BLOBS, DATA, Draft, GRAVE_BYTES_MAX, NAMED, OUTBOARDS, OWNERS, Place, TAILS, UPLOADS, blob_in, blob_of_name,
-    encode, named_key, owner_in, owner_key, random_name, upload_in, upload_of,
+    BLOBS, CLOCKS, DATA, Draft, GRAVE_BYTES_MAX, NAMED, OUTBOARDS, OWNERS, PROBES, Place, TAILS, UPLOADS, blob_in,
+    blob_of_name, encode, named_key, owner_in, owner_key, random_name, upload_in, upload_of,
 };
 use crate::store::{StoreError, StoreErrorKind};
 
@@ -135,6 +135,15 @@ impl Shared {
                 }
             }
         }
+        // What was written for a moment, by an origin that did not live to remove it.
+        for under in [CLOCKS, PROBES] {
+            for listed in self.all(under).await?.into_iter().filter(is_old) {
+                if !dry_run {
+                    self.bucket.remove(&listed.key).await?;
+                }
+                garbage.keys.push(listed.key);
+            }
+        }
         if !dry_run {
             for listed in self.all(BLOBS).await?.iter().filter(|listed| is_old(listed)) {
                 if let Some(blob) = blob_in(&listed.key).filter(|_| listed.bytes <= GRAVE_BYTES_MAX) {
@@ -148,7 +157,7 @@ impl Shared {
 
     /// How far the bucket's clock is behind this one.
     async fn clock_behind(&self) -> Result<Duration, StoreError> {
-        let key = format!("clocks/{}", random_name()?);
+        let key = format!("{CLOCKS}{}", random_name()?);
         let before = Timestamp::from(SystemTime::now());
         self.bucket.put(&key, Bytes::from_static(b"-")).await?;
         let listed = self.bucket.list(&key, None, 1).await;

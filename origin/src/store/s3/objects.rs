@@ -12,7 +12,8 @@
 //! | `purges/NUMBER`           | which blob went, and when                                                            |
 //! | `events/TIME-U`           | which blob an upload is about to become, for whoever waits to be told                 |
 //! | `turns/WORK`              | when an origin last began something that one of them does for all                     |
-//! | `clocks/N`                | nothing: it is written to be told the time, and removed                              |
+//! | `turns/health`            | nothing: it is written to see whether writing is possible                             |
+//! | `clocks/N`, `probes/N`    | nothing: written to be told the time, or what the server can do, and removed          |
 //!
 //! U and O are ids in hexadecimal, whose order is that of the ids; N is a random number, so that no two writes ever meet
 //! under one key; B is the blob id as everywhere. `uploads`, `blobs` and `owners` change, each only by a conditional
@@ -240,6 +241,8 @@ pub(super) const BLOBS: &str = "blobs/";
 pub(super) const OWNERS: &str = "owners/";
 pub(super) const PURGES: &str = "purges/";
 pub(super) const EVENTS: &str = "events/";
+pub(super) const CLOCKS: &str = "clocks/";
+pub(super) const PROBES: &str = "probes/";
 
 pub(super) fn upload_key(id: UploadId) -> String {
     format!("{UPLOADS}{}", HEXLOWER.encode(id.as_bytes()))

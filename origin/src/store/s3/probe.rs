@@ -6,7 +6,7 @@
 use bytes::Bytes;
 
 use super::bucket::{Bucket, Expect, Swap, Tag};
-use super::objects::random_name;
+use super::objects::{PROBES, random_name};
 use crate::store::StoreError;
 
 /// Why a bucket cannot be used.
@@ -38,7 +38,7 @@ pub(super) struct Abilities {
 pub(super) async fn probe(bucket: &Bucket) -> Result<Abilities, ProbeError> {
     bucket.list("", None, 1).await.map_err(ProbeError::Unreachable)?;
     let name = random_name().map_err(ProbeError::Unwritable)?;
-    let key = format!("probes/{name}");
+    let key = format!("{PROBES}{name}");
     let probed = conditions(bucket, &key, &name).await;
     let removed = bucket.remove(&key).await.map_err(ProbeError::Unwritable);
     let abilities = probed?;

@@ -79,12 +79,12 @@ impl OnSeaweed {
         Self::open(self.settings.clone())
     }
 
-    /// Keys that are there, but for those of ledgers and purges.
+    /// Keys that are there, but for those of ledgers, purges and turns.
     fn keys(&self) -> Vec<String> {
         let bucket = bucket(&self.settings);
         let mut keys = Vec::new();
         for listed in wait(bucket.list("", None, PAGE)).unwrap() {
-            if !listed.key.starts_with("owners/") && !listed.key.starts_with("purges/") {
+            if !["owners/", "purges/", "turns/"].iter().any(|under| listed.key.starts_with(under)) {
                 keys.push(listed.key.split(['/', '.']).next().unwrap().to_owned());
             }
         }
