@@ -12,7 +12,7 @@ use std::time::Instant;
 use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 
 /// Names and meanings. The kind is in the name: `_total` counts, `_seconds` is a histogram, anything else a gauge.
-pub const METRICS: [(&str, &str); 12] = [
+pub const METRICS: [(&str, &str); 13] = [
     (
         UPLOADS,
         "Uploads with a record, by state (receiving, complete; unread: in a bucket, too young to be due), as of the last sweep.",
@@ -30,6 +30,7 @@ pub const METRICS: [(&str, &str); 12] = [
     (PACK_BYTES, "Bytes of the packs that take no more, as of the last look for dead space."),
     (PACK_LIVE, "How many of them belong to blobs that are there."),
     (PACK_FREED, "Bytes of dead space in packs that were given back."),
+    (S3_REQUESTS, "Requests to S3, by what they are; one that is tried again counts again."),
     (PURGED, "Times that an owner's having a blob ended because it was never kept again."),
 ];
 
@@ -48,6 +49,7 @@ const QUOTA_REFUSALS: &str = "waxwing_quota_refusals_total";
 const PACK_BYTES: &str = "waxwing_pack_bytes";
 const PACK_LIVE: &str = "waxwing_pack_live_bytes";
 const PACK_FREED: &str = "waxwing_pack_freed_bytes_total";
+const S3_REQUESTS: &str = "waxwing_s3_requests_total";
 const PURGED: &str = "waxwing_blob_owners_expired_total";
 
 /// The handles of this process. They count nothing until a recorder is installed, which comes before an origin opens.
@@ -76,6 +78,33 @@ pub(crate) struct Handles {
     pub(crate) pack_live_bytes: Gauge,
     pub(crate) pack_freed_bytes: Counter,
     pub(crate) owners_expired: Counter,
+    pub(crate) s3: S3Requests,
+}
+
+/// Requests to S3, by what they are.
+pub(crate) struct S3Requests {
+    pub(crate) get: Counter,
+    pub(crate) head: Counter,
+    pub(crate) put: Counter,
+    pub(crate) part: Counter,
+    pub(crate) list: Counter,
+    pub(crate) multipart: Counter,
+    pub(crate) delete: Counter,
+}
+
+impl S3Requests {
+    fn fetch() -> Self {
+        let of = |op: &'static str| counter!(S3_REQUESTS, "op" => op);
+        Self {
+            get: of("get"),
+            head: of("head"),
+            put: of("put"),
+            part: of("part"),
+            list: of("list"),
+            multipart: of("multipart"),
+            delete: of("delete"),
+        }
+    }
 }
 
 impl Handles {
@@ -102,6 +131,7 @@ impl Handles {
             pack_live_bytes: gauge!(PACK_LIVE),
             pack_freed_bytes: counter!(PACK_FREED),
             owners_expired: counter!(PURGED),
+            s3: S3Requests::fetch(),
         }
     }
 }

@@ -12,7 +12,9 @@
 
 mod blobs;
 mod bucket;
+mod counted;
 mod events;
+mod expiry;
 mod flights;
 mod garbage;
 mod health;
@@ -32,16 +34,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use futures_util::future::BoxFuture;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use waxwing_protocol::{BlobId, OwnerTag, Timestamp, UploadId};
 
 use self::bucket::{Bucket, PAGE};
+use self::expiry::Expiry;
 use self::flights::Flights;
 use self::health::Health;
-use self::objects::{BLOBS, OWNERS, blob_in, event_key, owner_in, owner_key, random_name};
+use self::objects::{OWNERS, event_key, owner_in, owner_key, random_name};
 use self::pins::Pins;
+use self::probe::Abilities;
 use self::purges::Newest;
 use self::retry::Turns;
 use self::writer::{Budget, S3Writer};
@@ -54,9 +57,6 @@ use crate::fault::Fault;
 
 pub(crate) use self::probe::ProbeError;
 pub(crate) use self::settings::{Keys, Settings};
-
-/// Pages of pointers looked through in one go.
-const WALK_PAGES: usize = 16;
 
 /// How often it is looked whether a count of what owners hold is due.
 const RECOUNT_LOOK: Duration = Duration::from_secs(60 * 60);
@@ -76,22 +76,14 @@ struct Shared {
     newest_purge: Newest,
     /// Turns at changing pointers. Whoever has one may take an owner's turn, never the other way round.
     blob_turns: Turns,
-    /// Whether the bucket can remove an object on a condition.
-    conditional_delete: bool,
+    /// What the bucket's server can do that not all can.
+    abilities: Abilities,
     /// What this process is called in the objects of uploads it claims.
     node: Mutex<String>,
-    walk: tokio::sync::Mutex<Walk>,
+    expiry: Expiry,
     /// Work that nobody waits for.
     tasks: TaskTracker,
     health: Health,
-}
-
-/// How far the pointers were looked through.
-#[derive(Debug, Default)]
-struct Walk {
-    after: Option<String>,
-    /// When the next time through may begin.
-    again_at: Option<Instant>,
 }
 
 impl S3Store {
@@ -105,6 +97,12 @@ impl S3Store {
                 "the S3 server removes objects regardless of If-Match: pointers of blobs that went will stay"
             );
         }
+        if !abilities.lists_multiparts {
+            tracing::warn!(
+                "the S3 server lists no multipart uploads: let the bucket give up those older than a week, or parts of \
+                 uploads that a crash cut will stay"
+            );
+        }
         let shared = Arc::new(Shared {
             budget: Budget::new(config.memory_bytes),
             bucket,
@@ -114,9 +112,9 @@ impl S3Store {
             flights: Flights::default(),
             newest_purge: Newest::default(),
             blob_turns: Turns::default(),
-            conditional_delete: abilities.conditional_delete,
+            abilities,
             node: Mutex::new(random_name().map_err(ProbeError::Unwritable)?),
-            walk: tokio::sync::Mutex::default(),
+            expiry: Expiry::default(),
             tasks: TaskTracker::new(),
             health: Health::default(),
         });
@@ -180,60 +178,6 @@ impl Shared {
             },
             &runtime,
         );
-    }
-
-    /// Ends for at most `limit` owners what they have had since `until` or longer; also brings to its end what a crash
-    /// left of blobs that went. Gives how many were due.
-    ///
-    /// A pointer is written whenever an owner keeps its blob. So only one that was not written since `until` can be due as
-    /// a whole; an owner who let their time pass while others kept the blob goes when they do.
-    async fn expire(self: &Arc<Self>, until: Timestamp, limit: usize, now: Timestamp) -> Result<usize, StoreError> {
-        let mut walk = self.walk.lock().await;
-        if walk.again_at.is_some_and(|at| Instant::now() < at) {
-            return Ok(0);
-        }
-        walk.again_at = None;
-        let mut ended = 0;
-        for _ in 0..WALK_PAGES {
-            let page = self.bucket.list(BLOBS, walk.after.as_deref(), PAGE).await?;
-            let is_last = page.len() < PAGE;
-            for listed in page {
-                let written = listed.modified.minus(self.settings.clock_ahead_max);
-                if written <= until
-                    && let Some(blob) = blob_in(&listed.key)
-                {
-                    match self.expire_one(blob, until, now).await {
-                        Ok(due) => ended += due,
-                        // One that cannot be read keeps no other from going.
-                        Err(error) if error.kind() == StoreErrorKind::Corrupt => {
-                            tracing::error!(blob.id = %blob, error = %error, "a blob whose time is over was not removed");
-                        }
-                        Err(error) => return Err(error),
-                    }
-                }
-                walk.after = Some(listed.key);
-                if ended >= limit {
-                    return Ok(ended);
-                }
-            }
-            if is_last {
-                *walk = Walk { after: None, again_at: Some(Instant::now() + self.settings.walk_interval) };
-                break;
-            }
-        }
-        Ok(ended)
-    }
-
-    async fn expire_one(self: &Arc<Self>, blob: BlobId, until: Timestamp, now: Timestamp) -> Result<usize, StoreError> {
-        let (pointer, _) = self.pointer(blob).await?;
-        if pointer.unlogged.is_some() || !pointer.leftovers.is_empty() {
-            self.clean(blob).await?;
-        }
-        let mut ended = 0;
-        for (owner, _) in pointer.owners.into_iter().filter(|(_, share)| share.since <= until) {
-            ended += usize::from(self.disown(blob, owner, until, now).await?);
-        }
-        Ok(ended)
     }
 
     async fn owners(&self, after: Option<OwnerTag>, limit: usize) -> Result<Vec<(OwnerTag, u64)>, StoreError> {

@@ -270,7 +270,7 @@ impl Shared {
 
     /// Removes the pointer of blob `id` if it is a grave.
     pub(super) async fn remove_grave(&self, id: BlobId) -> Result<(), StoreError> {
-        if self.conditional_delete
+        if self.abilities.conditional_delete
             && let (pointer, Some(tag)) = self.pointer(id).await?
             && pointer.is_grave()
         {

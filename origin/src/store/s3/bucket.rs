@@ -377,6 +377,16 @@ impl Bucket {
         }
     }
 
+    /// Whether the server can list multipart uploads.
+    pub(super) async fn lists_multiparts(&self) -> Result<bool, StoreError> {
+        let list = self.client.list_multipart_uploads().bucket(&self.name).prefix(self.key("")).max_uploads(1);
+        match list.send().await {
+            Ok(_) => Ok(true),
+            Err(error) if error.code() == Some("NotImplemented") || status(&error) == Some(501) => Ok(false),
+            Err(error) => Err(failed("listing multipart uploads", &error)),
+        }
+    }
+
     /// Multipart uploads that have not ended, for keys that begin with `under`.
     pub(super) async fn multiparts(&self, under: &str) -> Result<Vec<ListedUpload>, StoreError> {
         let mut uploads = Vec::new();

@@ -118,7 +118,8 @@ impl Shared {
                 }
             }
         }
-        for found in self.bucket.multiparts(DATA).await? {
+        let multiparts = if self.abilities.lists_multiparts { self.bucket.multiparts(DATA).await? } else { Vec::new() };
+        for found in multiparts {
             let id = found.key.strip_prefix(DATA).and_then(upload_of);
             let Some(id) =
                 id.filter(|id| since <= found.initiated && found.initiated < older_than && !self.slots.is_taken(*id))
@@ -241,6 +242,8 @@ impl Shared {
 
     /// Counts what every owner holds and sets right the ledgers that say otherwise. Gives how many.
     ///
+    /// Owners who let their time pass while others kept a blob go meanwhile, and are charged for it no longer.
+    ///
     /// Only a ledger that nobody changed while everything was counted, nor for `settle` after, is set: what was under way
     /// when the count began has changed its ledger by then.
     pub(super) async fn recount(self: &Arc<Self>, settle: Duration) -> Result<usize, StoreError> {
@@ -255,7 +258,13 @@ impl Shared {
         let pointers = self.all(BLOBS).await?;
         let blobs: Vec<_> = pointers.iter().filter_map(|listed| blob_in(&listed.key)).collect();
         for some in blobs.chunks(PARALLEL) {
-            for (pointer, _) in try_join_all(some.iter().map(|blob| self.pointer(*blob))).await? {
+            let found = try_join_all(some.iter().map(|blob| self.pointer(*blob))).await?;
+            for (blob, (mut pointer, _)) in some.iter().zip(found) {
+                if let Some(due) = self.expiry.due()
+                    && self.expire_owners_of(*blob, &pointer, due).await? > 0
+                {
+                    pointer = self.pointer(*blob).await?.0;
+                }
                 for owner in pointer.owners.into_keys().filter(|_| pointer.place.is_some()) {
                     counted.entry(owner).or_default().0 += pointer.blob_bytes;
                 }

@@ -32,6 +32,9 @@ pub(super) struct Abilities {
     /// It removes an object on the condition that it is still the same. Without it, the empty pointer of a blob that went
     /// stays, some hundred bytes of it.
     pub(super) conditional_delete: bool,
+    /// It lists multipart uploads. Without it, parts that a crash left are found by nobody here: the bucket's own rules have
+    /// to give them up.
+    pub(super) lists_multiparts: bool,
 }
 
 /// Tries what the store relies on, under a key of its own that is removed afterwards.
@@ -41,17 +44,20 @@ pub(super) async fn probe(bucket: &Bucket) -> Result<Abilities, ProbeError> {
     let key = format!("{PROBES}{name}");
     let probed = conditions(bucket, &key, &name).await;
     let removed = bucket.remove(&key).await.map_err(ProbeError::Unwritable);
-    let abilities = probed?;
+    let conditional_delete = probed?;
     removed?;
     let multipart = async {
         let upload = bucket.begin_multipart(&key).await?;
-        bucket.abort(&key, &upload).await
+        let lists = bucket.lists_multiparts().await;
+        bucket.abort(&key, &upload).await?;
+        lists
     };
-    multipart.await.map_err(ProbeError::NoMultipart)?;
-    Ok(abilities)
+    let lists_multiparts = multipart.await.map_err(ProbeError::NoMultipart)?;
+    Ok(Abilities { conditional_delete, lists_multiparts })
 }
 
-async fn conditions(bucket: &Bucket, key: &str, name: &str) -> Result<Abilities, ProbeError> {
+/// Tries conditional writes. Gives whether removing takes a condition too.
+async fn conditions(bucket: &Bucket, key: &str, name: &str) -> Result<bool, ProbeError> {
     let write = async |expect: Expect<'_>, what: &str| {
         let bytes = Bytes::from(format!("{name} {what}"));
         bucket.swap(key, expect, bytes).await.map_err(ProbeError::Unwritable)
@@ -68,5 +74,5 @@ async fn conditions(bucket: &Bucket, key: &str, name: &str) -> Result<Abilities,
     // A server that does not know the condition removes the object, or refuses the request.
     let kept = matches!(bucket.remove_if(key, &first).await, Ok(false))
         && bucket.size(key).await.map_err(ProbeError::Unreachable)?.is_some();
-    Ok(Abilities { conditional_delete: kept })
+    Ok(kept)
 }

@@ -14,6 +14,7 @@ use aws_sdk_s3::config::{
 };
 use aws_smithy_http_client::{Builder, tls};
 
+use super::counted::CountRequests;
 use crate::config::S3Config;
 use crate::fault::Faults;
 
@@ -160,6 +161,7 @@ impl Settings {
             .force_path_style(self.config.path_style)
             .retry_config(retries)
             .timeout_config(timeouts)
+            .interceptor(CountRequests)
             // It would end uploads of slow clients; our own timeouts are above.
             .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
             // Trailing checksums, the client's default, are refused by some servers. Every blob has its hash.

@@ -156,6 +156,28 @@ async fn uploads_too_young_to_be_due_are_not_read() {
     }
 }
 
+/// Pointers are looked through by one origin for all, and the others ask for its turn, not for the pointers.
+#[tokio::test]
+async fn one_origin_looks_for_owners_whose_time_is_over() {
+    let Some((proxy, first, prefix)) = over_proxy() else { return };
+    let blob = upload(&first.store, id(1), &bytes(100), ALICE).await.unwrap();
+    let mut settings = settings(&proxy.endpoint, &prefix);
+    settings.walk_interval = Duration::from_secs(60 * 60);
+    let nodes = [OnSeaweed::open(settings.clone()), OnSeaweed::open(settings)];
+    let now = Timestamp::from(SystemTime::now());
+    assert_eq!(nodes[0].store.expire_owners(Timestamp::default(), 10, now).await.unwrap(), 0);
+    proxy.take_requests();
+    assert_eq!(nodes[1].store.expire_owners(Timestamp::MAX, 10, now).await.unwrap(), 0);
+    let asked = proxy.take_requests();
+    assert_eq!((asked.values().sum::<u64>(), asked["LIST"]), (1, 1), "{asked:?}");
+    assert_eq!(nodes[1].store.expire_owners(Timestamp::MAX, 10, now).await.unwrap(), 0);
+    assert_eq!(proxy.take_requests().values().sum::<u64>(), 0, "nor does it ask again at once");
+    let later = now.plus(Duration::from_secs(2 * 60 * 60));
+    let third = OnSeaweed::open(nodes[0].settings.clone());
+    assert_eq!(third.store.expire_owners(Timestamp::MAX, 10, later).await.unwrap(), 1);
+    assert!(first.store.blob(blob).await.unwrap().is_none());
+}
+
 /// A thousand phones that stall and sixty-four that do not share one budget.
 #[tokio::test]
 async fn a_thousand_idle_uploads_and_many_busy_ones_stay_inside_the_budget() {
