@@ -127,6 +127,10 @@ pub struct AccountId(Uuid);
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MsgId(Uuid);
 
+/// Names a group: a UUID made by whoever founds it; also the token of its conversation.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct GroupId(Uuid);
+
 /// Text, byte and serde forms of an id that is a UUID.
 macro_rules! uuid_id {
     ($name:ident, $kind:literal) => {
@@ -186,6 +190,7 @@ macro_rules! uuid_id {
 
 uuid_id!(AccountId, "account id");
 uuid_id!(MsgId, "message id");
+uuid_id!(GroupId, "group id");
 
 /// Names a device within its account. 1 is the first; numbers are never used again. 0 names no device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

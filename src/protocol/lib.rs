@@ -12,6 +12,7 @@ pub mod client;
 pub mod frames;
 #[cfg(feature = "grants")]
 pub mod grant;
+pub mod group;
 pub mod http1;
 pub mod identity;
 pub mod ids;
@@ -21,7 +22,7 @@ pub mod time;
 pub mod token;
 
 pub use client::{ClientAddress, Secured};
-pub use ids::{AccountId, BlobId, DeviceId, Handle, IdError, LinkId, MsgId, OwnerTag, UploadId};
+pub use ids::{AccountId, BlobId, DeviceId, GroupId, Handle, IdError, LinkId, MsgId, OwnerTag, UploadId};
 pub use problem::Problem;
 pub use time::Timestamp;
 pub use token::DeviceToken;
