@@ -46,6 +46,8 @@ pub struct Config {
     /// Messages an account may send to one other a minute; as many again in a burst. Default 30,000: a mailbox takes a
     /// while to fill, and its owner can block meanwhile.
     pub pair_sends_per_minute: u32,
+    /// Messages that a group takes a minute; as many again in a burst. Default 6,000: each is a row for everybody in it.
+    pub group_sends_per_minute: u32,
     /// Connections a device may open a minute, polls among them; as many again in a burst. Default 600: each costs a
     /// commit, and a client that does not back off is a loop.
     pub hellos_per_minute: u32,
@@ -62,6 +64,12 @@ pub struct Config {
     /// Prekeys of one device handed out an hour at all, the fallback key included; beyond that a claim is refused for a
     /// while. Default 10,000.
     pub claims_per_hour: u32,
+    /// Changes of groups that a device may make a minute; as many again in a burst. Default 120: each is a row for
+    /// everybody in the group.
+    pub group_changes_per_minute: u32,
+    /// Links of groups that an account may try a minute; as many again in a burst. Default 60: nobody guesses a link, and
+    /// nobody should try.
+    pub group_links_per_minute: u32,
     /// Seconds between two rounds of the sweeper, which erases what was acked or has expired. Default 60.
     pub sweep_interval_s: u32,
 }
@@ -85,12 +93,15 @@ impl Default for Config {
             sends_per_minute: 60_000,
             account_sends_per_minute: 120_000,
             pair_sends_per_minute: 30_000,
+            group_sends_per_minute: 6_000,
             hellos_per_minute: 600,
             address_requests_per_minute: 6_000,
             address_registrations_per_hour: 100,
             look_ups_per_minute: 60,
             one_time_claims_per_hour: 100,
             claims_per_hour: 10_000,
+            group_changes_per_minute: 120,
+            group_links_per_minute: 60,
             sweep_interval_s: 60,
         }
     }
@@ -125,12 +136,15 @@ impl Config {
             ("sends_per_minute", self.sends_per_minute.into()),
             ("account_sends_per_minute", self.account_sends_per_minute.into()),
             ("pair_sends_per_minute", self.pair_sends_per_minute.into()),
+            ("group_sends_per_minute", self.group_sends_per_minute.into()),
             ("hellos_per_minute", self.hellos_per_minute.into()),
             ("address_requests_per_minute", self.address_requests_per_minute.into()),
             ("address_registrations_per_hour", self.address_registrations_per_hour.into()),
             ("look_ups_per_minute", self.look_ups_per_minute.into()),
             ("one_time_claims_per_hour", self.one_time_claims_per_hour.into()),
             ("claims_per_hour", self.claims_per_hour.into()),
+            ("group_changes_per_minute", self.group_changes_per_minute.into()),
+            ("group_links_per_minute", self.group_links_per_minute.into()),
             ("sweep_interval_s", self.sweep_interval_s.into()),
         ];
         match numbers.into_iter().find(|(_, value)| *value == 0) {

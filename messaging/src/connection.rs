@@ -20,11 +20,11 @@ use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt as _};
 use tokio::time::{Instant, Sleep, sleep_until};
 use tracing::debug;
-use waxwing_protocol::MsgId;
 use waxwing_protocol::frames::{
     Ack, Deliver, DevicesChanged, Drain, Envelope, ErrorCode, Frame, KeysLow, Lane, Ok as Done, Ping, Pong,
-    PresenceSet, PresenceUpdate, QueueEmpty, Send, close, frame::Body,
+    PresenceSet, PresenceUpdate, QueueEmpty, ReadMark, Send, close, frame::Body,
 };
+use waxwing_protocol::{GroupId, MsgId};
 
 use self::flow::Flow;
 use self::sending::Sending;
@@ -289,6 +289,7 @@ impl Connection {
             Some(body @ (Body::PresenceSet(_) | Body::PresenceSub(_) | Body::Ephemeral(_))) => {
                 self.take_presence(id, body).await?;
             }
+            Some(Body::ReadMark(mark)) => self.mark_read(id, &mark).await?,
             Some(Body::Refresh(refresh)) => self.refresh(id, &refresh.token_hash).await?,
             Some(Body::Bye(_)) => {
                 self.wire.flush().await?;
@@ -313,6 +314,24 @@ impl Connection {
             }
             Err(refused) => self.wire.feed(&replies::send_refusal(id, refused)).await,
         }
+    }
+
+    /// Takes note of how far a person has seen a group's conversation.
+    async fn mark_read(&mut self, id: u32, mark: &ReadMark) -> Result<(), WireError> {
+        let Ok(group) = GroupId::from_slice(&mark.conv_id) else {
+            return self.wire.feed(&replies::refusal(id, ErrorCode::BadRequest, "conv_id has 16 bytes")).await;
+        };
+        let (marked, node) = (mark.conv_seq, self.node.clone());
+        let by = self.device.account;
+        let marking = async move {
+            let done = match node.groups.mark_read(by, group, marked).await {
+                Ok(()) => Frame::with_id(id, Body::Ok(Done::default())),
+                Err(failed) => replies::store_refusal(id, &failed),
+            };
+            (id > 0).then_some(done)
+        };
+        self.sending.push(marking.boxed());
+        Ok(())
     }
 
     /// Makes another token of the device valid.
@@ -431,6 +450,9 @@ impl Connection {
         if !taken.presence.is_empty() {
             let items = taken.presence;
             self.wire.feed(&Frame::push(Body::PresenceUpdate(PresenceUpdate { items }))).await?;
+        }
+        for summary in taken.receipts {
+            self.wire.feed(&Frame::push(Body::ReceiptSummary(summary))).await?;
         }
         for push in taken.ephemerals {
             self.wire.feed(&Frame::push(Body::EphemeralPush(push))).await?;

@@ -9,13 +9,13 @@
 
 mod outbox;
 
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
-use waxwing_protocol::{AccountId, DeviceId};
+use waxwing_protocol::{AccountId, DeviceId, GroupId};
 
 pub(crate) use self::outbox::{Outbox, Stop};
 use crate::metrics::handles;
@@ -27,6 +27,10 @@ pub(crate) struct Fabric {
     routes: Mutex<Routes>,
     /// Notified when a connection has ended.
     left: Notify,
+    /// Groups in which somebody has got or seen more, not told of yet.
+    progressed: Mutex<HashSet<GroupId>>,
+    /// Notified when there is one.
+    progress: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -145,6 +149,18 @@ impl Fabric {
         devices.map(|(_, entrance)| entrance.outbox.clone()).collect()
     }
 
+    /// The groups in which somebody has got or seen more since the last call; waits until there is one.
+    pub(crate) async fn progressed(&self) -> HashSet<GroupId> {
+        loop {
+            let news = self.progress.notified();
+            let groups = std::mem::take(&mut *self.progressed.lock().unwrap_or_else(PoisonError::into_inner));
+            if !groups.is_empty() {
+                return groups;
+            }
+            news.await;
+        }
+    }
+
     /// The way to a device's connection.
     pub(crate) fn outbox(&self, device: DeviceAddress) -> Option<Arc<Outbox>> {
         self.lock().by_device.get(&device).map(|entrance| entrance.outbox.clone())
@@ -162,6 +178,11 @@ impl CommitSink for Fabric {
         if let Some(outbox) = self.outbox(row.to) {
             outbox.push(row);
         }
+    }
+
+    fn progressed(&self, group: GroupId) {
+        self.progressed.lock().unwrap_or_else(PoisonError::into_inner).insert(group);
+        self.progress.notify_one();
     }
 }
 

@@ -9,6 +9,7 @@ mod devices;
 mod error;
 mod extract;
 mod grants;
+mod groups;
 mod keys;
 mod poll;
 mod preferences;
@@ -42,7 +43,7 @@ pub(crate) fn router(node: Arc<Node>) -> Router {
     let cors = CorsLayer::new()
         .allow_origin(Any)
         .allow_methods([Method::GET, Method::POST, Method::PUT, Method::DELETE])
-        .allow_headers([header::AUTHORIZATION, header::CONTENT_TYPE])
+        .allow_headers([header::AUTHORIZATION, header::CONTENT_TYPE, header::IF_MATCH])
         .expose_headers([header::RETRY_AFTER, header::WWW_AUTHENTICATE])
         .max_age(CORS_MAX_AGE);
     Router::new()
@@ -60,6 +61,11 @@ pub(crate) fn router(node: Arc<Node>) -> Router {
         .route("/v1/keys", only(get(keys::held).put(keys::add)))
         .route("/v1/keys/{account}/{device}/claim", only(post(keys::claim)))
         .route("/v1/grants", only(post(grants::mint)))
+        .route("/v1/groups", only(get(groups::list).post(groups::found)).layer(large()))
+        .route("/v1/groups/{id}/changes", only(get(groups::changes).post(groups::change)).layer(large()))
+        .route("/v1/groups/{id}/states/{epoch}", only(get(groups::state)))
+        .route("/v1/groups/{id}/link", only(post(groups::link)))
+        .route("/v1/groups/{id}/devices", only(post(groups::devices)).layer(large()))
         .route("/v1/preferences", only(get(preferences::show).put(preferences::set)))
         .route("/v1/blocks", only(get(blocks::list)))
         .route("/v1/blocks/{account}", only(put(blocks::add).delete(blocks::remove)))
@@ -70,6 +76,11 @@ pub(crate) fn router(node: Arc<Node>) -> Router {
         .layer(from_fn_with_state(node.clone(), limited))
         .layer(cors)
         .with_state(node)
+}
+
+/// For bodies that speak of a thousand people.
+fn large() -> DefaultBodyLimit {
+    DefaultBodyLimit::max(groups::GROUP_JSON_BYTES_MAX)
 }
 
 /// Refuses addresses that ask too often. The listener says whence a request comes; where none does, nobody is limited.

@@ -23,6 +23,7 @@ mod devices;
 mod fabric;
 mod fault;
 mod grants;
+mod groups;
 mod http;
 mod invites;
 mod keys;
@@ -60,6 +61,7 @@ use self::delivery::Delivery;
 use self::devices::Devices;
 use self::fabric::Fabric;
 use self::grants::Grants;
+use self::groups::Groups;
 use self::invites::Invites;
 use self::keys::Keys;
 use self::limits::Limit;
@@ -143,7 +145,8 @@ impl Messaging {
             devices: Devices::new(store.clone(), fabric.clone()),
             links: Links::default(),
             grants,
-            delivery: Delivery::new(store.clone(), fabric.clone(), &config),
+            delivery: Delivery::new(store.clone(), store.clone(), fabric.clone(), &config),
+            groups: Groups::new(store.clone(), store.clone(), &config),
             presence: Arc::new(Presence::new(store.clone(), fabric.clone(), clock)),
             fabric,
             mailboxes: store,
@@ -153,6 +156,7 @@ impl Messaging {
         let stop_sweeper = Arc::new(Notify::new());
         tokio::spawn(sweeper::run(Arc::downgrade(&node), interval, stop_sweeper.clone()));
         tokio::spawn(presence::run(Arc::downgrade(&node)));
+        tokio::spawn(groups::tell_receipts(Arc::downgrade(&node), node.fabric.clone()));
         info!(data_dir = %data_dir.display(), "messaging is open");
         Ok(Self { node, stop_sweeper })
     }

@@ -10,6 +10,7 @@ use crate::delivery::Delivery;
 use crate::devices::Devices;
 use crate::fabric::Fabric;
 use crate::grants::Grants;
+use crate::groups::Groups;
 use crate::keys::Keys;
 use crate::limits::Limit;
 use crate::links::Links;
@@ -27,6 +28,7 @@ pub(crate) struct Node {
     pub(crate) keys: Keys,
     pub(crate) grants: Grants,
     pub(crate) delivery: Delivery,
+    pub(crate) groups: Groups,
     pub(crate) presence: Arc<Presence>,
     pub(crate) fabric: Arc<Fabric>,
     pub(crate) mailboxes: Arc<dyn MailboxStore>,

@@ -5,6 +5,7 @@
 //! message may contain and who may claim a key was decided before.
 
 mod embedded;
+mod groups;
 #[cfg(test)]
 mod suite;
 
@@ -15,9 +16,10 @@ use futures_util::future::BoxFuture;
 use waxwing_protocol::api::Preferences;
 use waxwing_protocol::frames::{Envelope, Lane};
 use waxwing_protocol::identity::{PublicKey, SignedDeviceList, SignedPrekey};
-use waxwing_protocol::{AccountId, DeviceId, Handle, MsgId, Timestamp};
+use waxwing_protocol::{AccountId, DeviceId, GroupId, Handle, MsgId, Timestamp};
 
 pub(crate) use embedded::{EmbeddedStore, EmbeddedStoreError};
+pub(crate) use groups::{GroupCommit, GroupCommitted, GroupProgress, GroupRecord, GroupSend, GroupStore};
 
 /// A device of an account: the address of a mailbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -103,6 +105,8 @@ pub(crate) struct Appended {
     pub server_ts: Timestamp,
     /// It had been taken before; nothing was stored now.
     pub duplicate: bool,
+    /// In a group: its place in the conversation. 0 otherwise.
+    pub conv_seq: u64,
 }
 
 /// Why an [`Append`] stored nothing.
@@ -118,6 +122,12 @@ pub(crate) enum AppendError {
     MailboxFull { device: DeviceId },
     #[error("this message id was used for another message")]
     OtherContent,
+    #[error("no such group")]
+    UnknownGroup,
+    #[error("the group is at epoch {epoch}")]
+    EpochConflict { epoch: u64 },
+    #[error("the message is for other devices than the group's members have")]
+    GroupMismatch { accounts: Vec<AccountId> },
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -134,6 +144,9 @@ pub(crate) struct Committed {
 /// Hears of rows after their commit: in one process, by rising seq within a lane. It must not block.
 pub(crate) trait CommitSink: Send + Sync + 'static {
     fn committed(&self, row: Committed);
+
+    /// Somebody has got or seen more of a group that has receipts.
+    fn progressed(&self, group: GroupId);
 }
 
 /// What a client says it has stored of its mailbox, lane by lane (normal, urgent).

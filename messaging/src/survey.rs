@@ -117,13 +117,17 @@ impl Messaging {
     /// Every limit of this node, and what it has refused since the start.
     pub fn limits(&self) -> Vec<LimitView> {
         let node = &self.node;
-        let [device, account, pair] = node.delivery.limits();
+        let [device, account, pair, group] = node.delivery.limits();
+        let [changes, links] = node.groups.limits();
         let [requests, registrations] = node.addresses.limits();
         let [claims, one_time_claims] = node.keys.claim_limits();
         vec![
             device,
             account,
             pair,
+            group,
+            changes,
+            links,
             node.hellos.view(),
             node.accounts.look_up_limit(),
             claims,

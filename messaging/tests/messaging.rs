@@ -16,6 +16,8 @@ mod blocks;
 mod client;
 #[path = "messaging/devices.rs"]
 mod devices;
+#[path = "messaging/groups.rs"]
+mod groups;
 #[path = "messaging/limits.rs"]
 mod limits;
 #[path = "messaging/mailboxes.rs"]

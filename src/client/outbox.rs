@@ -671,7 +671,7 @@ pub(crate) mod tests {
     fn a_message_the_server_has_is_never_sent_again() {
         let (alice, bob) = Person::pair();
         alice.send(&bob, msg(1), &text("hello"));
-        let result = SendResult { msg_id: msg(1).as_bytes().to_vec().into(), server_ts: 5, duplicate: false };
+        let result = SendResult { msg_id: msg(1).as_bytes().to_vec().into(), server_ts: 5, duplicate: false, conv_seq: 0 };
         alice.profile.write(|tx| settle(tx, msg(1), &result)).unwrap();
         let alice = alice.restarted();
         assert_eq!(alice.profile.read(|tx| queued(tx)).unwrap(), []);

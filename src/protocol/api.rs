@@ -4,10 +4,12 @@
 //! directory at `/v1/keys`; an account's further devices at `/v1/devices`; grants at `POST /v1/grants`; the grants' public keys at `GET /.well-known/jwks.json`.
 
 mod devices;
+mod groups;
 
 use serde::{Deserialize, Serialize};
 
 pub use self::devices::*;
+pub use self::groups::*;
 use crate::identity::{Base64, PublicKey, REGISTER_DOMAIN, SignedDeviceList, SignedPrekey, signed_bytes};
 use crate::{AccountId, BlobId, DeviceId, Handle, Timestamp};
 

@@ -68,6 +68,8 @@ pub struct GroupState {
     pub link: Option<PublicKey>,
     /// BLAKE3 of title and picture.
     pub profile: Option<[u8; 32]>,
+    /// Everybody is told how many have a message and how many have seen it.
+    pub receipts: bool,
 }
 
 impl GroupState {

@@ -218,6 +218,7 @@ mod tests {
     use crate::devices::Devices;
     use crate::fabric::Fabric;
     use crate::grants::Grants;
+    use crate::groups::Groups;
     use crate::invites::Invites;
     use crate::keys::Keys;
     use crate::limits::Limit;
@@ -333,7 +334,8 @@ mod tests {
             devices: Devices::new(store.clone(), fabric.clone()),
             links: Links::default(),
             grants: Grants::open(&config, dir.path()).unwrap(),
-            delivery: Delivery::new(store.clone(), fabric.clone(), &config),
+            delivery: Delivery::new(store.clone(), store.clone(), fabric.clone(), &config),
+            groups: Groups::new(store.clone(), store.clone(), &config),
             presence: Arc::new(Presence::new(store.clone(), fabric.clone(), clock)),
             fabric,
             mailboxes: Arc::new(CommitsAfterOpen { store, message }),

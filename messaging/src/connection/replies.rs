@@ -26,6 +26,7 @@ pub(crate) fn send_result(id: u32, msg_id: MsgId, outcome: Result<Appended, Appe
             msg_id: Bytes::copy_from_slice(msg_id.as_bytes()),
             server_ts: appended.server_ts.as_millis(),
             duplicate: appended.duplicate,
+            conv_seq: appended.conv_seq,
         }),
         Err(refused) => Body::Error(append_error(&refused)),
     };
@@ -67,8 +68,9 @@ pub(crate) fn store_refusal(id: u32, failed: &StoreError) -> Frame {
 fn append_error(refused: &AppendError) -> Error {
     let numbers = |devices: &[DeviceId]| devices.iter().map(|device| device.get()).collect();
     let code = match refused {
-        AppendError::UnknownAccount => ErrorCode::NotFound,
-        AppendError::DeviceMismatch { .. } => ErrorCode::DeviceMismatch,
+        AppendError::UnknownAccount | AppendError::UnknownGroup => ErrorCode::NotFound,
+        AppendError::EpochConflict { .. } => ErrorCode::EpochConflict,
+        AppendError::DeviceMismatch { .. } | AppendError::GroupMismatch { .. } => ErrorCode::DeviceMismatch,
         AppendError::StaleDevices { .. } => ErrorCode::StaleDevices,
         AppendError::MailboxFull { .. } => ErrorCode::MailboxFull,
         AppendError::OtherContent => ErrorCode::BadRequest,
@@ -78,6 +80,11 @@ fn append_error(refused: &AppendError) -> Error {
     match refused {
         AppendError::DeviceMismatch { missing, extra } => {
             Error { missing: numbers(missing), extra: numbers(extra), ..plain }
+        }
+        AppendError::EpochConflict { epoch } => Error { epoch: *epoch, ..plain },
+        AppendError::GroupMismatch { accounts } => {
+            let accounts = accounts.iter().map(|account| Bytes::copy_from_slice(account.as_bytes()));
+            Error { accounts: accounts.collect(), ..plain }
         }
         AppendError::StaleDevices { stale } => Error { stale: numbers(stale), ..plain },
         _ => plain,

@@ -8,7 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 use waxwing_protocol::AccountId;
-use waxwing_protocol::frames::{EphemeralPush, PresenceItem};
+use waxwing_protocol::frames::{EphemeralPush, PresenceItem, ReceiptSummary};
 
 use crate::store::Committed;
 
@@ -20,6 +20,9 @@ const BYTES_MAX: usize = 256 * 1024;
 
 /// Frames for the moment that wait at most: with the largest payloads about 35 KB. More are dropped.
 const EPHEMERALS_MAX: usize = 64;
+
+/// Groups whose receipts wait at most. More are dropped: the next ones say what these would have said.
+const RECEIPTS_MAX: usize = 64;
 
 /// Accounts with changed devices that wait at most. Of more a client learns when it writes to them.
 const DEVICES_CHANGED_MAX: usize = 64;
@@ -59,6 +62,8 @@ pub(crate) struct Taken {
     pub(crate) ephemerals: Vec<EphemeralPush>,
     /// Presence that changed, each account once.
     pub(crate) presence: Vec<PresenceItem>,
+    /// How far groups are, each once.
+    pub(crate) receipts: Vec<ReceiptSummary>,
     /// Accounts whose devices changed, with the newest revision of each.
     pub(crate) devices_changed: Vec<(AccountId, u64)>,
     /// One-time keys left, when they are few.
@@ -112,6 +117,17 @@ impl Outbox {
             let older = &mut waiting.taken.presence;
             older.retain(|old| !items.iter().any(|item| item.account == old.account));
             older.extend(items);
+        });
+    }
+
+    /// Adds how far a group is; of each only the newest is kept.
+    pub(crate) fn receipts(&self, summary: ReceiptSummary) {
+        self.change(|waiting| {
+            let receipts = &mut waiting.taken.receipts;
+            receipts.retain(|earlier| earlier.conv_id != summary.conv_id);
+            if receipts.len() < RECEIPTS_MAX {
+                receipts.push(summary);
+            }
         });
     }
 

@@ -7,11 +7,13 @@ use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 use tracing::error;
 use waxwing_protocol::Problem;
+use waxwing_protocol::group::GroupError;
 use waxwing_protocol::problem::PROBLEM_MEDIA_TYPE;
 
 use crate::accounts::{BlockError, ChangeError, LookUpError, RegisterError};
 use crate::addresses::TooMuch;
 use crate::devices::DevicesError;
+use crate::groups::GroupsError;
 use crate::keys::KeysError;
 use crate::links::LinkError;
 use crate::store::{StoreError, StoreErrorKind};
@@ -144,6 +146,32 @@ impl From<DevicesError> for HttpError {
             DevicesError::NotFound => Self::new(StatusCode::NOT_FOUND, "device-not-found", refused),
             DevicesError::Store(failed) => failed.clone().into(),
         }
+    }
+}
+
+impl From<GroupsError> for HttpError {
+    fn from(refused: GroupsError) -> Self {
+        let (status, slug) = match &refused {
+            GroupsError::NotFound => (StatusCode::NOT_FOUND, "group-not-found"),
+            GroupsError::UnknownMember => (StatusCode::UNPROCESSABLE_ENTITY, "group-member-unknown"),
+            GroupsError::Malformed(_) => (StatusCode::UNPROCESSABLE_ENTITY, "group-change-malformed"),
+            GroupsError::Refused(GroupError::Forbidden(_)) => (StatusCode::FORBIDDEN, "group-change-forbidden"),
+            GroupsError::Refused(GroupError::Full) => (StatusCode::UNPROCESSABLE_ENTITY, "group-full"),
+            GroupsError::Refused(GroupError::Signature) => {
+                (StatusCode::UNPROCESSABLE_ENTITY, "group-signature-invalid")
+            }
+            GroupsError::Refused(_) => (StatusCode::UNPROCESSABLE_ENTITY, "group-change-malformed"),
+            GroupsError::Conflict { epoch } => {
+                let epoch = *epoch;
+                return Self::new(StatusCode::PRECONDITION_FAILED, "epoch-conflict", refused).with("epoch", epoch);
+            }
+            GroupsError::TooMany { retry_after } => {
+                let wait = *retry_after;
+                return Self::new(StatusCode::TOO_MANY_REQUESTS, "rate-limited", refused).retry_after(wait);
+            }
+            GroupsError::Store(failed) => return failed.clone().into(),
+        };
+        Self::new(status, slug, refused)
     }
 }
 

@@ -8,12 +8,15 @@
 //! seq, and a reader sees a seq only when every lower one is there.
 
 mod blocks;
+mod bodies;
 mod deletion;
 mod devices;
 mod directory;
+mod groups;
 mod lane;
 mod mailboxes;
 mod pages;
+mod progress;
 mod receipts;
 mod records;
 mod sweep;
@@ -88,10 +91,21 @@ impl EmbeddedStore {
     #[cfg(test)]
     pub(super) fn records_under(&self, account: AccountId) -> usize {
         let tables = &self.tables;
-        let keyspaces = [&tables.directory, &tables.mailboxes, &tables.rows, &tables.sends];
+        let keyspaces = [&tables.directory, &tables.mailboxes, &tables.rows, &tables.sends, &tables.bodies];
         let keys = keyspaces.into_iter().flat_map(|keyspace| keyspace.iter());
         let names = |key: &[u8]| key.windows(16).any(|id| id == account.as_bytes());
         keys.map(|guard| guard.key().expect("a sound store")).filter(|key| names(key)).count()
+    }
+
+    /// Rows in mailboxes, bodies of groups, and the bytes of both with their keys.
+    #[cfg(test)]
+    pub(super) fn stored(&self) -> (usize, usize, usize) {
+        let entries = |keyspace: &fjall::Keyspace| {
+            let entries = keyspace.iter().map(|guard| guard.into_inner().expect("a sound store"));
+            entries.map(|(key, value)| key.len() + value.len()).collect::<Vec<_>>()
+        };
+        let (rows, bodies) = (entries(&self.tables.rows), entries(&self.tables.bodies));
+        (rows.len(), bodies.len().div_ceil(2), rows.iter().chain(&bodies).sum())
     }
 
     /// Gives the writer a command now, and waits for its answer when polled.

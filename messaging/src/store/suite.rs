@@ -13,6 +13,8 @@ use waxwing_protocol::{AccountId, DeviceId, MsgId, Timestamp};
 
 use super::*;
 
+mod groups;
+
 const NOW: Timestamp = Timestamp::from_secs(1_800_000_000);
 const EPOCH: u64 = 77;
 const REG_ID: u32 = 5;
@@ -25,6 +27,8 @@ impl CommitSink for Heard {
     fn committed(&self, row: Committed) {
         self.0.lock().unwrap().push(row);
     }
+
+    fn progressed(&self, _: GroupId) {}
 }
 
 /// An engine in a directory of its own, which can be closed and opened again.
@@ -162,7 +166,7 @@ async fn rows_come_back_in_the_order_of_their_seqs_and_survive_a_reopen() {
     let sends: Vec<_> = (1..=20).map(|n| engine.store.append(message(n))).collect();
     for (sent, n) in join_all(sends).await.into_iter().zip(1..) {
         let server_ts = Timestamp::from_millis(NOW.as_millis() + n);
-        assert_eq!(sent.unwrap(), Appended { server_ts, duplicate: false });
+        assert_eq!(sent.unwrap(), Appended { server_ts, duplicate: false, conv_seq: 0 });
     }
     let heard: Vec<_> = {
         let heard = engine.heard.0.lock().unwrap();
@@ -208,14 +212,14 @@ async fn a_repeated_send_is_stored_once_even_when_both_wait_for_the_same_commit(
     let pairs: Vec<_> = pairs.collect();
     for ((first, second), n) in pairs.into_iter().zip(1..) {
         let server_ts = Timestamp::from_millis(NOW.as_millis() + n);
-        assert_eq!(first.await.unwrap(), Appended { server_ts, duplicate: false });
-        assert_eq!(second.await.unwrap(), Appended { server_ts, duplicate: true });
+        assert_eq!(first.await.unwrap(), Appended { server_ts, duplicate: false, conv_seq: 0 });
+        assert_eq!(second.await.unwrap(), Appended { server_ts, duplicate: true, conv_seq: 0 });
     }
     assert_eq!(engine.seqs().await, (1..=100).collect::<Vec<_>>());
 
     let engine = engine.reopened();
     let server_ts = Timestamp::from_millis(NOW.as_millis() + 1);
-    assert_eq!(engine.store.append(repeat(1)).await.unwrap(), Appended { server_ts, duplicate: true });
+    assert_eq!(engine.store.append(repeat(1)).await.unwrap(), Appended { server_ts, duplicate: true, conv_seq: 0 });
     let other = Append { content_hash: [9; 32], ..repeat(1) };
     assert!(matches!(engine.store.append(other).await, Err(AppendError::OtherContent)));
     assert_eq!(engine.seqs().await.len(), 100);

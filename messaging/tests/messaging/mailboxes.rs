@@ -141,19 +141,20 @@ async fn a_message_for_other_devices_than_the_account_has_is_refused_with_the_di
     let node = TestNode::start().await;
     let (alice, bob) = (node.register("alice").await, node.register("bob").await);
     let mut from = Client::connect(&node, &alice).await;
-    let with_devices = |change: &dyn Fn(&mut send::Target)| {
+    let with_devices = |change: &dyn Fn(&mut Direct)| {
         let mut send = message(&bob, 1, b"sealed");
-        change(send.target.as_mut().unwrap());
+        let Some(send::Target::Direct(direct)) = send.target.as_mut() else { unreachable!() };
+        change(direct);
         send
     };
-    let error = from.send(with_devices(&|send::Target::Direct(direct)| direct.devices[0].device = 2)).await;
+    let error = from.send(with_devices(&|direct| direct.devices[0].device = 2)).await;
     let error = error.unwrap_err();
     assert_eq!(error.code(), ErrorCode::DeviceMismatch);
     assert_eq!((error.missing, error.extra), (vec![1], vec![2]));
-    let error = from.send(with_devices(&|send::Target::Direct(direct)| direct.devices[0].reg_id ^= 1)).await;
+    let error = from.send(with_devices(&|direct| direct.devices[0].reg_id ^= 1)).await;
     let error = error.unwrap_err();
     assert_eq!((error.code(), &error.stale[..]), (ErrorCode::StaleDevices, &[1][..]));
-    let nobody = from.send(with_devices(&|send::Target::Direct(direct)| direct.account = vec![9; 16].into())).await;
+    let nobody = from.send(with_devices(&|direct| direct.account = vec![9; 16].into())).await;
     assert_eq!(nobody.unwrap_err().code(), ErrorCode::NotFound);
     let mut to = Client::connect(&node, &bob).await;
     assert_eq!(to.drained().await.0.len(), 0, "nothing of it was stored");

@@ -356,7 +356,7 @@ impl World {
             self.faults.lose_results -= 1;
             return None;
         }
-        Some(Body::SendResult(SendResult { msg_id: send.msg_id, server_ts: 1, duplicate }))
+        Some(Body::SendResult(SendResult { msg_id: send.msg_id, server_ts: 1, duplicate, conv_seq: 0 }))
     }
 }
 

@@ -30,6 +30,7 @@ registration = "open"
 sends_per_minute = 4000000000
 account_sends_per_minute = 4000000000
 pair_sends_per_minute = 4000000000
+group_sends_per_minute = 4000000000
 "#;
 
 /// A service in a child process.

@@ -65,6 +65,8 @@ pub enum What {
     Link(Option<PublicKey>),
     /// Another title or picture.
     Profile(Option<[u8; 32]>),
+    /// Whether everybody is told how many have a message and how many have seen it.
+    Receipts(bool),
     /// The actor comes in by the link.
     Join {
         /// The actor's account key.
@@ -174,9 +176,7 @@ impl SignedGroupChange {
         let change = self.read()?;
         let after = change.apply(before)?;
         let signer = change.signer(before).ok_or(GroupError::Forbidden("whoever is not in the group"))?;
-        signer
-            .verify(GROUP_CHANGE_DOMAIN, &self.change.0, &self.signature.0)
-            .map_err(|_| GroupError::Signature)?;
+        signer.verify(GROUP_CHANGE_DOMAIN, &self.change.0, &self.signature.0).map_err(|_| GroupError::Signature)?;
         Ok((change, after))
     }
 
@@ -239,17 +239,13 @@ impl LinkProof {
 }
 
 /// What a group becomes, if `actor` may change it so.
-fn apply(
-    group: GroupId,
-    before: Option<&GroupState>,
-    actor: AccountId,
-    what: &What,
-) -> Result<GroupState, GroupError> {
+fn apply(group: GroupId, before: Option<&GroupState>, actor: AccountId, what: &What) -> Result<GroupState, GroupError> {
     let Some(before) = before else {
         let What::Found { members, profile } = what else {
             return Err(GroupError::Malformed("a group begins by being founded"));
         };
-        let mut state = GroupState { group, epoch: 1, members: Vec::new(), link: None, profile: *profile };
+        let mut state =
+            GroupState { group, epoch: 1, members: Vec::new(), link: None, profile: *profile, receipts: false };
         add(&mut state, members)?;
         if !state.is_admin(actor) {
             return Err(GroupError::Forbidden("a founder is an admin"));
@@ -296,6 +292,7 @@ fn apply(
         }
         What::Link(link) => state.link = *link,
         What::Profile(profile) => state.profile = *profile,
+        What::Receipts(on) => state.receipts = *on,
         What::Join { account_key, proof } => {
             let shown = LinkProof { group, account: actor, account_key: *account_key };
             if !before.link.is_some_and(|link| shown.is_proven(&link, &proof.0)) {

@@ -27,11 +27,7 @@ impl Person {
         SignedGroupChange { change: Base64(bytes), signature: Base64(signature) }
     }
 
-    fn try_make(
-        &self,
-        before: Option<&GroupState>,
-        what: What,
-    ) -> Result<(SignedGroupChange, GroupState), GroupError> {
+    fn try_make(&self, before: Option<&GroupState>, what: What) -> Result<(SignedGroupChange, GroupState), GroupError> {
         let (change, _) = GroupChange::make(group(), before, self.account, what, Timestamp::from_millis(9))?;
         let signed = self.sign(&change);
         let (read, after) = signed.verify(before)?;
@@ -62,6 +58,8 @@ fn a_group_grows_changes_and_shrinks_by_signed_changes_alone() {
     assert_eq!((state.epoch, state.members.len(), state.member(carol.account).unwrap().since), (2, 3, 2));
     let state = alice.make(Some(&state), What::Role(bob.account, Role::Admin));
     let state = bob.make(Some(&state), What::Remove(vec![alice.account]));
+    let state = bob.make(Some(&state), What::Receipts(true));
+    assert!(state.receipts);
     let state = bob.make(Some(&state), What::Profile(None));
     assert_eq!((state.profile, state.member(alice.account)), (None, None));
     let state = bob.make(Some(&state), What::Leave);

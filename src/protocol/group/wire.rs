@@ -12,6 +12,7 @@ pub(super) fn state(state: &GroupState) -> frames::GroupState {
         members: state.members.iter().map(member).collect(),
         link: state.link.map_or_else(Vec::new, |key| key.0.to_vec()).into(),
         profile: state.profile.map_or_else(Vec::new, |hash| hash.to_vec()).into(),
+        receipts: state.receipts,
     }
 }
 
@@ -28,6 +29,7 @@ pub(super) fn read_state(state: &frames::GroupState) -> Result<GroupState, Group
         members,
         link: key(&state.link)?,
         profile: hash(&state.profile)?,
+        receipts: state.receipts,
     })
 }
 
@@ -53,6 +55,7 @@ pub(super) fn change(change: &GroupChange) -> frames::GroupChange {
         What::Profile(profile) => {
             group_change::What::Profile(profile.map_or_else(Vec::new, |hash| hash.to_vec()).into())
         }
+        What::Receipts(on) => group_change::What::Receipts(*on),
         What::Join { account_key, proof } => group_change::What::Join(frames::GroupJoin {
             account_key: account_key.0.to_vec().into(),
             proof: proof.0.clone().into(),
@@ -83,6 +86,7 @@ pub(super) fn read_change(change: frames::GroupChange) -> Result<GroupChange, Gr
         group_change::What::Role(given) => What::Role(account(&given.account)?, role(given.role)?),
         group_change::What::Link(link) => What::Link(key(&link)?),
         group_change::What::Profile(profile) => What::Profile(hash(&profile)?),
+        group_change::What::Receipts(on) => What::Receipts(on),
         group_change::What::Join(join) => What::Join {
             account_key: key(&join.account_key)?.ok_or(GroupError::Malformed("an account key"))?,
             proof: Base64(join.proof.to_vec()),

@@ -36,6 +36,7 @@ impl Turn<'_> {
         self.batch.remove(&tables.directory, tables::preferences(id));
         self.batch.insert(&tables.directory, tables::deleted(id), []);
         self.memory.devices.remove(&id);
+        self.forget_audiences(id);
         self.memory.preferences.remove(&id);
         self.memory.written.retain(|(account, peer), _| *account != id && *peer != id);
         self.memory.blocks.remove(&id);
@@ -63,10 +64,10 @@ impl Turn<'_> {
         for peers in [tag::WRITTEN, tag::WRITTEN_BY] {
             self.erase_pairs(peers, id, &mut left)?;
         }
-        for kind in [tag::ONE_TIME, tag::USED, tag::COALESCE, tag::BLOCKED] {
+        for kind in [tag::ONE_TIME, tag::USED, tag::COALESCE, tag::BLOCKED, tag::MEMBER] {
             self.erase(&tables.directory, &[&[kind], &id.as_bytes()[..]].concat(), &mut left)?;
         }
-        self.erase(&tables.rows, id.as_bytes(), &mut left)?;
+        self.erase_rows(id.as_bytes(), &mut left)?;
         self.erase(&tables.sends, id.as_bytes(), &mut left)?;
         if left > 0 {
             self.batch.remove(&tables.directory, mark);
@@ -80,7 +81,7 @@ impl Turn<'_> {
         for kind in [tag::ONE_TIME, tag::USED, tag::COALESCE] {
             self.erase(&tables.directory, &of_device(kind, device, &[]), left)?;
         }
-        self.erase(&tables.rows, &tables::address(device), left)?;
+        self.erase_rows(&tables::address(device), left)?;
         self.erase(&tables.sends, &tables::address(device), left)
     }
 

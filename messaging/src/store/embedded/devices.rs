@@ -104,6 +104,7 @@ impl Turn<'_> {
         devices.push((new.device, new.reg_id));
         devices.sort_unstable();
         self.memory.devices.insert(account, devices.into());
+        self.forget_audiences(account);
         let row = DeviceRow {
             token_hash: new.token_hash.to_vec(),
             reg_id: new.reg_id,
@@ -124,6 +125,7 @@ impl Turn<'_> {
         let devices = self.devices(device.account)?;
         let left: Vec<_> = devices.iter().copied().filter(|(id, _)| *id != device.device).collect();
         self.memory.devices.insert(device.account, left.into());
+        self.forget_audiences(device.account);
         let directory = &self.tables.directory;
         self.batch.remove(directory, of_device(tag::DEVICE, device, &[]));
         self.batch.remove(directory, of_device(tag::FALLBACK, device, &[]));

@@ -7,7 +7,7 @@ use waxwing_protocol::{AccountId, DeviceId, Timestamp};
 
 use super::directory;
 use super::records::{LaneRow, MailboxRow, RowHead, SendRow, row_to_bytes};
-use super::tables::{self, corrupt, engine_error, lane_index};
+use super::tables::{self, RowKey, corrupt, engine_error, lane_index};
 use super::writer::Turn;
 use crate::metrics::handles;
 use crate::store::{
@@ -23,7 +23,8 @@ impl Turn<'_> {
             if earlier.content_hash != append.content_hash {
                 return Err(AppendError::OtherContent);
             }
-            return Ok(Appended { server_ts: Timestamp::from_millis(earlier.server_ts), duplicate: true });
+            let server_ts = Timestamp::from_millis(earlier.server_ts);
+            return Ok(Appended { server_ts, duplicate: true, conv_seq: earlier.conv_seq });
         }
         let devices = self.devices(append.to)?;
         if devices.is_empty() {
@@ -70,10 +71,10 @@ impl Turn<'_> {
             self.memory.written.insert((from, to), true);
         }
         let server_ts = append.envelope.server_ts;
-        let send = SendRow { content_hash: append.content_hash.to_vec(), server_ts };
+        let send = SendRow { content_hash: append.content_hash.to_vec(), server_ts, conv_seq: 0 };
         self.batch.insert(&self.tables.sends, send_key, send.encode_to_vec());
         self.sends.insert(send_key, send);
-        Ok(Appended { server_ts: Timestamp::from_millis(server_ts), duplicate: false })
+        Ok(Appended { server_ts: Timestamp::from_millis(server_ts), duplicate: false, conv_seq: 0 })
     }
 
     /// Puts a row at the end of a lane of a mailbox that this turn has looked at. `bytes` is what it counts for,
@@ -86,19 +87,25 @@ impl Turn<'_> {
         row: Envelope,
         coalesce: Option<Vec<u8>>,
     ) {
+        let Place { key, seq, prev_seq, bytes_given } = self.place(to, lane, bytes);
+        self.batch.insert(&self.tables.rows, key, row_to_bytes(bytes_given, &row));
+        if let Some(key) = coalesce {
+            self.batch.insert(&self.tables.directory, key.clone(), seq.to_be_bytes());
+            self.coalesced.insert(key, seq);
+        }
+        self.committed.push(Committed { to, lane, envelope: Envelope { seq, prev_seq, ..row } });
+    }
+
+    /// The next place in a lane of a mailbox that this turn has looked at.
+    pub(super) fn place(&mut self, to: DeviceAddress, lane: Lane, bytes: u64) -> Place {
         let counts = &mut self.changed(to).lanes[lane_index(lane)];
         let prev_seq = counts.last;
         counts.last += 1;
         counts.bytes_given += bytes;
         let (seq, bytes_given) = (counts.last, counts.bytes_given);
         let key = tables::row(to, lane, seq);
-        self.batch.insert(&self.tables.rows, key, row_to_bytes(bytes_given, &row));
         self.put.insert(key, bytes_given);
-        if let Some(key) = coalesce {
-            self.batch.insert(&self.tables.directory, key.clone(), seq.to_be_bytes());
-            self.coalesced.insert(key, seq);
-        }
-        self.committed.push(Committed { to, lane, envelope: Envelope { seq, prev_seq, ..row } });
+        Place { key, seq, prev_seq, bytes_given }
     }
 
     /// The seq of the row with this coalesce key, as long as it is not acked.
@@ -201,7 +208,7 @@ impl Turn<'_> {
     }
 
     /// The record of an earlier send with this key, of this turn or committed.
-    fn earlier_send(&self, key: &[u8; 36]) -> Result<Option<SendRow>, StoreError> {
+    pub(super) fn earlier_send(&self, key: &[u8; 36]) -> Result<Option<SendRow>, StoreError> {
         if let Some(send) = self.sends.get(key) {
             return Ok(Some(send.clone()));
         }
@@ -246,6 +253,15 @@ impl Turn<'_> {
         self.changed.insert(address);
         self.memory.mailboxes.get_mut(&address).expect("the mailbox was loaded in this turn")
     }
+}
+
+/// A place in a lane.
+pub(super) struct Place {
+    pub(super) key: RowKey,
+    pub(super) seq: u64,
+    pub(super) prev_seq: u64,
+    /// Bytes given to the lane up to and with it.
+    pub(super) bytes_given: u64,
 }
 
 /// Compares the devices a message is for with the account's. The sender's own device is not among its account's

@@ -4,8 +4,10 @@ use waxwing_protocol::Timestamp;
 use waxwing_protocol::frames::{Envelope, Lane};
 
 use fjall::Readable as _;
+use tracing::error;
 
-use super::records::{MailboxRow, RowHead, row_envelope};
+use super::bodies;
+use super::records::{MailboxRow, RowHead};
 use super::tables::{self, Tables, corrupt, engine_error};
 use crate::store::{DeviceAddress, LaneDepth, MailboxView, Page, PageRequest, StoreError};
 
@@ -34,7 +36,12 @@ pub(super) fn read(tables: &Tables, request: &PageRequest) -> Result<Page, Store
         let (key, value) = guard.into_inner().map_err(engine_error)?;
         let seq = tables::seq_of(&key).ok_or_else(|| corrupt("a message"))?;
         if RowHead::read(&value)?.expires_at > request.now && !lane.is_acked(seq) {
-            let envelope = Envelope { seq, ..row_envelope(&value)? };
+            let Some(envelope) = bodies::envelope(tables, &snapshot, &value)? else {
+                error!(device = %request.mailbox, seq, "the body of a group's message is gone: its row is passed over");
+                page.up_to = seq;
+                continue;
+            };
+            let envelope = Envelope { seq, ..envelope };
             let fits = page.rows.len() < request.msgs && bytes + envelope.body.len() <= request.bytes;
             // A body larger than the whole allowance comes alone: it would never come otherwise.
             if !fits && !page.rows.is_empty() {
@@ -59,7 +66,7 @@ pub(super) fn view(tables: &Tables, mailbox: DeviceAddress) -> Result<Option<Mai
     let mut lanes = [LaneDepth::default(); 2];
     for (lane, (row, depth)) in [Lane::Normal, Lane::Urgent].into_iter().zip(row.lanes.iter().zip(&mut lanes)) {
         let head = snapshot.get(&tables.rows, tables::row(mailbox, lane, row.acked + 1)).map_err(engine_error)?;
-        let oldest = head.map(|head| row_envelope(&head)).transpose()?;
+        let oldest = head.map(|head| bodies::envelope(tables, &snapshot, &head)).transpose()?.flatten();
         *depth = LaneDepth {
             acked: row.acked,
             last: row.last,

@@ -15,6 +15,7 @@ use prost::Message;
 use waxwing_protocol::AccountId;
 use waxwing_protocol::frames::{Class, DELIVERY_IDS_MAX, DeliveryUpdate, Envelope, Lane};
 
+use super::bodies;
 use super::directory;
 use super::records::{LaneRow, RowHead, row_envelope};
 use super::tables::{self, corrupt, engine_error};
@@ -69,6 +70,11 @@ impl Turn<'_> {
                 let seq = tables::seq_of(&key).ok_or_else(|| corrupt("a message"))?;
                 // A cumulative ack also covers what expired before anybody saw it.
                 if before.is_acked(seq) || RowHead::read(&value)?.expires_at <= ack.receipts.now {
+                    continue;
+                }
+                // Groups tell of deliveries in sums.
+                if let Some(body) = bodies::pointer(RowHead::body(&value)?) {
+                    self.note_delivered(reader, &body)?;
                     continue;
                 }
                 let origin = Origin::decode(RowHead::body(&value)?).map_err(|_| corrupt("a message"))?;

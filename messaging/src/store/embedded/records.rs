@@ -172,6 +172,12 @@ pub(super) struct LaneRow {
     /// Acked out of order, above the watermark: rising, apart from one another.
     #[prost(message, repeated, tag = "6")]
     pub(super) ranges: Vec<RangeRow>,
+    /// Rows that stand for a group's body lie between these two, both included; both are 0 when none is left. Whoever
+    /// erases rows looks there for bodies that are needed no more.
+    #[prost(uint64, tag = "7")]
+    pub(super) pointers_first: u64,
+    #[prost(uint64, tag = "8")]
+    pub(super) pointers_last: u64,
 }
 
 /// A span of seqs, both ends included.
@@ -190,6 +196,9 @@ pub(super) struct SendRow {
     pub(super) content_hash: Vec<u8>,
     #[prost(uint64, tag = "2")]
     pub(super) server_ts: u64,
+    /// Its place in a group's conversation, or 0.
+    #[prost(uint64, tag = "3")]
+    pub(super) conv_seq: u64,
 }
 
 /// Bytes before the envelope in a message's record: read at every ack and sweep, which need not the body.

@@ -231,6 +231,7 @@ impl Turn<'_> {
                 }
             }
             let until = row.acked.min(row.swept + STEP as u64);
+            self.release_swept(address, lane, &mut row, until)?;
             for seq in row.swept + 1..=until {
                 self.batch.remove(&self.tables.rows, tables::row(address, lane, seq));
             }

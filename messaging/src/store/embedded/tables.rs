@@ -8,7 +8,7 @@ use std::path::Path;
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, Snapshot};
 use tracing::info;
 use waxwing_protocol::frames::Lane;
-use waxwing_protocol::{AccountId, DeviceId, Handle, MsgId};
+use waxwing_protocol::{AccountId, DeviceId, GroupId, Handle, MsgId};
 
 use super::EmbeddedStoreError;
 use crate::store::{DeviceAddress, Invite, StoreError, StoreErrorKind};
@@ -31,6 +31,8 @@ pub(super) struct Tables {
     pub(super) rows: Keyspace,
     /// Idempotency records: sending device, message id.
     pub(super) sends: Keyspace,
+    /// What groups were sent, once each: group, place in the conversation.
+    pub(super) bodies: Keyspace,
 }
 
 impl Tables {
@@ -48,6 +50,7 @@ impl Tables {
             mailboxes: keyspace("mailboxes")?,
             rows: keyspace("rows")?,
             sends: keyspace("sends")?,
+            bodies: keyspace("bodies")?,
             db,
         })
     }
@@ -62,7 +65,7 @@ impl Tables {
         let bytes = self.db.journal_disk_space().map_err(engine_error)?;
         if bytes > JOURNAL_BYTES_HIGH {
             info!(journal_bytes = bytes, "writing tables so that journals can go");
-            for keyspace in [&self.directory, &self.mailboxes, &self.rows, &self.sends] {
+            for keyspace in [&self.directory, &self.mailboxes, &self.rows, &self.sends, &self.bodies] {
                 keyspace.rotate_memtable().map_err(engine_error)?;
             }
         }
@@ -134,6 +137,16 @@ pub(super) mod tag {
     pub(in crate::store::embedded) const INVITE: u8 = b'i';
     /// Account that was deleted, or account and device that was removed, until everything of it is erased.
     pub(in crate::store::embedded) const DELETED: u8 = b'x';
+    /// Group to its state.
+    pub(in crate::store::embedded) const GROUP: u8 = b'g';
+    /// Group to the last place given in its conversation.
+    pub(in crate::store::embedded) const CONVERSATION: u8 = b'n';
+    /// Group and epoch to the change that made it.
+    pub(in crate::store::embedded) const CHANGE: u8 = b'l';
+    /// Group and account to how far it has got and seen the conversation.
+    pub(in crate::store::embedded) const PROGRESS: u8 = b'p';
+    /// Account and group it is in.
+    pub(in crate::store::embedded) const MEMBER: u8 = b'm';
     /// Mailbox, lane, sending device and coalesce key to seq.
     pub(in crate::store::embedded) const COALESCE: u8 = b'c';
 }
@@ -243,6 +256,30 @@ pub(super) fn coalesced_seq(value: &[u8]) -> Result<u64, StoreError> {
 pub(super) fn coalesce_lane(key: &[u8]) -> Option<(DeviceAddress, Lane)> {
     let (lane, mailbox) = (key.get(1 + ADDRESS_BYTES)?, address_of(key.get(1..)?)?);
     Some((mailbox, if *lane == 0 { Lane::Normal } else { Lane::Urgent }))
+}
+
+pub(super) fn group(group: GroupId) -> Vec<u8> {
+    [&[tag::GROUP], &group.as_bytes()[..]].concat()
+}
+
+pub(super) fn conversation(group: GroupId) -> Vec<u8> {
+    [&[tag::CONVERSATION], &group.as_bytes()[..]].concat()
+}
+
+pub(super) fn change(group: GroupId, epoch: u64) -> Vec<u8> {
+    [&[tag::CHANGE], &group.as_bytes()[..], &epoch.to_be_bytes()].concat()
+}
+
+/// How far everybody in a group is, or `account` alone.
+pub(super) fn progress(group: GroupId, account: Option<AccountId>) -> Vec<u8> {
+    let account = account.as_ref().map_or(&[][..], |account| &account.as_bytes()[..]);
+    [&[tag::PROGRESS], &group.as_bytes()[..], account].concat()
+}
+
+/// Every group that `account` is in, or `group` alone.
+pub(super) fn member(account: AccountId, group: Option<GroupId>) -> Vec<u8> {
+    let group = group.as_ref().map_or(&[][..], |group| &group.as_bytes()[..]);
+    [&[tag::MEMBER], &account.as_bytes()[..], group].concat()
 }
 
 pub(super) fn handle(handle: &Handle) -> Vec<u8> {

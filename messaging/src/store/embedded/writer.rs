@@ -18,8 +18,11 @@ use tokio::sync::oneshot;
 use tracing::error;
 use waxwing_protocol::api::Preferences;
 use waxwing_protocol::identity::SignedPrekey;
-use waxwing_protocol::{AccountId, DeviceId, Handle, Timestamp};
+use waxwing_protocol::{AccountId, DeviceId, GroupId, Handle, Timestamp};
 
+use super::bodies::Bodies;
+use super::groups::GroupMemory;
+use super::progress::Progress;
 use super::receipts::Deliveries;
 use super::records::{MailboxRow, SendRow};
 use super::sweep::Sweep;
@@ -27,8 +30,9 @@ use super::tables::{self, RowKey, Tables};
 use crate::fault;
 use crate::metrics::handles;
 use crate::store::{
-    AckRequest, Append, AppendError, Appended, Blocked, Claimed, CommitSink, Committed, DeviceAddress, Held,
-    ListChange, ListChanged, NewAccount, Opened, PrekeysHeld, Registered, Renamed, StoreError, StoreErrorKind, Swept,
+    AckRequest, Append, AppendError, Appended, Blocked, Claimed, CommitSink, Committed, DeviceAddress, GroupCommit,
+    GroupCommitted, GroupSend, Held, ListChange, ListChanged, NewAccount, Opened, PrekeysHeld, Registered, Renamed,
+    StoreError, StoreErrorKind, Swept,
 };
 
 /// Commands that may wait for the writer; more are refused at once, and clients try again.
@@ -46,6 +50,9 @@ const TURN_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Mailboxes and device sets kept in memory between turns. All of them are on disk too, so a full cache is emptied.
 const CACHED_MAX: usize = 100_000;
 
+/// Groups kept in memory between turns: the largest take 150 KB.
+const GROUPS_CACHED_MAX: usize = 1000;
+
 /// Where an answer goes.
 type Reply<T, E = StoreError> = oneshot::Sender<Result<T, E>>;
 
@@ -54,6 +61,20 @@ pub(super) enum Command {
     Append {
         append: Box<Append>,
         reply: Reply<Appended, AppendError>,
+    },
+    SendGroup {
+        send: Box<GroupSend>,
+        reply: Reply<Appended, AppendError>,
+    },
+    ChangeGroup {
+        commit: Box<GroupCommit>,
+        reply: Reply<GroupCommitted>,
+    },
+    MarkRead {
+        by: AccountId,
+        group: GroupId,
+        conv_seq: u64,
+        reply: Reply<()>,
     },
     Open {
         mailbox: DeviceAddress,
@@ -134,6 +155,8 @@ impl Command {
     fn bytes(&self) -> usize {
         match self {
             Self::Append { append, .. } => append.bodies.iter().map(|body| body.ciphertext.len()).sum(),
+            Self::SendGroup { send, .. } => send.envelope.body.len(),
+            Self::ChangeGroup { commit, .. } => commit.envelope.body.len(),
             _ => 0,
         }
     }
@@ -222,6 +245,7 @@ pub(super) struct Memory {
     pub(super) written: HashMap<(AccountId, AccountId), bool>,
     /// Whom an account has blocked; nearly always nobody.
     pub(super) blocks: HashMap<AccountId, Arc<HashSet<AccountId>>>,
+    pub(super) groups: HashMap<GroupId, GroupMemory>,
     pub(super) sweep: Sweep,
 }
 
@@ -243,6 +267,10 @@ pub(super) struct Turn<'a> {
     pub(super) put: HashMap<RowKey, u64>,
     /// Coalesce keys set in this turn.
     pub(super) coalesced: HashMap<Vec<u8>, u64>,
+    /// Bodies of groups that this turn puts or lets go of.
+    pub(super) bodies: Bodies,
+    /// How far members of groups have come in this turn.
+    pub(super) progress: Progress,
     /// What acks of this turn have to tell senders.
     pub(super) deliveries: Deliveries,
     /// The account deleted in this turn: the engine still shows it.
@@ -268,6 +296,8 @@ impl Work {
                 sends: HashMap::new(),
                 put: HashMap::new(),
                 coalesced: HashMap::new(),
+                bodies: Bodies::default(),
+                progress: Progress::default(),
                 deliveries: Deliveries::default(),
                 deleted: None,
                 removed: None,
@@ -288,7 +318,7 @@ impl Work {
                 let full = answers.len() >= TURN_COMMANDS_MAX || bytes >= TURN_BYTES_MAX || !open;
                 command = if full { None } else { self.waiting.try_recv().ok() };
             }
-            let (rows, done) = turn.commit();
+            let (rows, progressed, done) = turn.commit();
             if done.is_err() {
                 // What the memory says was not stored.
                 memory = Memory::default();
@@ -296,6 +326,9 @@ impl Work {
             } else {
                 for row in rows {
                     self.sink.committed(row);
+                }
+                for group in progressed {
+                    self.sink.progressed(group);
                 }
                 if memory.mailboxes.len() > CACHED_MAX {
                     memory.mailboxes.clear();
@@ -312,6 +345,9 @@ impl Work {
                 if memory.blocks.len() > CACHED_MAX {
                     memory.blocks.clear();
                 }
+                if memory.groups.len() > GROUPS_CACHED_MAX {
+                    memory.groups.clear();
+                }
             }
             for answer in answers {
                 answer(done.clone());
@@ -325,6 +361,9 @@ impl Turn<'_> {
     fn take(&mut self, command: Command) -> Answer {
         match command {
             Command::Append { append, reply } => answer(self.append(&append), reply),
+            Command::SendGroup { send, reply } => answer(self.send_group(&send), reply),
+            Command::ChangeGroup { commit, reply } => answer(self.change_group(*commit), reply),
+            Command::MarkRead { by, group, conv_seq, reply } => answer(self.mark_read(by, group, conv_seq), reply),
             Command::Open { mailbox, held, reply } => answer(self.open(mailbox, held), reply),
             Command::Ack { ack, reply } => answer(self.ack(&ack), reply),
             Command::Sweep { now, reply } => answer(self.sweep(now), reply),
@@ -353,10 +392,19 @@ impl Turn<'_> {
     }
 
     /// Commits the batch; after that everything in it is durable.
-    fn commit(mut self) -> (Vec<Committed>, Result<(), StoreError>) {
+    fn commit(mut self) -> (Vec<Committed>, HashSet<GroupId>, Result<(), StoreError>) {
         if let Err(error) = self.write_deliveries() {
             // What was acked stays acked; its senders are not told.
             error!(%error, "delivery receipts were not written");
+        }
+        let progressed = self.write_progress().unwrap_or_else(|error| {
+            error!(%error, "how far groups are was not written");
+            HashSet::new()
+        });
+        if let Err(error) = self.write_bodies() {
+            // Without its bodies nothing of the turn may count.
+            error!(%error, "the store could not read what it holds and takes no more writes");
+            return (Vec::new(), HashSet::new(), Err(error));
         }
         for address in &self.changed {
             let row = &self.memory.mailboxes[address];
@@ -369,7 +417,7 @@ impl Turn<'_> {
             error!(%error, "the store could not commit and takes no more writes");
             StoreError::new(StoreErrorKind::Other, error)
         });
-        (self.committed, done)
+        (self.committed, progressed, done)
     }
 }
 
