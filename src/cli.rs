@@ -1,5 +1,7 @@
 //! What can be typed: commands, their flags and their help.
 
+mod groups;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -7,6 +9,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use waxwing_client::{LinkCode, TransferId};
 use waxwing_protocol::{BlobId, DeviceId, Handle, OwnerTag};
 
+pub(crate) use self::groups::{BenchGroupArgs, GroupArgs, GroupCommand};
 use crate::commands::Peer;
 
 /// The address `waxwing dev` listens on and clients talk to unless told otherwise.
@@ -64,6 +67,8 @@ pub(crate) enum Command {
         #[command(flatten)]
         profile: ProfileArgs,
     },
+    /// Make groups, change who is in them, and write to them.
+    Group(GroupArgs),
     /// Download a file by share link, or by the id of a blob this profile has sent or received.
     Get(GetArgs),
     /// Print a link that opens one file for whoever has it.
@@ -258,8 +263,11 @@ pub(crate) struct SendArgs {
     #[arg(long, value_name = "WORDS", conflicts_with = "file")]
     pub text: Option<String>,
     /// Whom to.
-    #[arg(long, value_name = "HANDLE")]
-    pub to: Handle,
+    #[arg(long, value_name = "HANDLE", required_unless_present = "group")]
+    pub to: Option<Handle>,
+    /// To everybody in a group instead: its id, or its title.
+    #[arg(long, value_name = "GROUP", conflicts_with = "to")]
+    pub group: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -535,6 +543,8 @@ pub(crate) enum BenchCommand {
     Connections(BenchConnectionsArgs),
     /// Time and server memory that it takes to drain mailboxes, and how long a call waits meanwhile.
     Drain(BenchDrainArgs),
+    /// Times of a message to a large group whose members are all connected, and what it takes on disk.
+    Group(BenchGroupArgs),
     /// The load generator of the others: a job on stdin, figures on stdout.
     #[command(hide = true)]
     Load,

@@ -7,6 +7,7 @@ mod config;
 mod contacts;
 mod demo;
 mod devices;
+mod groups;
 mod messages;
 mod own_service;
 mod profile;
@@ -38,6 +39,7 @@ pub(crate) async fn run(command: Command, output: &Output) -> anyhow::Result<()>
         Command::Block(args) => blocks::block(args, output).await,
         Command::Unblock(args) => blocks::unblock(args, output).await,
         Command::Blocks { profile } => blocks::blocks(profile, output).await,
+        Command::Group(args) => groups::group(args, output).await,
         Command::Get(args) => transfers::get(args, output).await,
         Command::Share(args) => transfers::share(args, output).await,
         Command::Resume(args) => transfers::resume(args, output).await,

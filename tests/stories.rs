@@ -13,6 +13,7 @@ mod stories {
     mod entry;
     mod first_minutes;
     mod framing;
+    mod groups;
     mod hostile_senders;
     mod http;
     mod interim;

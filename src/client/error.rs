@@ -4,9 +4,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use waxwing_protocol::frames::close;
+use waxwing_protocol::group::GroupError;
 use waxwing_protocol::identity::IdentityError;
-use waxwing_protocol::{BlobId, DeviceId, Handle, IdError, Problem};
+use waxwing_protocol::{BlobId, DeviceId, GroupId, Handle, IdError, Problem};
 use waxwing_seal::blob::{OpenError, TooLarge};
+use waxwing_seal::group::GroupSealError;
 use waxwing_seal::link::LinkError;
 use waxwing_seal::message::MessageError;
 use waxwing_seal::session::SessionError;
@@ -172,6 +174,38 @@ pub enum ClientError {
         /// The server's words.
         reason: String,
     },
+    /// No group of this id or title, or more than one of this title.
+    #[error("there is no one group called {named}: `waxwing group ls` says what there is")]
+    UnknownGroup {
+        /// What was asked for.
+        named: String,
+    },
+    /// This account is not in the group, or not any more; or there is none.
+    #[error("this account is not in the group {group}")]
+    NotInGroup {
+        /// The group.
+        group: GroupId,
+    },
+    /// The server shows a change of a group that nobody who may has signed, or that does not follow.
+    #[error("the server shows a change of the group {group} that is not to be believed ({source})")]
+    GroupForged {
+        /// The group.
+        group: GroupId,
+        /// What is wrong with it.
+        source: GroupError,
+    },
+    /// Others changed the group at every try.
+    #[error("the group {group} keeps changing: try again later")]
+    GroupBusy {
+        /// The group.
+        group: GroupId,
+    },
+    /// The group cannot be changed so.
+    #[error("the group cannot be changed so: {0}")]
+    Group(#[from] GroupError),
+    /// The key of a group's messages could not be used.
+    #[error(transparent)]
+    GroupSeal(#[from] GroupSealError),
     /// A session with a device could not be begun or used.
     #[error(transparent)]
     Session(#[from] SessionError),
@@ -271,7 +305,7 @@ impl ClientError {
     /// Whether the same request may succeed later: no answer, a fault of the server, or too many requests.
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Unreachable { .. } | Self::NotNow { .. } => true,
+            Self::Unreachable { .. } | Self::NotNow { .. } | Self::GroupBusy { .. } => true,
             // Reconnecting to a server that displaced or refused us would only repeat it.
             Self::Closed { code, .. } => !matches!(
                 *code,

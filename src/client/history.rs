@@ -1,6 +1,6 @@
 //! What was received and sent, for whoever shows or searches it.
 
-use waxwing_protocol::{AccountId, Handle, MsgId, Timestamp};
+use waxwing_protocol::{AccountId, GroupId, Handle, MsgId, Timestamp};
 use waxwing_seal::message::Content;
 
 use crate::inbox::{RECEIVED, Said};
@@ -16,6 +16,8 @@ pub struct ReceivedMessage {
     pub from: AccountId,
     /// Its id, chosen by its sender: unique together with `from`.
     pub msg_id: MsgId,
+    /// The group it was sent to, if it was.
+    pub group: Option<GroupId>,
     /// When the server took it.
     pub server_ts: Timestamp,
     /// What it says, or why it cannot be read.
@@ -83,7 +85,12 @@ impl Client {
             let content = match row.said {
                 Said::Content(bytes) => match Content::from_bytes(&bytes.0)? {
                     // Nobody's words.
-                    Content::Read { .. } | Content::Sent(_) | Content::Retry { .. } | Content::Resent(_) => continue,
+                    Content::Read { .. }
+                    | Content::Sent(_)
+                    | Content::Retry { .. }
+                    | Content::Resent(_)
+                    | Content::GroupKey(_)
+                    | Content::GroupProfile(_) => continue,
                     content => Ok(content),
                 },
                 Said::Unreadable(reason) => Err(reason),
@@ -92,6 +99,7 @@ impl Client {
             messages.push(ReceivedMessage {
                 from: AccountId::from_slice(from)?,
                 msg_id: MsgId::from_slice(msg_id)?,
+                group: row.group,
                 server_ts: row.server_ts,
                 content,
             });

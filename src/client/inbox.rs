@@ -11,16 +11,18 @@ use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
 use waxwing_protocol::frames::{Ack, Class, Deliver, Envelope, Have, Lane};
-use waxwing_protocol::{AccountId, DeviceId, Handle, MsgId, Timestamp};
+use waxwing_protocol::{AccountId, DeviceId, GroupId, Handle, MsgId, Timestamp};
 use waxwing_seal::message::{Content, Message, Party, SentCopy};
 use waxwing_seal::session::{SessionError, begun_by};
 
 use crate::account::{DEVICE, SELF, device_keys, me, party};
 use crate::contacts::{self, Contact};
+use crate::groups::inbox::{Came, Opening, RefusedChange};
+use crate::groups::{GroupNews, group_of};
 use crate::profile::{Rows, Table, WriteTx};
 use crate::receipts::{Tick, Ticked};
 use crate::secret::SecretBytes;
-use crate::{ClientError, blob_refs, conversation, copies, receipts, repair, sessions};
+use crate::{ClientError, blob_refs, conversation, copies, groups, receipts, repair, sessions};
 
 /// Everything received, by sender's account and message id. Kept: it is what tells a repeat, and the history.
 pub(crate) const RECEIVED: Table<ReceivedRow> = Table::new("received");
@@ -38,6 +40,9 @@ pub(crate) struct ReceivedRow {
     received_at: Timestamp,
     pub(crate) server_ts: Timestamp,
     client_hlc: u64,
+    /// The group it was sent to, if it was.
+    #[serde(default)]
+    pub(crate) group: Option<GroupId>,
     pub(crate) said: Said,
 }
 
@@ -60,6 +65,11 @@ pub(crate) struct PendingRow {
     /// The server says that this account had never written to the sender.
     #[serde(default)]
     pub(crate) request: bool,
+    /// The group it was sent to, if it was, and its place in the conversation.
+    #[serde(default)]
+    pub(crate) group: Option<GroupId>,
+    #[serde(default)]
+    pub(crate) conv_seq: u64,
 }
 
 /// A lane's progress within one mailbox epoch, and the counter of [`PENDING`].
@@ -72,7 +82,7 @@ struct MailboxRow {
 }
 
 /// What one delivered frame came to.
-#[derive(Debug, PartialEq)]
+#[derive(Debug, Default, PartialEq)]
 pub(crate) struct Receipt {
     /// What became of messages sent from here.
     pub(crate) ticks: Vec<Ticked>,
@@ -84,6 +94,10 @@ pub(crate) struct Receipt {
     pub(crate) copies: Vec<SentCopy>,
     /// The ones that could not be read.
     pub(crate) unreadable: Vec<Unreadable>,
+    /// What became of groups.
+    pub(crate) groups: Vec<GroupNews>,
+    /// Changes of groups that are not to be believed.
+    pub(crate) refused: Vec<RefusedChange>,
 }
 
 /// A message that could not be read.
@@ -104,6 +118,15 @@ pub(crate) fn strangers(tx: &impl Rows, deliver: &Deliver) -> Result<Vec<Account
         else {
             continue;
         };
+        if let Some(group) = group_of(envelope) {
+            // Who may have written it follows from the group and its keys; who that is, is worth knowing all the same.
+            let of_known = groups::book::load(tx, group)?.is_some_and(|book| book.had(account, envelope.epoch));
+            let stranger = contacts::known(tx, account)?.is_none() && contacts::own(tx)?.account != account;
+            if of_known && stranger && envelope.class() == Class::Message && !strangers.contains(&account) {
+                strangers.push(account);
+            }
+            continue;
+        }
         let device = contacts::known(tx, account)?.and_then(|contact| contact.devices.device(device).copied());
         let known = device.is_some_and(|device| begun_by(&envelope.body).is_none_or(|key| key == device.curve25519));
         if !known && !strangers.contains(&account) {
@@ -125,7 +148,7 @@ pub(crate) fn receive(
     let mut keys = device_keys(tx)?;
     let me = party(&me(tx)?, &keys);
     let mut keys_changed = false;
-    let mut receipt = Receipt { ticks: Vec::new(), ack: None, new: 0, copies: Vec::new(), unreadable: Vec::new() };
+    let mut receipt = Receipt::default();
     for envelope in &deliver.envelopes {
         let lane = if deliver.lane() == Lane::Urgent { &mut mailbox.urgent } else { &mut mailbox.normal };
         *lane = envelope.seq.max(*lane);
@@ -145,19 +168,33 @@ pub(crate) fn receive(
             tracing::warn!(seq = envelope.seq, "a delivered message without sender or id was dropped");
             continue;
         };
+        if let Some(group) = group_of(envelope).filter(|_| envelope.class() == Class::GroupChange) {
+            match groups::inbox::take_change(tx, group, envelope)? {
+                Ok(news) => receipt.groups.extend(news),
+                Err(refused) => receipt.refused.push(refused),
+            }
+            continue;
+        }
         let before = tx.get(&RECEIVED, &received_key(from, msg_id))?;
         if before.as_ref().is_some_and(|row| !matches!(row.said, Said::Unreadable(_))) {
+            continue;
+        }
+        if let Some(group) = group_of(envelope) {
+            let Some(came) = Came::new(group, from, msg_id, envelope) else { continue };
+            let mut filer = Filer::new(tx, &mut mailbox, &mut receipt, Source::of_group(&came, now), me.account);
+            filer.file_from_group(&came, before.is_some())?;
             continue;
         }
         let mut opener = Opener { tx, keys: &mut keys, me: &me, keys_changed: &mut keys_changed };
         let opened = opener.open(envelope, from, msg_id, refused)?;
         let server_ts = Timestamp::from_millis(envelope.server_ts);
         let request = envelope.request;
-        let source = Source { device: envelope.from_device, received_at: now, server_ts, request };
+        let (device, group, conv_seq) = (envelope.from_device, None, 0);
+        let source = Source { device, received_at: now, server_ts, request, group, conv_seq };
         match opened {
-            Ok(message) => {
-                let mut filer = Filer { tx, mailbox: &mut mailbox, receipt: &mut receipt, source, me: me.account };
-                filer.file(from, message)?;
+            Ok((message, party)) => {
+                let mut filer = Filer::new(tx, &mut mailbox, &mut receipt, source, me.account);
+                filer.file(party, message)?;
             }
             // Told once; what could not be read may still come readable.
             Err(_) if before.is_some() => continue,
@@ -191,9 +228,16 @@ struct Source {
     server_ts: Timestamp,
     /// Whether it is the first from a stranger, as the server says.
     request: bool,
+    group: Option<GroupId>,
+    conv_seq: u64,
 }
 
 impl Source {
+    fn of_group(came: &Came, received_at: Timestamp) -> Self {
+        let (device, server_ts, group) = (came.device.get(), came.server_ts, Some(came.group));
+        Self { device, received_at, server_ts, request: false, group, conv_seq: came.conv_seq }
+    }
+
     fn put(
         self,
         tx: &WriteTx<'_>,
@@ -202,11 +246,11 @@ impl Source {
         client_hlc: u64,
         said: Said,
     ) -> Result<(), ClientError> {
-        let Self { device, received_at, server_ts, .. } = self;
+        let Self { device, received_at, server_ts, group, .. } = self;
         tx.put(
             &RECEIVED,
             &received_key(from, msg_id),
-            &ReceivedRow { device, received_at, server_ts, client_hlc, said },
+            &ReceivedRow { device, received_at, server_ts, client_hlc, group, said },
         )
     }
 }
@@ -220,9 +264,62 @@ struct Filer<'a> {
     me: AccountId,
 }
 
-impl Filer<'_> {
+impl<'a> Filer<'a> {
+    fn new(
+        tx: &'a WriteTx<'a>,
+        mailbox: &'a mut MailboxRow,
+        receipt: &'a mut Receipt,
+        source: Source,
+        me: AccountId,
+    ) -> Self {
+        Self { tx, mailbox, receipt, source, me }
+    }
+
+    /// Opens and files a message of a group. `again` says that it came before and could not be read.
+    fn file_from_group(&mut self, came: &Came, again: bool) -> Result<(), ClientError> {
+        let (tx, from) = (self.tx, came.from);
+        match came.open(tx)? {
+            Opening::Waits => Ok(()),
+            Opening::Opened(message) => {
+                let clock = conversation::observe(tx, message.client_hlc, self.source.received_at)?;
+                let said = match message.content {
+                    Content::GroupProfile(profile) => {
+                        groups::book::take_profile(tx, came.group, &profile)?;
+                        Said::Nothing
+                    }
+                    content => {
+                        let thread = groups::outbox::thread(came.group);
+                        conversation::seen(tx, thread, came.msg_id, &message.parents)?;
+                        self.show(from, came.msg_id, &content)?;
+                        Said::Content(content.to_bytes().into())
+                    }
+                };
+                self.source.put(tx, from, came.msg_id, clock, said)
+            }
+            Opening::Refused(_) if again => Ok(()),
+            Opening::Refused(reason) => {
+                self.receipt.unreadable.push(Unreadable { from, msg_id: came.msg_id, reason: reason.clone() });
+                self.source.put(tx, from, came.msg_id, 0, Said::Unreadable(reason))
+            }
+        }
+    }
+
+    /// Lets a person see a message.
+    fn show(&mut self, from: AccountId, msg_id: MsgId, content: &Content) -> Result<(), ClientError> {
+        if let Content::File(file) = content {
+            blob_refs::put(self.tx, file)?;
+        }
+        let Source { request, group, conv_seq, .. } = self.source;
+        let row = PendingRow { from, msg_id, shown: false, request, group, conv_seq };
+        self.tx.put(&PENDING, &self.mailbox.next_pending.to_be_bytes(), &row)?;
+        self.mailbox.next_pending += 1;
+        self.receipt.new += 1;
+        Ok(())
+    }
+
     /// Files an opened message where it belongs. Whatever it is, its id stays, to tell a repeat.
-    fn file(&mut self, from: AccountId, message: Message) -> Result<(), ClientError> {
+    fn file(&mut self, party: Party, message: Message) -> Result<(), ClientError> {
+        let from = party.account;
         let (tx, now) = (self.tx, self.source.received_at);
         let Message { id: msg_id, client_hlc, parents, content } = message;
         let clock = conversation::observe(tx, client_hlc, now)?;
@@ -250,19 +347,24 @@ impl Filer<'_> {
             Content::Resent(message) => {
                 let before = tx.get(&RECEIVED, &received_key(from, message.id))?;
                 if before.is_none_or(|row| matches!(row.said, Said::Unreadable(_))) {
-                    self.file(from, *message)?;
+                    self.file(party, *message)?;
                 }
                 Said::Nothing
             }
+            Content::GroupKey(key) => {
+                let source = self.source;
+                for came in groups::inbox::take_key(tx, &party, &key, now)? {
+                    self.source = Source::of_group(&came, now);
+                    self.file_from_group(&came, false)?;
+                }
+                self.source = source;
+                Said::Nothing
+            }
+            // Said in a group or not at all.
+            Content::GroupProfile(_) => Said::Nothing,
             content => {
                 conversation::seen(tx, from, msg_id, &parents)?;
-                if let Content::File(file) = &content {
-                    blob_refs::put(tx, file)?;
-                }
-                let row = PendingRow { from, msg_id, shown: false, request: self.source.request };
-                tx.put(&PENDING, &self.mailbox.next_pending.to_be_bytes(), &row)?;
-                self.mailbox.next_pending += 1;
-                self.receipt.new += 1;
+                self.show(from, msg_id, &content)?;
                 Said::Content(content.to_bytes().into())
             }
         };
@@ -301,7 +403,7 @@ impl Opener<'_> {
         account: AccountId,
         msg_id: MsgId,
         refused: &HashMap<AccountId, String>,
-    ) -> Result<Result<Message, Unopened>, ClientError> {
+    ) -> Result<Result<(Message, Party), Unopened>, ClientError> {
         let device = DeviceId::new(envelope.from_device).ok();
         let contact = contacts::known(self.tx, account)?;
         let from = contact.zip(device).and_then(|(contact, device)| contact.party(device));
@@ -323,7 +425,8 @@ impl Opener<'_> {
         sessions::store(self.tx, account, &from.device, sessions)?;
         *self.keys_changed |= opened.keys_changed;
         let message = Message::open(&opened.plaintext, msg_id, &from, self.me);
-        Ok(message.map_err(|error| Unopened { reason: error.to_string(), ask: false }))
+        let opened = message.map(|message| (message, from));
+        Ok(opened.map_err(|error| Unopened { reason: error.to_string(), ask: false }))
     }
 }
 
@@ -364,7 +467,11 @@ pub(crate) fn pending(tx: &impl Rows) -> Result<Vec<Pending>, ClientError> {
     let mut pending = Vec::new();
     for (key, row) in tx.list(&PENDING)? {
         let received = tx.get(&RECEIVED, &received_key(row.from, row.msg_id))?;
-        let contact = contacts::known(tx, row.from)?;
+        let contact = match contacts::known(tx, row.from)? {
+            // From another device of this account, to a group.
+            None if row.group.is_some() => Some(contacts::own(tx)?).filter(|own| own.account == row.from),
+            contact => contact,
+        };
         // Both were stored with the row, or before it.
         if let (Some(ReceivedRow { said: Said::Content(content), client_hlc, .. }), Some(contact)) = (received, contact)
         {
@@ -376,7 +483,7 @@ pub(crate) fn pending(tx: &impl Rows) -> Result<Vec<Pending>, ClientError> {
 
 /// The message was shown, to a person when it was `seen`; a file in it is still to be saved.
 pub(crate) fn shown(tx: &WriteTx<'_>, pending: &Pending, seen: bool) -> Result<(), ClientError> {
-    if seen {
+    if seen && pending.row.group.is_none() {
         receipts::shown(tx, pending.row.from, pending.row.msg_id, pending.client_hlc)?;
     }
     if matches!(pending.content, Content::File(_)) {
@@ -452,10 +559,7 @@ mod tests {
         for n in 1..=4_u8 {
             let there = envelope(&alice, &alice.send(&bob, msg(n), &text("there")), n.into());
             (alice, bob) = (alice.restarted(), bob.restarted());
-            assert_eq!(
-                bob.receive_one(there),
-                Receipt { ticks: vec![], ack: acked(n.into()), new: 1, copies: vec![], unreadable: vec![] }
-            );
+            assert_eq!(bob.receive_one(there), Receipt { ack: acked(n.into()), new: 1, ..Receipt::default() });
             let back = envelope(&bob, &bob.send(&alice, msg(100 + n), &text("back")), n.into());
             (alice, bob) = (alice.restarted(), bob.restarted());
             assert_eq!(alice.receive_one(back).new, 1);
@@ -473,7 +577,7 @@ mod tests {
         assert_eq!(bob.receive(&deliver(vec![one.clone(), two.clone()])).new, 2);
         let bob = bob.restarted();
         let again = bob.receive(&deliver(vec![one, two]));
-        assert_eq!(again, Receipt { ticks: vec![], ack: acked(2), new: 0, copies: vec![], unreadable: vec![] });
+        assert_eq!(again, Receipt { ack: acked(2), ..Receipt::default() });
         assert_eq!(bob.pending(), [text("one"), text("two")]);
     }
 

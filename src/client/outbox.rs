@@ -147,6 +147,7 @@ impl Client {
                 Err(error) => return Err(error),
             }
         }
+        unsent.extend(Box::pin(self.flush_groups(line)).await?);
         Ok(unsent)
     }
 
@@ -181,7 +182,7 @@ impl Client {
     }
 
     /// Sends one message of the outbox until the server has it, fitting it to the recipient's devices.
-    async fn deliver(&self, line: &mut Line<'_>, msg_id: MsgId) -> Result<(), ClientError> {
+    pub(crate) async fn deliver(&self, line: &mut Line<'_>, msg_id: MsgId) -> Result<(), ClientError> {
         for _ in 0..FIT_TRIES {
             let Some((to, send)) = self.profile.read(|tx| frame(tx, msg_id))? else { return Ok(()) };
             let error = match line.exchange(send).await? {
@@ -490,7 +491,7 @@ fn frame(tx: &impl Rows, msg_id: MsgId) -> Result<Option<(AccountId, Send)>, Cli
     let (class, urgency) = match Content::from_bytes(&row.content.0)? {
         Content::Read { .. } => (Class::Receipt, Urgency::None),
         Content::Sent(_) => (Class::Sync, Urgency::None),
-        Content::Retry { .. } => (Class::Control, Urgency::None),
+        Content::Retry { .. } | Content::GroupKey(_) => (Class::Control, Urgency::None),
         Content::Resent(_) => (Class::Control, Urgency::Background),
         _ => (Class::Message, Urgency::High),
     };
@@ -522,7 +523,7 @@ fn settle(tx: &WriteTx<'_>, msg_id: MsgId, result: &SendResult) -> Result<(), Cl
 }
 
 /// Whether an error means that this message cannot be sent, rather than that nothing can for now.
-fn is_about_message(error: &ClientError) -> bool {
+pub(crate) fn is_about_message(error: &ClientError) -> bool {
     match error {
         // Of a claim: the device is gone, or has no prekeys.
         ClientError::Refused { problem, .. } => problem.status == 404,
@@ -539,7 +540,7 @@ fn is_about_message(error: &ClientError) -> bool {
 }
 
 /// What a refusal means to the sender.
-fn refusal(error: &Error) -> ClientError {
+pub(crate) fn refusal(error: &Error) -> ClientError {
     let code = error.code();
     let message = error.message.clone();
     match code {
@@ -671,7 +672,8 @@ pub(crate) mod tests {
     fn a_message_the_server_has_is_never_sent_again() {
         let (alice, bob) = Person::pair();
         alice.send(&bob, msg(1), &text("hello"));
-        let result = SendResult { msg_id: msg(1).as_bytes().to_vec().into(), server_ts: 5, duplicate: false, conv_seq: 0 };
+        let result =
+            SendResult { msg_id: msg(1).as_bytes().to_vec().into(), server_ts: 5, duplicate: false, conv_seq: 0 };
         alice.profile.write(|tx| settle(tx, msg(1), &result)).unwrap();
         let alice = alice.restarted();
         assert_eq!(alice.profile.read(|tx| queued(tx)).unwrap(), []);

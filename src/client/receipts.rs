@@ -102,7 +102,7 @@ impl Client {
     }
 }
 
-fn tells(tx: &impl Rows) -> Result<bool, ClientError> {
+pub(crate) fn tells(tx: &impl Rows) -> Result<bool, ClientError> {
     Ok(tx.get(&TELL, SELF)?.unwrap_or(true))
 }
 

@@ -19,7 +19,7 @@ use crate::account::{device_keys, me};
 use crate::contacts::{self, Contact};
 use crate::outbox::{self, OUTBOX, SENT};
 use crate::profile::{Rows, Table, WriteTx};
-use crate::{Client, ClientError, copies, sessions};
+use crate::{Client, ClientError, copies, groups, sessions};
 
 /// Time between two requests to one device.
 pub(crate) const ASK_INTERVAL: Duration = Duration::from_secs(10);
@@ -91,6 +91,9 @@ fn again(tx: &impl Rows, account: AccountId, msg_id: MsgId) -> Result<Option<Mes
         let content = Content::from_bytes(&row.content.0)?;
         let words = matches!(content, Content::Text(_) | Content::File(_));
         return Ok((row.to == account && words).then(|| message(row.client_hlc, content)));
+    }
+    if let Some(content) = groups::outbox::key_again(tx, account, msg_id)? {
+        return Ok(Some(message(0, content)));
     }
     if me(tx)?.account != account {
         return Ok(None);

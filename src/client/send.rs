@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use uuid::Uuid;
-use waxwing_protocol::{BlobId, Handle, MsgId, Timestamp};
+use waxwing_protocol::{BlobId, GroupId, Handle, MsgId, Timestamp};
 use waxwing_seal::blob_ref::BlobRef;
 use waxwing_seal::message::Content;
 
@@ -12,7 +12,7 @@ use crate::account::now;
 use crate::planning::{self, discard};
 use crate::transfer::{self, Purpose, Transfer, TransferId, TransferRow};
 use crate::upload::{self, UploadReport};
-use crate::{Client, ClientError, OnProgress, Progress, blob_refs, files, outbox};
+use crate::{Client, ClientError, OnProgress, Progress, blob_refs, files, groups, outbox};
 
 /// What became of a file that was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,12 +44,35 @@ impl Client {
     /// stays away: what it holds then is kept, and the same call goes on.
     pub async fn send_file(&self, path: &Path, to: &Handle, on: OnProgress<'_>) -> Result<SentFile, ClientError> {
         let path = std::fs::canonicalize(path).map_err(ClientError::file(path))?;
-        let (id, row) = match self.profile.read(|tx| transfer::find(tx, &path, Some(to)))? {
+        let same = |purpose: &Purpose| matches!(purpose, Purpose::Send { to: it, .. } if it == to);
+        let (id, row) = match self.profile.read(|tx| transfer::find(tx, &path, same))? {
             Some(found) => self.as_it_is_now(found, on).await?,
             None => {
                 self.contact(to).await?;
                 let msg_id = MsgId::from(Uuid::now_v7());
                 self.begin(&path, Purpose::Send { to: to.clone(), msg_id }, on).await?
+            }
+        };
+        self.go_on(id, row, on).await
+    }
+
+    /// Sends a file to everybody in a group, as [`Client::send_file`] sends it to one.
+    ///
+    /// # Errors
+    /// Those of [`Client::send_file`]; [`ClientError::NotInGroup`].
+    pub async fn send_file_to_group(
+        &self,
+        path: &Path,
+        group: GroupId,
+        on: OnProgress<'_>,
+    ) -> Result<SentFile, ClientError> {
+        let path = std::fs::canonicalize(path).map_err(ClientError::file(path))?;
+        let same = |purpose: &Purpose| matches!(purpose, Purpose::SendToGroup { group: it, .. } if *it == group);
+        let (id, row) = match self.profile.read(|tx| transfer::find(tx, &path, same))? {
+            Some(found) => self.as_it_is_now(found, on).await?,
+            None => {
+                let msg_id = MsgId::from(Uuid::now_v7());
+                self.begin(&path, Purpose::SendToGroup { group, msg_id }, on).await?
             }
         };
         self.go_on(id, row, on).await
@@ -83,8 +106,10 @@ impl Client {
         let (row, dropped) = self.profile.write(|tx| {
             let row = transfer::get(tx, id)?;
             let dropped = row.describe(id)?;
-            if let Purpose::Send { msg_id, .. } = row.purpose {
-                outbox::forget(tx, msg_id)?;
+            match row.purpose {
+                Purpose::Send { msg_id, .. } => outbox::forget(tx, msg_id)?,
+                Purpose::SendToGroup { msg_id, .. } => groups::outbox::forget(tx, msg_id)?,
+                Purpose::Upload => {}
             }
             transfer::remove(tx, id)?;
             Ok((row, dropped))
@@ -103,10 +128,11 @@ impl Client {
     /// Those of [`Self::send_file`].
     pub async fn upload_file(&self, path: &Path, on: OnProgress<'_>) -> Result<(BlobRef, UploadReport), ClientError> {
         let path = std::fs::canonicalize(path).map_err(ClientError::file(path))?;
-        let (id, row) = match self.profile.read(|tx| transfer::find(tx, &path, None))? {
-            Some(found) => self.as_it_is_now(found, on).await?,
-            None => self.begin(&path, Purpose::Upload, on).await?,
-        };
+        let (id, row) =
+            match self.profile.read(|tx| transfer::find(tx, &path, |purpose| *purpose == Purpose::Upload))? {
+                Some(found) => self.as_it_is_now(found, on).await?,
+                None => self.begin(&path, Purpose::Upload, on).await?,
+            };
         let (reference, report) = self.uploaded(id, row, on).await?;
         self.done(id)?;
         Ok((reference, report))
@@ -137,7 +163,7 @@ impl Client {
             let modified = metadata.modified().ok().map(Timestamp::from);
             if metadata.len() != row.plan()?.layout.true_bytes() || modified != row.modified {
                 // Another content is another message: under the old id the old one may be queued or sent.
-                if let Purpose::Send { msg_id, .. } = &mut row.purpose {
+                if let Purpose::Send { msg_id, .. } | Purpose::SendToGroup { msg_id, .. } = &mut row.purpose {
                     *msg_id = MsgId::from(Uuid::now_v7());
                 }
                 upload::replan(self, id, &mut row, on).await?;
@@ -156,6 +182,11 @@ impl Client {
             Purpose::Send { to, msg_id } => {
                 on(Progress::Sending);
                 let sent = self.send_content(&to, msg_id, Content::File(Box::new(reference))).await;
+                Some(sent.map_err(|error| self.interrupted(id, &path, error))?)
+            }
+            Purpose::SendToGroup { group, msg_id } => {
+                on(Progress::Sending);
+                let sent = self.send_to_group(group, msg_id, Content::File(Box::new(reference))).await;
                 Some(sent.map_err(|error| self.interrupted(id, &path, error))?)
             }
             Purpose::Upload => None,

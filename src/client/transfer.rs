@@ -13,7 +13,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use waxwing_protocol::identity::Base64;
-use waxwing_protocol::{BlobId, Handle, MsgId, Timestamp};
+use waxwing_protocol::{BlobId, GroupId, Handle, MsgId, Timestamp};
 use waxwing_seal::blob::SealPlan;
 
 use crate::profile::{Rows, Table, WriteTx};
@@ -58,6 +58,8 @@ pub struct Transfer {
     pub path: PathBuf,
     /// To whom; `None` when it is only uploaded, to be shared.
     pub to: Option<Handle>,
+    /// The group it is sent to, if it is.
+    pub group: Option<GroupId>,
     /// Bytes of the file.
     pub file_bytes: u64,
     /// Bytes of the sealed blob.
@@ -74,6 +76,8 @@ pub struct Transfer {
 pub(crate) enum Purpose {
     /// To be sent in a message, whose id was chosen with the transfer.
     Send { to: Handle, msg_id: MsgId },
+    /// The same to everybody in a group.
+    SendToGroup { group: GroupId, msg_id: MsgId },
     /// To be uploaded, for a share link.
     Upload,
 }
@@ -136,12 +140,17 @@ impl TransferRow {
         let layout = self.plan()?.layout;
         let to = match &self.purpose {
             Purpose::Send { to, .. } => Some(to.clone()),
-            Purpose::Upload => None,
+            Purpose::SendToGroup { .. } | Purpose::Upload => None,
+        };
+        let group = match &self.purpose {
+            Purpose::SendToGroup { group, .. } => Some(*group),
+            Purpose::Send { .. } | Purpose::Upload => None,
         };
         Ok(Transfer {
             id,
             path: self.path().to_owned(),
             to,
+            group,
             file_bytes: layout.true_bytes(),
             sealed_bytes: layout.sealed_bytes(),
             uploaded: self.blob.is_some(),
@@ -192,14 +201,9 @@ pub(crate) fn get(tx: &impl Rows, id: TransferId) -> Result<TransferRow, ClientE
 pub(crate) fn find(
     tx: &impl Rows,
     path: &Path,
-    to: Option<&Handle>,
+    same: impl Fn(&Purpose) -> bool,
 ) -> Result<Option<(TransferId, TransferRow)>, ClientError> {
-    let same = |row: &TransferRow| match (&row.purpose, to) {
-        (Purpose::Send { to: one, .. }, Some(other)) => one == other,
-        (Purpose::Upload, None) => true,
-        _ => false,
-    };
-    Ok(rows(tx)?.into_iter().find(|(_, row)| row.path() == path && same(row)))
+    Ok(rows(tx)?.into_iter().find(|(_, row)| row.path() == path && same(&row.purpose)))
 }
 
 /// Every transfer under way, the oldest first.
@@ -254,11 +258,13 @@ mod tests {
         let row = TransferRow::new(&path, send, &planned, Timestamp::from_millis(1));
         let first = profile.write(|tx| insert(tx, &row)).unwrap();
 
-        let found = profile.read(|tx| find(tx, &path, Some(&bob))).unwrap().unwrap();
+        let found = profile
+            .read(|tx| find(tx, &path, |purpose| matches!(purpose, Purpose::Send { to, .. } if *to == bob)))
+            .unwrap()
+            .unwrap();
         assert_eq!((found.0, found.1.path()), (first, path.as_path()));
         assert_eq!(found.1.plan().unwrap().key, planned.plan.key);
-        assert!(profile.read(|tx| find(tx, &path, None)).unwrap().is_none());
-        assert!(profile.read(|tx| find(tx, &path, Some(&"carol".parse().unwrap()))).unwrap().is_none());
+        assert!(profile.read(|tx| find(tx, &path, |purpose| *purpose == Purpose::Upload)).unwrap().is_none());
 
         profile.write(|tx| remove(tx, first)).unwrap();
         assert!(matches!(profile.read(|tx| get(tx, first)), Err(ClientError::NoTransfer { .. })));

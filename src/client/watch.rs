@@ -15,22 +15,23 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, interval, sleep, timeout, timeout_at};
-use waxwing_protocol::AccountId;
 use waxwing_protocol::frames::{
     Ack, Deliver, DevicesChanged, Drain, Frame, Lane, WINDOW_BYTES_DEFAULT, WINDOW_MSGS_DEFAULT, Welcome, Window,
     close, frame::Body,
 };
+use waxwing_protocol::{AccountId, GroupId};
 use waxwing_seal::message::{Content, SentCopy};
 
 use crate::account::now;
 use crate::contacts::{self, Asked};
+use crate::groups::inbox::RefusedChange;
 use crate::http::Backoff;
 use crate::inbox::{self, Pending};
 use crate::receipts::Ticked;
 use crate::route::{Line, Outgoing, Reply, Watching};
 use crate::socket::Socket;
 use crate::watch_event::{MessageSummary, WatchEvent, WatchOptions, WatchReport};
-use crate::{Client, ClientError, archive, presence, repair};
+use crate::{Client, ClientError, archive, groups, presence, repair};
 
 /// Pauses between connections and between tries to save a file: full jitter, up to five minutes.
 const BACKOFF: Backoff = Backoff { tries: u32::MAX, first: Duration::from_secs(1), most: Duration::from_secs(300) };
@@ -211,6 +212,12 @@ impl Watch<'_> {
                     self.call_for_tending();
                 }
                 Body::DevicesChanged(changed) => Box::pin(self.look_again(&changed)).await?,
+                Body::ReceiptSummary(summary) => {
+                    if let Ok(group) = GroupId::from_slice(&summary.conv_id) {
+                        let (conv_seq, delivered, read) = (summary.conv_seq, summary.delivered_n, summary.read_n);
+                        (self.on)(WatchEvent::GroupReceipts { group, conv_seq, delivered, read });
+                    }
+                }
                 Body::PresenceUpdate(update) => {
                     for item in &update.items {
                         client.profile.read(|tx| presence::view(tx, item))?.into_iter().for_each(self.on);
@@ -234,6 +241,16 @@ impl Watch<'_> {
     async fn take(&self, deliver: &Deliver, epoch: u64) -> Result<Option<Ack>, ClientError> {
         let client = self.client;
         let mut refused = HashMap::new();
+        for (group, epoch) in client.profile.read(|tx| groups::unknown(tx, deliver))? {
+            match client.learn_group(group, epoch).await {
+                Ok(()) => client.learn_members(group).await?,
+                Err(error @ (ClientError::NotInGroup { .. } | ClientError::GroupForged { .. })) => {
+                    tracing::warn!("{error}");
+                }
+                // Not known yet who is in it: the message stays at the server.
+                Err(error) => return Err(error),
+            }
+        }
         for account in client.profile.read(|tx| inbox::strangers(tx, deliver))? {
             match client.look_up(Asked::Account(account)).await {
                 Ok(_) => {}
@@ -251,6 +268,16 @@ impl Watch<'_> {
         for SentCopy { handle, msg_id, content, .. } in receipt.copies {
             self.with_report(|report| report.copied += 1);
             (self.on)(WatchEvent::SentElsewhere { to: handle, msg_id, content: MessageSummary::of(&content) });
+        }
+        for news in receipt.groups {
+            self.with_report(|report| report.group_changes += 1);
+            if client.has_news(&news).await? {
+                self.call_for_tending();
+            }
+            (self.on)(WatchEvent::Group(news));
+        }
+        for RefusedChange { group, reason } in receipt.refused {
+            (self.on)(WatchEvent::GroupForged { group, reason });
         }
         if client.profile.read(|tx| repair::is_due(tx))? {
             self.call_for_tending();
@@ -314,11 +341,18 @@ impl Watch<'_> {
                     msg_id: pending.row.msg_id,
                     content: MessageSummary::of(&pending.content),
                     request: pending.row.request,
+                    group: pending.row.group,
                 });
             }
             if !fresh.is_empty() {
                 let seen = !self.options.background;
                 self.client.profile.write(|tx| fresh.iter().try_for_each(|it| inbox::shown(tx, it, seen)))?;
+                let of_groups: Vec<_> =
+                    fresh.iter().filter_map(|it| Some((it.row.group?, it.row.conv_seq))).filter(|_| seen).collect();
+                for mark in self.client.profile.read(|tx| groups::inbox::read_marks(tx, &of_groups))? {
+                    // Best effort: the next one says more.
+                    self.client.route.push(Body::ReadMark(mark));
+                }
                 // Receipts are due.
                 self.call_for_tending();
             }

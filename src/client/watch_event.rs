@@ -3,10 +3,10 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use waxwing_protocol::{AccountId, BlobId, Handle, MsgId};
+use waxwing_protocol::{AccountId, BlobId, GroupId, Handle, MsgId};
 use waxwing_seal::message::Content;
 
-use crate::{ClientError, FetchedFile, PresenceView, Tick};
+use crate::{ClientError, FetchedFile, GroupNews, PresenceView, Tick};
 
 /// How to watch.
 #[derive(Clone, Debug, Default)]
@@ -42,6 +42,28 @@ pub enum WatchEvent {
         content: MessageSummary,
         /// It is a request: this account has never written to whoever wrote it.
         request: bool,
+        /// The group it was sent to, if it was.
+        group: Option<GroupId>,
+    },
+    /// A group was changed, as whoever changed it signed.
+    Group(GroupNews),
+    /// How far a group that has receipts is, as the server counts.
+    GroupReceipts {
+        /// Which group.
+        group: GroupId,
+        /// The last place in its conversation.
+        conv_seq: u64,
+        /// Members of whom a device has everything up to there.
+        delivered: u32,
+        /// Members who have seen everything up to there.
+        read: u32,
+    },
+    /// The server showed a change of a group that nobody who may has signed, or that does not follow. It was not taken.
+    GroupForged {
+        /// Which group.
+        group: GroupId,
+        /// What is wrong with it.
+        reason: String,
     },
     /// A file was saved.
     Saved {
@@ -170,6 +192,8 @@ pub struct WatchReport {
     pub lost: u64,
     /// Messages that other devices of this account have sent.
     pub copied: u64,
+    /// Changes of groups.
+    pub group_changes: u64,
 }
 
 impl MessageSummary {

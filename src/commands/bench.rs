@@ -7,6 +7,7 @@
 mod connections;
 mod drain;
 mod figure;
+mod group;
 mod latency;
 mod load;
 mod messages;
@@ -29,6 +30,7 @@ pub(crate) async fn run(command: BenchCommand, output: Output) -> anyhow::Result
         BenchCommand::Latency(args) => latency::run(args, output).await,
         BenchCommand::Connections(args) => connections::run(args, output).await,
         BenchCommand::Drain(args) => drain::run(args, output).await,
+        BenchCommand::Group(args) => group::run(args, output).await,
         BenchCommand::Load => load::run(output).await,
     }
 }

@@ -5,6 +5,7 @@ use waxwing_client::{Client, Content, Tick};
 use waxwing_protocol::Timestamp;
 use waxwing_protocol::api::Visibility;
 
+use super::groups::label;
 use crate::cli::{MessagesArgs, PresenceTo, SettingsArgs};
 use crate::output::{Output, visible};
 
@@ -28,8 +29,14 @@ pub(crate) fn messages(args: &MessagesArgs, output: Output) -> anyhow::Result<()
         };
         lines.push(Line {
             at: message.server_ts,
-            text: format!("{name}: {words}"),
-            value: json!({ "message": message.msg_id, "from": from, "at": message.server_ts, "content": said }),
+            text: match message.group {
+                Some(group) => format!("{} / {name}: {words}", label(&client, group)),
+                None => format!("{name}: {words}"),
+            },
+            value: json!({
+                "message": message.msg_id, "from": from, "group": message.group, "at": message.server_ts,
+                "content": said,
+            }),
         });
     }
     for message in client.sent_messages()? {
@@ -41,6 +48,15 @@ pub(crate) fn messages(args: &MessagesArgs, output: Output) -> anyhow::Result<()
             value: json!({
                 "message": message.msg_id, "to": to, "at": message.server_ts, "content": said, "tick": tick,
             }),
+        });
+    }
+    for message in client.sent_to_groups()? {
+        let (words, said) = told(&message.content);
+        let group = message.group;
+        lines.push(Line {
+            at: message.server_ts,
+            text: format!("{} to {}: {words}", mark(Tick::Sent), label(&client, group)),
+            value: json!({ "message": message.msg_id, "group": group, "at": message.server_ts, "content": said }),
         });
     }
     lines.sort_by_key(|line| line.at);

@@ -7,13 +7,21 @@ use serde_json::json;
 use waxwing_client::{Client, ClientError, FetchedFile, SentFile, ShareLink, ShareSource, Transfer, fetch_link};
 use waxwing_protocol::{BlobId, Handle};
 
+use super::groups;
 use crate::cli::{GetArgs, ResumeArgs, SendArgs, ShareArgs};
 use crate::output::{Interrupted, Output, ProgressLine, bytes, program};
 
 /// Seals a file, uploads it and sends its reference.
 pub(crate) async fn send(args: SendArgs, output: Output) -> anyhow::Result<()> {
     let client = Client::open(&args.profile.home)?;
-    let (to, home) = (&args.to, &args.profile.home);
+    let home = &args.profile.home;
+    let Some(to) = &args.to else {
+        let group = args.group.unwrap_or_default();
+        return match &args.file {
+            Some(file) => send_to_group(&client, file, &group, home, output).await,
+            None => groups::send_text(&client, &group, &args.text.unwrap_or_default(), output).await,
+        };
+    };
     let Some(file) = &args.file else {
         let msg_id = client.send_text(to, &args.text.unwrap_or_default()).await?;
         output.result(format_args!("sent to {to}"), &json!({ "message": msg_id, "to": to }));
@@ -23,6 +31,18 @@ pub(crate) async fn send(args: SendArgs, output: Output) -> anyhow::Result<()> {
     let on = |progress| line.update(&progress);
     let left = || left_of(&client, file, Some(to), home, "nothing was sent");
     let sent = or_interrupt(Box::pin(client.send_file(file, to, &on)), left).await?;
+    drop(line);
+    print_sent(&sent, &file_name(file), output);
+    Ok(())
+}
+
+/// The same to a group.
+async fn send_to_group(client: &Client, file: &Path, group: &str, home: &Path, output: Output) -> anyhow::Result<()> {
+    let group = groups::found(client, group).await?;
+    let line = ProgressLine::new(file_name(file));
+    let on = |progress| line.update(&progress);
+    let left = || Interrupted::Resumable(resume_command(home));
+    let sent = or_interrupt(Box::pin(client.send_file_to_group(file, group, &on)), left).await?;
     drop(line);
     print_sent(&sent, &file_name(file), output);
     Ok(())

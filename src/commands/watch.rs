@@ -5,6 +5,7 @@ use serde_json::json;
 use waxwing_client::{Client, MessageSummary, PresenceView, Tick, WatchEvent, WatchOptions};
 use waxwing_protocol::{Handle, MsgId};
 
+use super::groups::{label, print_news};
 use super::transfers::print_fetched;
 use crate::cli::WatchArgs;
 use crate::output::{Output, bytes, visible};
@@ -14,7 +15,7 @@ pub(crate) async fn watch(args: WatchArgs, output: Output) -> anyhow::Result<()>
     let client = Client::open(&args.profile.home)?;
     let options =
         WatchOptions { once: args.once, save: args.save, background: args.background, presence: args.presence };
-    let on = |event: WatchEvent| print_event(event, output);
+    let on = |event: WatchEvent| print_event(&client, event, output);
     tokio::select! {
         done = client.watch(options, &on) => {
             let report = done?;
@@ -27,14 +28,32 @@ pub(crate) async fn watch(args: WatchArgs, output: Output) -> anyhow::Result<()>
     Ok(())
 }
 
-fn print_event(event: WatchEvent, output: Output) {
+fn print_event(client: &Client, event: WatchEvent, output: Output) {
     match event {
         WatchEvent::Connected { pending } if pending > 0 => {
             output.note(format_args!("connected; about {pending} waiting"));
         }
         WatchEvent::Connected { .. } => output.note("connected"),
-        WatchEvent::Message { from, msg_id, content, request } => {
+        WatchEvent::Message { from, msg_id, content, group: Some(group), .. } => {
+            let (text, value) = shape(&content);
+            let value = json!({ "message": msg_id, "from": from, "group": group, "content": value });
+            output.result(format_args!("{} / {from}: {text}", label(client, group)), &value);
+        }
+        WatchEvent::Message { from, msg_id, content, request, group: None } => {
             print_message(&from, msg_id, &content, request, output);
+        }
+        WatchEvent::Group(news) => print_news(client, &news, output),
+        WatchEvent::GroupReceipts { group, conv_seq, delivered, read } => {
+            if output.is_json() {
+                let value = json!({ "group": group, "conv_seq": conv_seq, "delivered": delivered, "read": read });
+                output.result("", &value);
+            } else {
+                output.note(format_args!("{}: {delivered} have it, {read} have seen it", label(client, group)));
+            }
+        }
+        WatchEvent::GroupForged { group, reason } => {
+            output
+                .warn(format_args!("the server shows a change of group {group} that is not to be believed: {reason}"));
         }
         WatchEvent::Saved { from, file, .. } => print_fetched(&file, Some(from.as_str()), output),
         WatchEvent::SaveFailed { from, blob, error, retry_in, .. } => {

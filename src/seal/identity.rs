@@ -8,6 +8,7 @@
 use ed25519_dalek::{Signer as _, SigningKey};
 use sha2::{Digest as _, Sha512};
 use waxwing_protocol::api::{RegisterRequest, RenameRequest};
+use waxwing_protocol::group::{GROUP_CHANGE_DOMAIN, GroupChange, SignedGroupChange};
 use waxwing_protocol::identity::{
     Base64, DELETE_DOMAIN, DEVICE_LIST_DOMAIN, DeviceList, PublicKey, RENAME_DOMAIN, SignedDeviceList, signed_bytes,
 };
@@ -66,6 +67,12 @@ impl AccountKey {
     /// The proof in a [`DeleteRequest`](waxwing_protocol::api::DeleteRequest): this key's owner wants the account gone.
     pub fn delete_proof(&self, account: AccountId) -> Base64 {
         self.sign(DELETE_DOMAIN, account.as_bytes())
+    }
+
+    /// A change of a group, signed.
+    pub fn sign_group_change(&self, change: &GroupChange) -> SignedGroupChange {
+        let bytes = change.to_bytes();
+        SignedGroupChange { signature: self.sign(GROUP_CHANGE_DOMAIN, &bytes), change: Base64(bytes) }
     }
 
     /// A device's name, sealed for everybody who has this key: the account's devices.

@@ -9,6 +9,7 @@ pub mod blob;
 pub mod blob_ref;
 pub mod device;
 mod envelope;
+pub mod group;
 pub mod identity;
 pub mod link;
 pub mod message;

@@ -11,13 +11,13 @@
 use prost::Message as _;
 use waxwing_protocol::frames::BODY_BYTES_MAX;
 use waxwing_protocol::identity::Device;
-use waxwing_protocol::{AccountId, DeviceId, Handle, MsgId};
+use waxwing_protocol::{AccountId, DeviceId, GroupId, Handle, MsgId};
 use zeroize::{Zeroize as _, Zeroizing};
 
 use crate::blob_ref::BlobRef;
 use crate::session::OVERHEAD_BYTES_MAX;
 
-mod generated {
+pub(crate) mod generated {
     #![allow(missing_docs, reason = "prost's oneofs and constructors; the schema documents every message and field")]
     #![allow(unreachable_pub, unused_qualifications, clippy::all, reason = "generated")]
     include!(concat!(env!("OUT_DIR"), "/waxwing.message.v1.rs"));
@@ -26,7 +26,7 @@ mod generated {
 use generated::content::Kind;
 
 /// The version of inner plaintexts.
-const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 1;
 
 /// A padded plaintext is a multiple of this many bytes.
 pub const PADDING_BYTES: usize = 160;
@@ -77,8 +77,35 @@ pub enum Content {
     },
     /// A message once more.
     Resent(Box<Message>),
+    /// The key of what the sender's device sends to a group from here on.
+    GroupKey(Box<GroupKey>),
+    /// A group's title and picture: the bytes that its state has the BLAKE3 of.
+    GroupProfile(Vec<u8>),
     /// A kind this version does not know, from a newer one. Shown as such: it must not block what comes after it.
     Unsupported,
+}
+
+/// The key of what one device sends to a group.
+#[derive(Clone, PartialEq)]
+pub struct GroupKey {
+    /// The group.
+    pub group: GroupId,
+    /// For [`InboundGroup::new`](crate::group::InboundGroup::new).
+    pub session_key: Vec<u8>,
+    /// The group's title and picture; empty when it has none.
+    pub profile: Vec<u8>,
+}
+
+impl std::fmt::Debug for GroupKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "GroupKey({})", self.group)
+    }
+}
+
+impl Drop for GroupKey {
+    fn drop(&mut self) {
+        self.session_key.zeroize();
+    }
 }
 
 /// What one device of an account has sent, for the others.
@@ -126,6 +153,10 @@ pub enum Claim {
     RecipientKey,
     /// The message's id.
     MessageId,
+    /// The group it was sent to.
+    Group,
+    /// Who is in the group: its sender was told otherwise than its reader.
+    GroupState,
 }
 
 /// Why a message could not be written or believed.
@@ -232,7 +263,7 @@ impl Content {
         Self::from_wire(Some(wire))
     }
 
-    fn to_wire(&self) -> generated::Content {
+    pub(crate) fn to_wire(&self) -> generated::Content {
         let kind = match self {
             Self::Text(text) => Some(Kind::Text(text.clone())),
             Self::File(file) => Some(Kind::File(file.encode().to_vec())),
@@ -256,12 +287,18 @@ impl Content {
                 parents: message.parents.iter().map(|id| id.as_bytes().to_vec()).collect(),
                 content: Some(Box::new(message.content.to_wire())),
             }))),
+            Self::GroupKey(key) => Some(Kind::GroupKey(generated::GroupKey {
+                group: key.group.as_bytes().to_vec(),
+                session_key: key.session_key.clone(),
+                profile: key.profile.clone(),
+            })),
+            Self::GroupProfile(profile) => Some(Kind::GroupProfile(profile.clone())),
             Self::Unsupported => None,
         };
         generated::Content { kind }
     }
 
-    fn from_wire(mut wire: Option<generated::Content>) -> Result<Self, MessageError> {
+    pub(crate) fn from_wire(mut wire: Option<generated::Content>) -> Result<Self, MessageError> {
         let content = Self::read(wire.as_ref(), DEPTH_MAX);
         erase(wire.as_mut());
         content
@@ -305,24 +342,31 @@ impl Content {
                 parents: resent.parents.iter().map(|bytes| id(bytes)).collect::<Result<_, _>>()?,
                 content: inner(resent.content.as_deref())?,
             }))),
+            Some(Kind::GroupKey(key)) => Ok(Self::GroupKey(Box::new(GroupKey {
+                group: GroupId::from_slice(&key.group).map_err(|_| MessageError::Malformed("a group's id"))?,
+                session_key: key.session_key.clone(),
+                profile: key.profile.clone(),
+            }))),
+            Some(Kind::GroupProfile(profile)) => Ok(Self::GroupProfile(profile.clone())),
             None => Ok(Self::Unsupported),
         }
     }
 }
 
 /// Wipes words and keys from a message that was read or written.
-fn erase(content: Option<&mut generated::Content>) {
+pub(crate) fn erase(content: Option<&mut generated::Content>) {
     match content.and_then(|content| content.kind.as_mut()) {
         Some(Kind::Text(text)) => text.zeroize(),
         Some(Kind::File(file)) => file.zeroize(),
         Some(Kind::Sent(copy)) => erase(copy.content.as_deref_mut()),
         Some(Kind::Resent(resent)) => erase(resent.content.as_deref_mut()),
-        Some(Kind::Read(_) | Kind::Retry(_)) | None => {}
+        Some(Kind::GroupKey(key)) => key.session_key.zeroize(),
+        Some(Kind::Read(_) | Kind::Retry(_) | Kind::GroupProfile(_)) | None => {}
     }
 }
 
 impl Party {
-    fn to_wire(self) -> generated::Party {
+    pub(crate) fn to_wire(self) -> generated::Party {
         generated::Party {
             account: self.account.as_bytes().to_vec(),
             device: self.device.id.get(),
@@ -332,7 +376,7 @@ impl Party {
     }
 
     /// Compares what a plaintext claims with this party; `claims` name account, device and key in errors.
-    fn check(&self, claimed: &generated::Party, claims: [Claim; 3]) -> Result<(), MessageError> {
+    pub(crate) fn check(&self, claimed: &generated::Party, claims: [Claim; 3]) -> Result<(), MessageError> {
         let [account, device, key] = claims;
         let same_key = claimed.curve25519 == self.device.curve25519.0 && claimed.ed25519 == self.device.ed25519.0;
         if claimed.account != self.account.as_bytes() {
@@ -348,15 +392,15 @@ impl Party {
 }
 
 /// Begins the padding; zeros follow (ISO/IEC 7816-4).
-const PADDING_MARK: u8 = 0x80;
+pub(crate) const PADDING_MARK: u8 = 0x80;
 
 /// Length of `bytes` once padded: there is always the mark.
-const fn padded_bytes(bytes: usize) -> usize {
+pub(crate) const fn padded_bytes(bytes: usize) -> usize {
     (bytes + 1).next_multiple_of(PADDING_BYTES)
 }
 
 /// What stands before the padding. There is exactly one padding for each plaintext; any other is refused.
-fn unpad(plaintext: &[u8]) -> Result<&[u8], MessageError> {
+pub(crate) fn unpad(plaintext: &[u8]) -> Result<&[u8], MessageError> {
     let mark = plaintext.iter().rposition(|byte| *byte != 0).ok_or(MessageError::Padding)?;
     let proper = plaintext[mark] == PADDING_MARK && plaintext.len() == padded_bytes(mark);
     if proper { Ok(&plaintext[..mark]) } else { Err(MessageError::Padding) }

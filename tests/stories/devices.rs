@@ -29,7 +29,7 @@ fn linking(dir: &Path, server: &str, home: &str) -> (Child, String) {
 }
 
 /// Links a device with a profile in `dir/home` to the account of the profile in `dir/by`.
-fn link(dir: &Path, server: &str, by: &str, home: &str) {
+pub fn link(dir: &Path, server: &str, by: &str, home: &str) {
     let (child, code) = linking(dir, server, home);
     waxwing(dir, &["devices", "link", &code, "--home", by]).ok();
     finish(child).ok();

@@ -5,6 +5,7 @@
 //! further line, until stdin ends.
 
 mod drain;
+mod group;
 mod hold;
 mod pairs;
 mod people;
@@ -23,6 +24,7 @@ use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use crate::output::Output;
 
 pub(super) use self::drain::{Drained, Draining};
+pub(super) use self::group::{Fanned, Grouping};
 pub(super) use self::hold::Holding;
 pub(super) use self::pairs::{Paced, Pairs, Peak, Times};
 
@@ -41,6 +43,8 @@ pub(super) enum Job {
     Hold(Holding),
     /// Mailboxes that fill and are drained.
     Drain(Draining),
+    /// A large group.
+    Group(Grouping),
 }
 
 /// Runs as a generator.
@@ -52,6 +56,7 @@ pub(super) async fn run(output: Output) -> anyhow::Result<()> {
         Job::Paced(job) => told.tell(&pairs::paced(job).await?),
         Job::Hold(job) => hold::run(job, &mut told).await?,
         Job::Drain(job) => drain::run(job, &mut told).await?,
+        Job::Group(job) => group::run(job, &mut told).await?,
     }
     Ok(())
 }

@@ -2,12 +2,13 @@
 
 use anyhow::{Context as _, ensure};
 use axum::body::Body;
-use axum::http::header::{CONTENT_TYPE, HOST};
+use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
 use axum::http::{Method, Request};
 use bytes::Bytes;
 use ed25519_dalek::{Signer as _, SigningKey};
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
+use serde::Serialize;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use waxwing_protocol::api::RegisterRequest;
@@ -53,8 +54,13 @@ impl Person {
         secret
     }
 
+    /// The account's key.
+    pub(super) fn account_key(&self) -> SigningKey {
+        SigningKey::from_bytes(&Self::secret(self.number))
+    }
+
     fn registration(&self) -> anyhow::Result<RegisterRequest> {
-        let key = SigningKey::from_bytes(&Self::secret(self.number));
+        let key = self.account_key();
         let public = PublicKey(key.verifying_key().to_bytes());
         let sign = |domain, message: &[u8]| Base64(key.sign(&signed_bytes(domain, message)).to_bytes().to_vec());
         let device = Device { id: DeviceId::FIRST, reg_id: self.reg_id(), curve25519: public, ed25519: public };
@@ -99,6 +105,11 @@ pub(super) async fn register(address: &str, first: u32, count: u32) -> anyhow::R
     Ok(())
 }
 
+/// Posts something as a person.
+pub(super) async fn post(address: &str, by: &Person, path: &str, body: &impl Serialize) -> anyhow::Result<()> {
+    Clerk::connect(address).await?.post(Some(by), path, body).await
+}
+
 /// A connection for registrations.
 struct Clerk {
     address: String,
@@ -116,16 +127,23 @@ impl Clerk {
     }
 
     async fn register(&mut self, person: &Person) -> anyhow::Result<()> {
+        self.post(None, "/v1/register", &person.registration()?).await
+    }
+
+    async fn post(&mut self, by: Option<&Person>, path: &str, body: &impl Serialize) -> anyhow::Result<()> {
         self.send.ready().await?;
-        let body = serde_json::to_vec(&person.registration()?)?;
-        let request = Request::builder().method(Method::POST).uri("/v1/register").header(HOST, &self.address);
+        let body = serde_json::to_vec(body)?;
+        let mut request = Request::builder().method(Method::POST).uri(path).header(HOST, &self.address);
+        if let Some(by) = by {
+            request = request.header(AUTHORIZATION, format!("Bearer {}", by.token.to_text()));
+        }
         let request = request.header(CONTENT_TYPE, "application/json").body(Body::from(body))?;
         let response = self.send.send_request(request).await?;
         let status = response.status();
         // The connection is free for the next request only when the answer is read.
         let body = axum::body::to_bytes(Body::new(response.into_body()), ANSWER_BYTES_MAX).await;
         let body = body.context("an answer too long")?;
-        ensure!(status.is_success(), "registering was answered {status}: {}", String::from_utf8_lossy(&body));
+        ensure!(status.is_success(), "{path} was answered {status}: {}", String::from_utf8_lossy(&body));
         Ok(())
     }
 }
