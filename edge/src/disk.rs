@@ -138,18 +138,21 @@ impl Disk {
         let files = Files::open(&settings.dir)?;
         let units = Log::records_in(&settings.dir).min(RESERVED_UNITS_MAX);
         let (mut index, mut purged, mut newest) = (Index::with_room(units), HashMap::new(), None);
+        let mut has_gap = false;
         let (log, damaged) = Log::open(&settings.dir, |record| match record {
-            Record::Put(key, place) => {
+            Some(Record::Put(key, place)) => {
                 newest = newest.max(Some(place.file));
                 index.restore(key, place);
             }
-            Record::Promoted(key) => index.restore_main(key),
-            Record::Gone(key, place) => {
+            Some(Record::Promoted(key)) => index.restore_main(key),
+            Some(Record::Gone(key, place)) => {
                 index.remove(key, Some(place));
             }
-            Record::Purged(origin, number) => {
-                purged.insert(origin, number);
+            // What is damaged may have said that something purged went: then it is here, and all purges are applied again.
+            Some(Record::Purged(origin, number)) => {
+                purged.insert(origin, if has_gap { 0 } else { number });
             }
+            None => has_gap = true,
         })?;
         let on_disk = files.list()?;
         let gone = reconcile(&files, &mut index, &on_disk)?;
@@ -162,7 +165,11 @@ impl Disk {
         let (commands, received) = mpsc::channel(QUEUE_MAX);
         let next_file = newest.map_or(0, |newest| newest + 1);
         let shared_by_writer = Arc::clone(&shared);
-        let writer = Writer { shared: shared_by_writer, log, tail: None, next_file, purged, deferred: Vec::new() };
+        let mut writer = Writer { shared: shared_by_writer, log, tail: None, next_file, purged, deferred: Vec::new() };
+        if has_gap {
+            // Or the gap would speak against every number after it at each start.
+            writer.rewrite_log();
+        }
         std::thread::Builder::new().name("edge-disk".into()).spawn(move || writer.run(received))?;
         Ok((Self { shared, commands, reads: Arc::new(Semaphore::new(READS_MAX)) }, opened))
     }
@@ -458,6 +465,43 @@ mod tests {
         disk.offer(Key::whole(id(2)), headed(&Bytes::from_static(b"other")), era);
         disk.flush().await;
         assert!(!disk.has(Key::whole(id(1))) && disk.has(Key::whole(id(2))));
+    }
+
+    /// A number that stands behind a damaged record says nothing: the record may have been of what that purge took.
+    #[tokio::test]
+    async fn a_purge_behind_a_damaged_record_is_applied_again_and_once() {
+        let dir = TempDir::new().unwrap();
+        let origin = [9; 32];
+        let at_start = |dir: &TempDir| open(dir, 64 << 20).1.purged.get(&origin).copied();
+        {
+            let (disk, _) = open(&dir, 64 << 20);
+            disk.purged(origin, 3).await;
+            disk.offer(Key::whole(id(1)), headed(&Bytes::from_static(b"one")), disk.shared.tombstones.era());
+            disk.flush().await;
+            disk.forget_blob(id(1));
+            disk.purged(origin, 4).await;
+        }
+        let log = dir.path().join("index.log");
+        let mut bytes = fs::read(&log).unwrap();
+        let gone = bytes.chunks_mut(log::RECORD_BYTES).find(|record| record[0] == log::KIND_GONE).unwrap();
+        gone[9] ^= 1;
+        wait_until_let_go(&dir).await;
+        fs::write(&log, bytes).unwrap();
+        assert_eq!(at_start(&dir), Some(0));
+        wait_until_let_go(&dir).await;
+        let (disk, opened) = open(&dir, 64 << 20);
+        assert_eq!((opened.purged.get(&origin), opened.damaged), (Some(&0), 0), "the gap is gone");
+        disk.purged(origin, 4).await;
+        drop(disk);
+        wait_until_let_go(&dir).await;
+        assert_eq!(at_start(&dir), Some(4));
+    }
+
+    /// The thread that writes lets go of the directory a moment after the last handle is gone.
+    async fn wait_until_let_go(dir: &TempDir) {
+        while Files::open(dir.path()).is_err() {
+            tokio::task::yield_now().await;
+        }
     }
 
     /// A hole would put zeroes into what the kernel is still sending.

@@ -3,7 +3,8 @@
 //! Without it the cache would be cold after every restart, or every byte of it would have to be read first.
 //!
 //! Records have one length and a checksum each. A torn tail is cut; a damaged record in the middle costs its unit
-//! alone, since the next one still stands where it must. The log is not synced for units: what a power cut makes of it
+//! alone, since the next one still stands where it must; what it said of purges is another matter, so whoever reads the
+//! log is told where one was. The log is not synced for units: what a power cut makes of it
 //! is caught when the bytes are verified at their first use.
 //!
 //! Promise: what [`Log::sync`] returned after is there after a power cut.
@@ -48,7 +49,7 @@ pub(super) enum Record {
 const KIND_HEADER: u8 = 1;
 const KIND_PUT: u8 = 2;
 const KIND_PROMOTED: u8 = 3;
-const KIND_GONE: u8 = 4;
+pub(super) const KIND_GONE: u8 = 4;
 const KIND_PURGED: u8 = 5;
 
 const NOWHERE: Place = Place { file: 0, block: 0, bytes: 0 };
@@ -104,9 +105,9 @@ pub(super) struct Log {
 }
 
 impl Log {
-    /// Opens the log in `dir` and gives every sound record to `each`; the count of damaged ones comes back too. A file
-    /// that is no log of this layout is begun anew.
-    pub(super) fn open(dir: &Path, mut each: impl FnMut(Record)) -> io::Result<(Self, u64)> {
+    /// Opens the log in `dir` and gives every sound record to `each`, and `None` for each damaged one between them; the
+    /// count of damaged ones comes back too. A file that is no log of this layout is begun anew.
+    pub(super) fn open(dir: &Path, mut each: impl FnMut(Option<Record>)) -> io::Result<(Self, u64)> {
         let path = dir.join(NAME);
         match fs::remove_file(new_path(&path)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -123,7 +124,8 @@ impl Log {
                 at += RECORD_BYTES as u64;
                 match Record::from_bytes(&bytes) {
                     Some(record) => {
-                        each(record);
+                        (0..damaged_in_tail).for_each(|_| each(None));
+                        each(Some(record));
                         sound_end = at;
                         damaged += std::mem::take(&mut damaged_in_tail);
                     }
@@ -234,7 +236,7 @@ mod tests {
 
     fn read(dir: &TempDir) -> (Log, Vec<Record>, u64) {
         let mut records = Vec::new();
-        let (log, damaged) = Log::open(dir.path(), |record| records.push(record)).unwrap();
+        let (log, damaged) = Log::open(dir.path(), |record| records.extend(record)).unwrap();
         (log, records, damaged)
     }
 

@@ -269,9 +269,13 @@ impl Writer {
         let live = self.shared.lock().index.len() as u64;
         let records = self.log.bytes() / RECORD_BYTES as u64;
         // A unit in the main queue has two records.
-        if records <= 3 * live + SPARE_RECORDS {
-            return;
+        if records > 3 * live + SPARE_RECORDS {
+            self.rewrite_log();
         }
+    }
+
+    /// Puts a log of what is here in the place of the log of how it came here.
+    pub(super) fn rewrite_log(&mut self) {
         let shared = Arc::clone(&self.shared);
         let mut at = 0;
         let units = std::iter::from_fn(move || {
