@@ -21,7 +21,7 @@ use waxwing_protocol::{BlobId, UploadId};
 use super::error::HttpError;
 use super::grants::UploadGrant;
 use super::{App, content, digests, headers, now};
-use crate::store::StoreErrorKind;
+use crate::store::{DigestProgress, StoreErrorKind, StoredDigest, WholeAlgorithm};
 use crate::uploads::{Append, At, NewUpload, Progress, UploadError, at_most};
 
 const GOOG_RESUMABLE: &str = "x-goog-resumable";
@@ -89,13 +89,19 @@ struct Metadata {
     name: Option<String>,
 }
 
-/// What a finished upload is told to be. `size` is text, as Google's clients expect.
+/// What a finished upload is told to be. `size` is text, as Google's clients expect; the digests are in base64, and there when
+/// the upload was begun in this dialect by somebody who named no blob id to compare.
 #[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
 struct Resource {
     id: BlobId,
     #[serde(skip_serializing_if = "Option::is_none")]
     name: Option<String>,
     size: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    md5_hash: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    crc32c: Option<String>,
 }
 
 /// `POST` that begins a session.
@@ -111,15 +117,17 @@ pub(super) async fn create(app: &App, grant: &UploadGrant, request: Request) -> 
         Style::Json => metadata(&parts.headers, body).await?.name,
         Style::Xml => None,
     };
+    let expected = headers::blob_id(&parts.headers, WAXWING_BLOB)?;
     let new = NewUpload {
         allowance: grant.allowance,
         length: headers::integer(&parts.headers, CONTENT_LENGTH_TO_COME)?,
         ends: false,
-        expected: headers::blob_id(&parts.headers, WAXWING_BLOB)?,
+        expected,
         metadata: name.map(|name| format!("name {}", BASE64.encode(name.as_bytes()))),
         partial: false,
         content_digest: None,
-        digest: None,
+        // Whoever names the blob's id compares that, which costs less.
+        digest: expected.is_none().then(|| StoredDigest::new(WholeAlgorithm::Md5Crc32c, None)),
     };
     let progress = app.uploads.create(new, None, now()).await.map_err(refusal)?;
     let status = match style {
@@ -217,8 +225,19 @@ fn answer(asked: &HeaderMap, progress: &Progress) -> Response {
     };
     let name = progress.metadata.as_deref().and_then(|metadata| metadata.strip_prefix("name "));
     let name = name.and_then(|name| BASE64.decode(name.as_bytes()).ok()).and_then(|name| String::from_utf8(name).ok());
-    let resource = Resource { id: blob, name, size: progress.offset.to_string() };
+    let (md5_hash, crc32c) = progress.digest.as_ref().and_then(compared).unzip();
+    let resource = Resource { id: blob, name, size: progress.offset.to_string(), md5_hash, crc32c };
     (StatusCode::OK, [(WAXWING_BLOB, headers::plain(&blob))], Json(resource)).into_response()
+}
+
+/// The MD5 and the CRC-32C of a finished upload, as Google's clients compare them.
+fn compared(digest: &StoredDigest) -> Option<(String, String)> {
+    let (WholeAlgorithm::Md5Crc32c, DigestProgress::Done { value }) = (digest.algorithm, &digest.progress) else {
+        return None;
+    };
+    let value = BASE64.decode(value.as_bytes()).ok()?;
+    let (md5, crc32c) = value.split_at_checked(16)?;
+    Some((BASE64.encode(md5), BASE64.encode(crc32c)))
 }
 
 /// `Range`, inclusive; nothing at all when nothing is stored, since zero bytes have no range.

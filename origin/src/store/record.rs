@@ -73,6 +73,8 @@ pub(crate) enum WholeAlgorithm {
     Sha256,
     /// SHA-512.
     Sha512,
+    /// MD5, then CRC-32C with its most significant byte first: what Google's clients compare.
+    Md5Crc32c,
 }
 
 /// How far the digest of a whole upload has come.

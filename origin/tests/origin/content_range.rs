@@ -167,3 +167,21 @@ async fn what_was_stored_survives_a_crash() {
     unfinished(&origin.send(&path, "bytes */*", b"").await, Some("bytes=0-199999"));
     finished(&origin.send(&path, "bytes 200000-299999/300000", &bytes[200_000..]).await, &bytes);
 }
+
+/// Google's clients compare these with what they sent; they are computed along, and so survive a crash.
+#[tokio::test]
+async fn a_finished_upload_tells_the_digests_that_clients_compare() {
+    let origin = TestOrigin::start().await;
+    let path = origin.session().await;
+    unfinished(&origin.send(&path, "bytes 0-0/*", b"a").await, Some("bytes=0-0"));
+    let origin = origin.crash_and_restart().await;
+    let done = origin.send(&path, "bytes 1-2/3", b"bc").await;
+    finished(&done, b"abc");
+    let again = origin.send(&path, "bytes */3", b"").await;
+    for answer in [done, again] {
+        let resource: serde_json::Value = serde_json::from_slice(&answer.body).unwrap();
+        // As `openssl md5` and the CRC catalogue's CRC-32/ISCSI say of "abc".
+        assert_eq!(resource["md5Hash"], "kAFQmDzST7DWlj99KOF/cg==", "{resource}");
+        assert_eq!(resource["crc32c"], "Nks/tw==", "{resource}");
+    }
+}

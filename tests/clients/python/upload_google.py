@@ -1,4 +1,5 @@
-"""Uploads one file with google-resumable-media, as an application would; prints the blob's id and where it recovered.
+"""Uploads one file with google-resumable-media, as an application would that compares the MD5 at its end; prints the blob's
+id and where it recovered.
 
 python upload_google.py ENDPOINT GRANT FILE repeat|recover: what follows a lost connection. By itself the library sends
 the same chunk again; an application may instead ask what was kept (`recover`) and go on from there.
@@ -15,7 +16,7 @@ from google.resumable_media.requests import ResumableUpload
 endpoint, grant, file, after_loss = sys.argv[1:]
 CHUNK = 1 << 20
 session = transport.AuthorizedSession(Credentials(token=grant))
-upload = ResumableUpload(f"{endpoint}?uploadType=resumable", CHUNK)
+upload = ResumableUpload(f"{endpoint}?uploadType=resumable", CHUNK, checksum="md5")
 recovered = []
 with open(file, "rb") as stream:
     upload.initiate(session, stream, {"name": "sample.bin"}, "application/octet-stream")
