@@ -421,7 +421,8 @@ pub(crate) enum AdminCommand {
         #[command(flatten)]
         node: AdminNode,
     },
-    /// Forget expired uploads and free what a crash left, now rather than at the next sweep.
+    /// Forget expired uploads and blobs whose time is over, free what a crash left, and compact packs: now rather than at
+    /// the next sweep.
     Gc {
         /// Only say what would be freed.
         #[arg(long)]
@@ -429,10 +430,16 @@ pub(crate) enum AdminCommand {
         #[command(flatten)]
         node: AdminNode,
     },
-    /// Say how much owners hold: their blobs and what they are uploading.
+    /// Say how much owners hold: their blobs and what they are uploading. Or set how much one may.
     Quota {
         /// Only this owner.
         owner: Option<OwnerTag>,
+        /// Let the owner hold this many bytes, more or less than their grants say. What they hold beyond stays.
+        #[arg(long, value_name = "BYTES", requires = "owner", conflicts_with = "unset")]
+        set: Option<u64>,
+        /// Let the owner hold what their grants say again.
+        #[arg(long, requires = "owner")]
+        unset: bool,
         #[command(flatten)]
         node: AdminNode,
     },

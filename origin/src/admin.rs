@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use waxwing_protocol::{BlobId, OwnerTag, Timestamp, UploadId};
 
 use super::Origin;
-use crate::store::{StoreError, UploadState};
+use crate::store::{StoreError, UploadState, Urgency};
 use crate::uploads::UploadError;
 
 /// Why an operator's request failed. The message says what; there is nothing for a program to tell apart.
@@ -66,6 +66,10 @@ pub struct Collected {
     pub finished: u64,
     /// Uploads of which a crash left bytes without a record.
     pub leftovers: u64,
+    /// Times that somebody had a blob for too long; it went with its last owner.
+    pub owners_expired: u64,
+    /// Bytes that blobs left in packs when they went, given back by compaction.
+    pub compacted_bytes: u64,
 }
 
 impl Origin {
@@ -86,26 +90,35 @@ impl Origin {
         Ok(info.collect())
     }
 
-    /// Forgets expired uploads and frees bytes that a crash left, now rather than at the next sweep.
+    /// Does now what the sweeper does by and by: forgets expired uploads, ends what owners have had for too long, frees
+    /// bytes that a crash left, and gives back the space of blobs that went.
     ///
     /// # Errors
     /// When the records cannot be read or written.
     pub async fn collect(&self) -> Result<Collected, AdminError> {
         let now = SystemTime::now().into();
         let swept = self.uploads.sweep(now).await?;
+        let owners_expired = self.blobs.sweep_all(now).await?;
         let leftovers = self.uploads.collect(now).await?;
-        Ok(Collected { unfinished: swept.unfinished, finished: swept.finished, leftovers })
+        // Last: what went before leaves space behind.
+        let compacted_bytes = self.blobs.compact(Urgency::Waiting, self.stop.clone()).await?;
+        let (unfinished, finished) = (swept.unfinished, swept.finished);
+        Ok(Collected { unfinished, finished, leftovers, owners_expired, compacted_bytes })
     }
 
-    /// What [`Self::collect`] would do; changes nothing.
+    /// What [`Self::collect`] would do; changes nothing. Space that blobs will leave which are only due to go does not count
+    /// yet.
     ///
     /// # Errors
     /// When the records cannot be read.
     pub async fn collectable(&self) -> Result<Collected, AdminError> {
         let now = SystemTime::now().into();
         let due = self.uploads.due(now).await?;
+        let owners_expired = self.blobs.due(now).await?;
         let leftovers = self.uploads.leftovers(now).await?;
-        Ok(Collected { unfinished: due.unfinished, finished: due.finished, leftovers })
+        let compacted_bytes = self.blobs.compactable().await?;
+        let (unfinished, finished) = (due.unfinished, due.finished);
+        Ok(Collected { unfinished, finished, leftovers, owners_expired, compacted_bytes })
     }
 
     /// Owners who hold anything, in the order of their tags, at most `limit`, those after `after`; and how many bytes:
@@ -123,6 +136,23 @@ impl Origin {
     /// When the records cannot be read.
     pub async fn held_bytes(&self, owner: OwnerTag) -> Result<u64, AdminError> {
         Ok(self.blobs.held_bytes(owner).await?)
+    }
+
+    /// Bytes that `owner` may hold by [`Self::set_quota`]; `None` when grants say how many.
+    ///
+    /// # Errors
+    /// When the records cannot be read.
+    pub async fn quota(&self, owner: OwnerTag) -> Result<Option<u64>, AdminError> {
+        Ok(self.blobs.quota(owner).await?)
+    }
+
+    /// Lets `owner` hold `quota_bytes` from now on, more or less than their grants say; `None` lets grants say it again.
+    /// What they hold beyond stays, and what they upload meanwhile meets it at its next commit.
+    ///
+    /// # Errors
+    /// When the records cannot be read or written.
+    pub async fn set_quota(&self, owner: OwnerTag, quota_bytes: Option<u64>) -> Result<(), AdminError> {
+        Ok(self.blobs.set_quota(owner, quota_bytes).await?)
     }
 
     /// Removes blob `id`, whoever has it; edges learn of it from the purge log. False when there is none. An upload that

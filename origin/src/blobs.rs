@@ -6,10 +6,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio_util::sync::CancellationToken;
 use waxwing_protocol::{BlobId, OwnerTag, Timestamp};
 
 use crate::config::Config;
-use crate::store::{BlobReader, BlobStore, Purges, StoreError};
+use crate::metrics::handles;
+use crate::store::{BlobReader, BlobStore, Purges, StoreError, Urgency};
 use crate::uploads::Allowance;
 
 /// How long it is remembered which blobs went: an edge that was away for longer cannot ask what it missed.
@@ -60,6 +62,16 @@ impl Blobs {
         self.store.used(owner).await
     }
 
+    /// What an operator lets `owner` hold, whatever grants say.
+    pub(crate) async fn quota(&self, owner: OwnerTag) -> Result<Option<u64>, StoreError> {
+        self.store.quota(owner).await
+    }
+
+    /// Sets it; `None` for what grants say.
+    pub(crate) async fn set_quota(&self, owner: OwnerTag, quota_bytes: Option<u64>) -> Result<(), StoreError> {
+        self.store.set_quota(owner, quota_bytes).await
+    }
+
     /// Owners who hold anything, in the order of their tags, at most `limit`, those after `after`.
     pub(crate) async fn owners(
         &self,
@@ -90,6 +102,36 @@ impl Blobs {
                 break;
             }
         }
+        handles().owners_expired.increment(ended as u64);
         Ok(ended)
+    }
+
+    /// [`Self::sweep`] until nothing is left to end. Gives how many times somebody had a blob too long.
+    pub(crate) async fn sweep_all(&self, now: Timestamp) -> Result<u64, StoreError> {
+        let mut ended = 0;
+        loop {
+            let more = self.sweep(now).await?;
+            ended += more as u64;
+            if more < PAGE * PAGES_MAX {
+                return Ok(ended);
+            }
+        }
+    }
+
+    /// How many times somebody has had a blob too long by `now`.
+    pub(crate) async fn due(&self, now: Timestamp) -> Result<u64, StoreError> {
+        self.store.due_owners(now.minus(self.retention)).await
+    }
+
+    /// Gives back the space of blobs that went, until `stop`. Gives how many bytes came back.
+    pub(crate) async fn compact(&self, urgency: Urgency, stop: CancellationToken) -> Result<u64, StoreError> {
+        let freed_bytes = self.store.compact(urgency, stop).await?;
+        handles().pack_freed_bytes.increment(freed_bytes);
+        Ok(freed_bytes)
+    }
+
+    /// How many bytes [`Self::compact`] would give back.
+    pub(crate) async fn compactable(&self) -> Result<u64, StoreError> {
+        self.store.compactable().await
     }
 }

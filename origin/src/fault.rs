@@ -27,6 +27,8 @@ pub(crate) enum Fault {
     ChurnPacks,
     /// `collect-at-once`: what an operator has collected in a bucket need not be old; for a node that nobody uses.
     CollectAtOnce,
+    /// `hold-sync`: the disk answers no sync of data as long as this is on.
+    HoldSync,
 }
 
 /// Which switches are on.
@@ -54,6 +56,7 @@ impl Faults {
                 "small-packs" => faults.set(Fault::SmallPacks, true),
                 "churn-packs" => faults.set(Fault::ChurnPacks, true),
                 "collect-at-once" => faults.set(Fault::CollectAtOnce, true),
+                "hold-sync" => faults.set(Fault::HoldSync, true),
                 // Messaging's, named in the same variable.
                 "delete-before-ack" => {}
                 other => return Err(UnknownFault(other.to_owned())),

@@ -12,7 +12,7 @@ use std::time::Instant;
 use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 
 /// Names and meanings. The kind is in the name: `_total` counts, `_seconds` is a histogram, anything else a gauge.
-pub const METRICS: [(&str, &str); 13] = [
+pub const METRICS: [(&str, &str); 14] = [
     (
         UPLOADS,
         "Uploads with a record, by state (receiving, complete; unread: in a bucket, too young to be due), as of the last sweep.",
@@ -26,6 +26,10 @@ pub const METRICS: [(&str, &str); 13] = [
         "Requests ended before their content did, by why: no byte came for too long (idle), or too few did (slow).",
     ),
     (EXPIRED, "Uploads forgotten by a sweep, by state (receiving, complete)."),
+    (
+        IDLE_ROOM,
+        "Bytes of the disk that were reserved for uploads to which nothing happened for minutes, and given back.",
+    ),
     (QUOTA_REFUSALS, "Requests refused because the owner's quota was used up."),
     (PACK_BYTES, "Bytes of the packs that take no more, as of the last look for dead space."),
     (PACK_LIVE, "How many of them belong to blobs that are there."),
@@ -45,6 +49,7 @@ const COMPLETED: &str = "waxwing_uploads_completed_total";
 const TAKEOVERS: &str = "waxwing_upload_takeovers_total";
 const GIVEN_UP: &str = "waxwing_upload_requests_given_up_total";
 const EXPIRED: &str = "waxwing_uploads_expired_total";
+const IDLE_ROOM: &str = "waxwing_upload_idle_room_bytes_total";
 const QUOTA_REFUSALS: &str = "waxwing_quota_refusals_total";
 const PACK_BYTES: &str = "waxwing_pack_bytes";
 const PACK_LIVE: &str = "waxwing_pack_live_bytes";
@@ -73,6 +78,7 @@ pub(crate) struct Handles {
     pub(crate) given_up_slow: Counter,
     pub(crate) expired_receiving: Counter,
     pub(crate) expired_complete: Counter,
+    pub(crate) idle_room_bytes: Counter,
     pub(crate) quota_refusals: Counter,
     pub(crate) pack_bytes: Gauge,
     pub(crate) pack_live_bytes: Gauge,
@@ -126,6 +132,7 @@ impl Handles {
             given_up_slow: counter!(GIVEN_UP, "why" => "slow"),
             expired_receiving: counter!(EXPIRED, "state" => "receiving"),
             expired_complete: counter!(EXPIRED, "state" => "complete"),
+            idle_room_bytes: counter!(IDLE_ROOM),
             quota_refusals: counter!(QUOTA_REFUSALS),
             pack_bytes: gauge!(PACK_BYTES),
             pack_live_bytes: gauge!(PACK_LIVE),

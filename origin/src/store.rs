@@ -55,6 +55,13 @@ pub(crate) trait BlobStore: Send + Sync + 'static {
     /// [`Self::claim`] does. Durable on return; idempotent.
     fn remove(&self, id: UploadId) -> BoxFuture<'_, Result<(), StoreError>>;
 
+    /// Gives back the room that upload `id` took beyond its committed bytes ([`UploadWriter::reserve`]), and what was written
+    /// there. Fences earlier claims as [`Self::claim`] does. Gives how many bytes came back. An engine that takes no room
+    /// lets it be.
+    fn give_back(&self, _id: UploadId) -> BoxFuture<'_, Result<u64, StoreError>> {
+        Box::pin(async { Ok(0) })
+    }
+
     /// Records of uploads in the order of their ids, at most `limit`, those after `after`.
     fn uploads(
         &self,
@@ -106,6 +113,9 @@ pub(crate) trait BlobStore: Send + Sync + 'static {
     fn expire_owners(&self, until: Timestamp, limit: usize, now: Timestamp)
     -> BoxFuture<'_, Result<usize, StoreError>>;
 
+    /// How many times [`Self::expire_owners`] would end that somebody has a blob. May read every blob's record.
+    fn due_owners(&self, until: Timestamp) -> BoxFuture<'_, Result<u64, StoreError>>;
+
     /// What went after the purge numbered `after`, at most `limit`.
     fn purges(&self, after: u64, limit: usize) -> BoxFuture<'_, Result<Purges, StoreError>>;
 
@@ -114,6 +124,21 @@ pub(crate) trait BlobStore: Send + Sync + 'static {
 
     /// Bytes that `owner` holds: the sizes of their blobs, and of what is being uploaded.
     fn used(&self, owner: OwnerTag) -> BoxFuture<'_, Result<u64, StoreError>>;
+
+    /// What an operator set for `owner` in place of what their grants say; `None` when it is what grants say.
+    fn quota(&self, owner: OwnerTag) -> BoxFuture<'_, Result<Option<u64>, StoreError>>;
+
+    /// Sets that `owner` may hold `quota_bytes`, whatever grants say; what they hold beyond stays. `None`: grants say it
+    /// again. Durable on return; it counts from the next commit on.
+    fn set_quota(&self, owner: OwnerTag, quota_bytes: Option<u64>) -> BoxFuture<'_, Result<(), StoreError>>;
+
+    /// Bytes that `owner` may still add by a grant of `quota_bytes`.
+    fn room(&self, owner: OwnerTag, quota_bytes: u64) -> BoxFuture<'_, Result<u64, StoreError>> {
+        Box::pin(async move {
+            let quota_bytes = self.quota(owner).await?.unwrap_or(quota_bytes);
+            Ok(quota_bytes.saturating_sub(self.used(owner).await?))
+        })
+    }
 
     /// Owners who hold anything, in the order of their tags, at most `limit`, those after `after`.
     fn owners(&self, after: Option<OwnerTag>, limit: usize) -> BoxFuture<'_, Result<Vec<(OwnerTag, u64)>, StoreError>>;
@@ -137,9 +162,12 @@ pub(crate) trait BlobStore: Send + Sync + 'static {
     /// Of how many uploads [`Self::collect`] would free the bytes.
     fn leftovers(&self, older_than: Timestamp) -> BoxFuture<'_, Result<u64, StoreError>>;
 
-    /// Gives back space that blobs left when they went, as far as it is worth it; ends early at `stop`. To be called now
-    /// and then. Gives how many bytes came back. Reads and uploads go on meanwhile.
-    fn compact(&self, stop: CancellationToken) -> BoxFuture<'_, Result<u64, StoreError>>;
+    /// Gives back space that blobs left when they went, as far as it is worth it; ends early at `stop`. Gives how many bytes
+    /// came back. Reads and uploads go on meanwhile.
+    fn compact(&self, urgency: Urgency, stop: CancellationToken) -> BoxFuture<'_, Result<u64, StoreError>>;
+
+    /// How many bytes [`Self::compact`] would give back when asked by somebody who waits.
+    fn compactable(&self) -> BoxFuture<'_, Result<u64, StoreError>>;
 
     /// Whether writing is possible; false while what the engine stores to is not there, and for good once it cannot tell
     /// any more what is durable.
@@ -149,6 +177,15 @@ pub(crate) trait BlobStore: Send + Sync + 'static {
     fn trouble(&self) -> Option<String> {
         (!self.is_writable()).then(|| "its store is read-only until a restart".to_owned())
     }
+}
+
+/// Who asks for space to be given back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Urgency {
+    /// Whoever asks again and again: an engine may find that it has looked long enough for now.
+    NowAndThen,
+    /// Somebody who waits for it.
+    Waiting,
 }
 
 /// How long uploads stay after their last commit.

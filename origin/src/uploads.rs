@@ -18,6 +18,7 @@ mod concat;
 mod content;
 mod digest;
 mod error;
+mod idle;
 mod intake;
 mod pace;
 mod request;
@@ -351,9 +352,7 @@ impl Uploads {
     /// Refuses `bytes` that the owner's quota has no room for before they are sent. What is checked for good is the
     /// commit; for less than one it comes as soon.
     async fn refuse_early(&self, allowance: &Allowance, bytes: u64) -> Result<(), UploadError> {
-        if bytes > COMMIT_BYTES
-            && self.0.store.used(allowance.owner).await?.saturating_add(bytes) > allowance.quota_bytes
-        {
+        if bytes > COMMIT_BYTES && self.0.store.room(allowance.owner, allowance.quota_bytes).await? < bytes {
             handles().quota_refusals.increment(1);
             return Err(UploadError::QuotaExceeded);
         }

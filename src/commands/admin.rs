@@ -41,18 +41,28 @@ pub(crate) async fn run(command: AdminCommand, output: Output) -> anyhow::Result
             let collected = Node::at(&node.admin)?.ask(Method::POST, &format!("gc?dry_run={dry_run}")).await?;
             let would = if dry_run { "would free" } else { "freed" };
             let text = format!(
-                "{would}: {} unfinished uploads that expired, {} finished ones, bytes of {} uploads that a crash left",
-                collected["unfinished"], collected["finished"], collected["leftovers"]
+                "{would}: {} unfinished uploads that expired, {} finished ones, bytes of {} uploads that a crash left, \
+                 {} blobs' owners whose time is over, {} of packs",
+                collected["unfinished"],
+                collected["finished"],
+                collected["leftovers"],
+                collected["owners_expired"],
+                bytes(collected["compacted_bytes"].as_u64().unwrap_or(0)),
             );
             output.result(text, &collected);
             Ok(())
         }
-        AdminCommand::Quota { owner: Some(owner), node } => {
-            let held = Node::at(&node.admin)?.ask(Method::GET, &format!("owners/{owner}")).await?;
+        AdminCommand::Quota { owner: Some(owner), set, unset, node } => {
+            let (method, path) = match set {
+                Some(bytes) => (Method::PUT, format!("owners/{owner}/quota?bytes={bytes}")),
+                None if unset => (Method::DELETE, format!("owners/{owner}/quota")),
+                None => (Method::GET, format!("owners/{owner}")),
+            };
+            let held = Node::at(&node.admin)?.ask(method, &path).await?;
             print_owner(output, &held);
             Ok(())
         }
-        AdminCommand::Quota { owner: None, node } => {
+        AdminCommand::Quota { owner: None, node, .. } => {
             Node::at(&node.admin)?.list("owners", "", |owner| print_owner(output, owner)).await
         }
         AdminCommand::Accounts { node } => {
@@ -103,7 +113,9 @@ fn print_upload(output: Output, upload: &Value) {
 
 fn print_owner(output: Output, owner: &Value) {
     let held = owner["held_bytes"].as_u64().unwrap_or(0);
-    output.result(format_args!("{}  {:>9}", owner["owner"].as_str().unwrap_or("-"), bytes(held)), owner);
+    let set = owner["quota_bytes"].as_u64().map(|quota| format!("  of {} that an operator set", bytes(quota)));
+    let (tag, set) = (owner["owner"].as_str().unwrap_or("-"), set.unwrap_or_default());
+    output.result(format_args!("{tag}  {:>9}{set}", bytes(held)), owner);
 }
 
 fn print_account(output: Output, account: &Value) {

@@ -18,7 +18,7 @@ use axum::http::uri::Authority;
 use axum::http::{HeaderMap, StatusCode};
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{delete, get, post};
+use axum::routing::{delete, get, post, put};
 use axum::{Json, Router};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -59,6 +59,7 @@ pub(super) fn router(node: &Node, recorder: Recorder, address: SocketAddr) -> Ro
         .route("/admin/v1/gc", post(collect))
         .route("/admin/v1/owners", get(owners))
         .route("/admin/v1/owners/{owner}", get(owner))
+        .route("/admin/v1/owners/{owner}/quota", put(set_quota).delete(unset_quota))
         .route("/admin/v1/blobs/{id}", delete(remove_blob))
         .route("/admin/v1/accounts", get(messaging::accounts))
         .route("/admin/v1/accounts/{name}/devices", get(messaging::devices))
@@ -182,15 +183,20 @@ struct OwnersAsked {
     after: Option<OwnerTag>,
 }
 
-/// `GET /admin/v1/owners`: who holds how much.
+/// `GET /admin/v1/owners`: who holds how much, and what an operator set for whom.
 async fn owners(
     State(node): State<Node>,
     asked: Result<Query<OwnersAsked>, QueryRejection>,
 ) -> Result<Json<Value>, AdminFailure> {
     let Query(asked) = asked?;
-    let page = origin(&node)?.owners(asked.after, PAGE).await?;
+    let origin = origin(&node)?;
+    let page = origin.owners(asked.after, PAGE).await?;
     let next = page.last().filter(|_| page.len() == PAGE).map(|(last, _)| *last);
-    let owners: Vec<_> = page.iter().map(|(owner, bytes)| json!({ "owner": owner, "held_bytes": bytes })).collect();
+    let mut owners = Vec::with_capacity(page.len());
+    for (owner, held_bytes) in page {
+        let quota_bytes = origin.quota(owner).await?;
+        owners.push(json!({ "owner": owner, "held_bytes": held_bytes, "quota_bytes": quota_bytes }));
+    }
     Ok(Json(json!({ "owners": owners, "next": next })))
 }
 
@@ -200,8 +206,42 @@ async fn owner(
     path: Result<Path<OwnerTag>, PathRejection>,
 ) -> Result<Json<Value>, AdminFailure> {
     let Path(owner) = path?;
-    let held_bytes = origin(&node)?.held_bytes(owner).await?;
-    Ok(Json(json!({ "owner": owner, "held_bytes": held_bytes })))
+    tell_owner(origin(&node)?, owner).await
+}
+
+async fn tell_owner(origin: &Origin, owner: OwnerTag) -> Result<Json<Value>, AdminFailure> {
+    let (held_bytes, quota_bytes) = (origin.held_bytes(owner).await?, origin.quota(owner).await?);
+    Ok(Json(json!({ "owner": owner, "held_bytes": held_bytes, "quota_bytes": quota_bytes })))
+}
+
+/// What an owner may hold.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct QuotaAsked {
+    bytes: u64,
+}
+
+/// `PUT /admin/v1/owners/{owner}/quota?bytes=N`: lets one hold N bytes, whatever grants say.
+async fn set_quota(
+    State(node): State<Node>,
+    path: Result<Path<OwnerTag>, PathRejection>,
+    asked: Result<Query<QuotaAsked>, QueryRejection>,
+) -> Result<Json<Value>, AdminFailure> {
+    let (Path(owner), Query(QuotaAsked { bytes })) = (path?, asked?);
+    let origin = origin(&node)?;
+    origin.set_quota(owner, Some(bytes)).await?;
+    tell_owner(origin, owner).await
+}
+
+/// `DELETE /admin/v1/owners/{owner}/quota`: grants say again what one may hold.
+async fn unset_quota(
+    State(node): State<Node>,
+    path: Result<Path<OwnerTag>, PathRejection>,
+) -> Result<Json<Value>, AdminFailure> {
+    let Path(owner) = path?;
+    let origin = origin(&node)?;
+    origin.set_quota(owner, None).await?;
+    tell_owner(origin, owner).await
 }
 
 /// `DELETE /admin/v1/blobs/{id}`: removes a blob, whoever has it.

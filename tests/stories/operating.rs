@@ -139,6 +139,29 @@ fn a_newer_request_is_counted_as_a_takeover() {
     assert_eq!(node.metric("waxwing_upload_takeovers_total"), Some(1.0));
 }
 
+/// Many of these at once are an attack, so they are told apart from clients that merely fell silent.
+#[test]
+fn a_request_that_is_too_slow_is_counted() {
+    let env = [("WAXWING_ORIGIN__SLOW_BYTES_PER_S", "1000"), ("WAXWING_ORIGIN__SLOW_WINDOW_S", "1")];
+    let node = Node::with("127.0.0.1", &env);
+    let upload = node.begin(1 << 20);
+    let path = upload.strip_prefix(&node.service.url).unwrap();
+    let head = format!(
+        "PATCH {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\ntus-resumable: 1.0.0\r\nupload-offset: 0\r\n\
+         content-type: application/offset+octet-stream\r\ncontent-length: 1000000\r\n\r\na few bytes",
+        node.grant("upload")
+    );
+    let connection = std::net::TcpStream::connect(node.service.address()).unwrap();
+    std::io::Write::write_all(&mut &connection, head.as_bytes()).unwrap();
+    let mut answer = String::new();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(&connection), &mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
+    let given_up = |why: &str| node.metric(&format!("waxwing_upload_requests_given_up_total{{why=\"{why}\"}}"));
+    assert_eq!((given_up("slow"), given_up("idle").unwrap_or(0.0)), (Some(1.0), 0.0));
+    let status = node.client.head(&upload).bearer_auth(node.grant("upload")).send().unwrap();
+    assert_eq!(status.headers()["upload-offset"], "11", "what came is kept");
+}
+
 #[test]
 fn an_operator_lists_uploads_and_owners_and_removes_a_blob() {
     let node = Node::start();
@@ -160,6 +183,18 @@ fn an_operator_lists_uploads_and_owners_and_removes_a_blob() {
     assert_eq!(node.admin(&["quota", owner]).ok().json()["held_bytes"], 1000);
     node.admin(&["blob", "rm", &blob]).fails_saying(&["there is no such blob"]);
 
+    // Somebody fills the disk: the operator stops them, and lets them again.
+    let set = node.admin(&["quota", owner, "--set", "0"]).ok().json();
+    assert_eq!((&set["held_bytes"], &set["quota_bytes"]), (&Value::from(1000), &Value::from(0)));
+    let refused = node.put(b"one more");
+    assert_eq!(refused.status(), StatusCode::PAYLOAD_TOO_LARGE);
+    assert_eq!(refused.json::<Value>().unwrap()["type"], "urn:problem-type:waxwing:quota-exceeded");
+    let text = waxwing(node.dir(), &["admin", "quota", "--admin", &node.admin]).ok().stdout;
+    assert!(text.contains("of 0 B that an operator set"), "{text}");
+    assert!(node.admin(&["quota", owner, "--unset"]).ok().json()["quota_bytes"].is_null());
+    assert!(node.put(b"one more").status().is_success());
+    node.admin(&["quota", "--set", "5"]).fails_saying(&["OWNER"]);
+
     // What nothing names any more, as a crash leaves it.
     let leftover = node.dir().join("data/origin/blobs");
     assert!(leftover.is_dir(), "blobs lie where they are documented");
@@ -167,6 +202,9 @@ fn an_operator_lists_uploads_and_owners_and_removes_a_blob() {
     assert_eq!((&would["unfinished"], &would["leftovers"]), (&Value::from(0), &Value::from(0)));
     let did = node.admin(&["gc"]).ok().json();
     assert_eq!(would, did, "nothing was due");
+    assert_eq!((&did["owners_expired"], &did["compacted_bytes"]), (&Value::from(0), &Value::from(0)));
+    let text = waxwing(node.dir(), &["admin", "gc", "--admin", &node.admin]).ok().stdout;
+    assert!(text.contains("freed") && text.contains("of packs"), "{text}");
 }
 
 /// Pages are asked for until there is none left.

@@ -7,6 +7,7 @@ use axum::body::Body;
 use axum::http::header::RETRY_AFTER;
 use axum::http::{Request, StatusCode};
 use axum::response::{IntoResponse as _, Response};
+use tokio::task::JoinSet;
 use tower::ServiceExt as _;
 use waxwing_protocol::OwnerTag;
 use waxwing_protocol::grant::{Grant, GrantSigner, UPLOAD_LIFETIME};
@@ -88,6 +89,44 @@ async fn a_store_that_became_read_only_is_told_in_every_dialect() {
         }
         let standing = scene.ask("HEAD", &path, &[("tus-resumable", "1.0.0")], "").await;
         assert_eq!((standing.status(), &standing.headers()["upload-offset"]), (StatusCode::OK, &"4".parse().unwrap()));
+    }
+}
+
+/// The disk does not answer: whoever comes meanwhile is told to come back, in every dialect, and finds everything once it
+/// does.
+#[tokio::test]
+async fn a_store_that_does_not_answer_makes_nobody_wait_for_ever() {
+    let mut scenes = JoinSet::new();
+    for (method, headers) in [("PATCH", TUS), ("PATCH", IETF), ("PUT", RANGES)] {
+        scenes.spawn(async move {
+            let scene = Arc::new(Scene::start());
+            let path = scene.begun().await;
+            scene.faults.set(Fault::HoldSync, true);
+            let mut running = JoinSet::new();
+            let append = || {
+                let (scene, path) = (Arc::clone(&scene), path.clone());
+                async move { scene.ask(method, &path, headers, "ef").await }
+            };
+            running.spawn(append());
+            let told = loop {
+                // One at a time waits for the disk; the other is answered, as overtaken when it came too early.
+                running.spawn(append());
+                let answer = running.join_next().await.unwrap().unwrap();
+                let (status, again) = (answer.status(), answer.headers().contains_key(RETRY_AFTER));
+                if slug(answer).await.ends_with("-busy") {
+                    break (status, again);
+                }
+            };
+            assert_eq!(told, (StatusCode::SERVICE_UNAVAILABLE, true), "{method} {headers:?}");
+            scene.faults.set(Fault::HoldSync, false);
+            while running.join_next().await.is_some() {}
+            let standing = scene.ask("HEAD", &path, &[("tus-resumable", "1.0.0")], "").await;
+            let offset = standing.headers()["upload-offset"].to_str().unwrap();
+            assert_eq!((standing.status(), offset), (StatusCode::OK, "6"), "{method} {headers:?}");
+        });
+    }
+    while let Some(done) = scenes.join_next().await {
+        done.unwrap();
     }
 }
 

@@ -40,6 +40,7 @@ use self::writer::DiskWriter;
 use super::slots::{CLAIM_WAIT, SlotGuard, Slots};
 use super::{
     BlobReader, BlobStore, Claim, Event, Purges, StoreError, StoreErrorKind, UploadRecord, UploadState, UploadWriter,
+    Urgency,
 };
 use crate::fault::{Fault, Faults, kill_point};
 
@@ -57,6 +58,10 @@ struct Disk {
     slots: Slots,
     health: Arc<Health>,
 }
+
+/// What a file may hold beyond its bytes without room having been taken for it: the rest of its last block, and what file
+/// systems add of themselves.
+const ROOM_SLACK_BYTES: u64 = 128 * 1024;
 
 /// What is stored of a blob.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,6 +122,24 @@ impl Disk {
             _ => None,
         };
         Ok(Some((record, file)))
+    }
+
+    /// Whether the file of upload `id` holds more of the disk than its committed bytes need.
+    fn has_room_beyond(&self, id: UploadId) -> Result<bool, StoreError> {
+        let Some(record) = self.records.upload(id)? else { return Ok(false) };
+        let UploadState::Receiving { .. } = record.state else { return Ok(false) };
+        Ok(self.files.held_bytes(id)?.is_some_and(|held| held > record.offset.saturating_add(ROOM_SLACK_BYTES)))
+    }
+
+    /// Gives back what the file of upload `id` holds beyond its committed bytes. Gives how much that was.
+    fn give_back(&self, id: UploadId, slot: &mut SlotGuard) -> Result<u64, StoreError> {
+        let Some(before) = self.files.held_bytes(id)? else { return Ok(0) };
+        let Some((record, file)) = self.claim(id, slot)? else { return Ok(0) };
+        let UploadState::Receiving { .. } = record.state else { return Ok(0) };
+        // Without a byte it has no file yet by its record, and has one all the same: room was taken in it.
+        let file = file.map_or_else(|| self.files.create(id), Ok)?;
+        self.files.give_back(&file, record.offset)?;
+        Ok(before.saturating_sub(self.files.held_bytes(id)?.unwrap_or(0)))
     }
 
     fn remove(&self, id: UploadId, slot: &mut SlotGuard) -> Result<(), StoreError> {
@@ -250,6 +273,19 @@ impl BlobStore for DiskStore {
         })
     }
 
+    fn give_back(&self, id: UploadId) -> BoxFuture<'_, Result<u64, StoreError>> {
+        Box::pin(async move {
+            let disk = Arc::clone(&self.0);
+            // Most have none, and are not disturbed for it.
+            if !blocking(move || disk.has_room_beyond(id)).await? {
+                return Ok(0);
+            }
+            let mut guard = self.0.slots.get(id).lock(CLAIM_WAIT).await?;
+            let disk = Arc::clone(&self.0);
+            blocking(move || disk.give_back(id, &mut guard)).await
+        })
+    }
+
     fn uploads(
         &self,
         after: Option<UploadId>,
@@ -303,6 +339,11 @@ impl BlobStore for DiskStore {
         Box::pin(blocking(move || disk.expire_owners(until, limit, now)))
     }
 
+    fn due_owners(&self, until: Timestamp) -> BoxFuture<'_, Result<u64, StoreError>> {
+        let records = Arc::clone(&self.0.records);
+        Box::pin(blocking(move || records.count_kept_until(until)))
+    }
+
     fn purges(&self, after: u64, limit: usize) -> BoxFuture<'_, Result<Purges, StoreError>> {
         let records = Arc::clone(&self.0.records);
         Box::pin(blocking(move || records.purges(after, limit)))
@@ -328,6 +369,16 @@ impl BlobStore for DiskStore {
         Box::pin(blocking(move || records.used(owner)))
     }
 
+    fn quota(&self, owner: OwnerTag) -> BoxFuture<'_, Result<Option<u64>, StoreError>> {
+        let records = Arc::clone(&self.0.records);
+        Box::pin(blocking(move || records.quota(owner)))
+    }
+
+    fn set_quota(&self, owner: OwnerTag, quota_bytes: Option<u64>) -> BoxFuture<'_, Result<(), StoreError>> {
+        let disk = Arc::clone(&self.0);
+        Box::pin(blocking(move || disk.submit(Change::SetQuota { owner, quota_bytes }).map(drop)))
+    }
+
     fn owners(&self, after: Option<OwnerTag>, limit: usize) -> BoxFuture<'_, Result<Vec<(OwnerTag, u64)>, StoreError>> {
         let records = Arc::clone(&self.0.records);
         Box::pin(blocking(move || records.owners(after, limit)))
@@ -343,12 +394,17 @@ impl BlobStore for DiskStore {
         Box::pin(blocking(move || disk.leftovers(older_than, |_| Ok(()))))
     }
 
-    fn compact(&self, stop: CancellationToken) -> BoxFuture<'_, Result<u64, StoreError>> {
+    fn compact(&self, urgency: Urgency, stop: CancellationToken) -> BoxFuture<'_, Result<u64, StoreError>> {
         let disk = Arc::clone(&self.0);
         Box::pin(blocking(move || {
             disk.health.writable()?;
-            disk.compactor.run(&disk.packs, &disk.records, &stop)
+            disk.compactor.run(&disk.packs, &disk.records, urgency, &stop)
         }))
+    }
+
+    fn compactable(&self) -> BoxFuture<'_, Result<u64, StoreError>> {
+        let disk = Arc::clone(&self.0);
+        Box::pin(blocking(move || disk.compactor.worth(&disk.packs, &disk.records)))
     }
 
     fn is_writable(&self) -> bool {

@@ -50,7 +50,8 @@ use self::retry::Turns;
 use self::writer::{Budget, S3Writer};
 use super::slots::{CLAIM_WAIT, Slots};
 use super::{
-    BlobReader, BlobStore, Claim, DuePage, Event, Lives, Purges, StoreError, StoreErrorKind, UploadRecord, UploadWriter,
+    BlobReader, BlobStore, Claim, DuePage, Event, Lives, Purges, StoreError, StoreErrorKind, UploadRecord,
+    UploadWriter, Urgency,
 };
 
 use crate::fault::Fault;
@@ -306,6 +307,10 @@ impl BlobStore for S3Store {
         Box::pin(self.0.expire(until, limit, now))
     }
 
+    fn due_owners(&self, until: Timestamp) -> BoxFuture<'_, Result<u64, StoreError>> {
+        Box::pin(self.0.due_owners(until))
+    }
+
     fn purges(&self, after: u64, limit: usize) -> BoxFuture<'_, Result<Purges, StoreError>> {
         Box::pin(async move { self.0.purge_log().read(after, limit).await })
     }
@@ -316,6 +321,21 @@ impl BlobStore for S3Store {
 
     fn used(&self, owner: OwnerTag) -> BoxFuture<'_, Result<u64, StoreError>> {
         Box::pin(async move { Ok(self.0.bucket.ledger(owner).await?.0.used()) })
+    }
+
+    fn quota(&self, owner: OwnerTag) -> BoxFuture<'_, Result<Option<u64>, StoreError>> {
+        Box::pin(async move { Ok(self.0.bucket.ledger(owner).await?.0.quota_bytes) })
+    }
+
+    fn set_quota(&self, owner: OwnerTag, quota_bytes: Option<u64>) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(self.0.bucket.set_quota(owner, quota_bytes))
+    }
+
+    fn room(&self, owner: OwnerTag, quota_bytes: u64) -> BoxFuture<'_, Result<u64, StoreError>> {
+        Box::pin(async move {
+            let (ledger, _) = self.0.bucket.ledger(owner).await?;
+            Ok(ledger.quota_bytes.unwrap_or(quota_bytes).saturating_sub(ledger.used()))
+        })
     }
 
     fn owners(&self, after: Option<OwnerTag>, limit: usize) -> BoxFuture<'_, Result<Vec<(OwnerTag, u64)>, StoreError>> {
@@ -339,8 +359,12 @@ impl BlobStore for S3Store {
         Box::pin(async move { Ok(self.0.collect(Timestamp::default(), older_than, true).await?.uploads) })
     }
 
-    fn compact(&self, _stop: CancellationToken) -> BoxFuture<'_, Result<u64, StoreError>> {
+    fn compact(&self, _urgency: Urgency, _stop: CancellationToken) -> BoxFuture<'_, Result<u64, StoreError>> {
         // Objects are removed as they are: there is no dead space.
+        Box::pin(async { Ok(0) })
+    }
+
+    fn compactable(&self) -> BoxFuture<'_, Result<u64, StoreError>> {
         Box::pin(async { Ok(0) })
     }
 

@@ -53,6 +53,7 @@ macro_rules! engine_suite {
             a_blob_is_removed_whoever_has_it,
             what_is_not_kept_goes_in_time,
             a_quota_holds_what_is_under_way_and_what_is_there,
+            what_an_operator_sets_wins_over_grants,
             purges_are_told_in_order_and_forgotten_in_time,
             what_owners_hold_is_counted_right,
             what_is_announced_is_an_event_until_it_is_settled,
@@ -473,6 +474,7 @@ pub(crate) async fn what_is_not_kept_goes_in_time(engine: impl Harness) {
     // A clock that went back shortens nothing.
     assert!(store.keep(kept, ALICE, u64::MAX, NOW).await.unwrap());
     assert_eq!(store.expire_owners(NOW.minus(std::time::Duration::from_millis(1)), 10, NOW).await.unwrap(), 0);
+    assert_eq!(store.due_owners(later(4)).await.unwrap(), 1, "what would end is told beforehand");
     assert_eq!(store.expire_owners(later(4), 10, later(4)).await.unwrap(), 1);
     assert!(store.blob(left).await.unwrap().is_none());
     assert_eq!(engine.owners(kept), [ALICE, BOB]);
@@ -532,6 +534,33 @@ pub(crate) async fn a_quota_holds_what_is_under_way_and_what_is_there(engine: im
     assert_eq!(engine.store().owners(None, 10).await.unwrap(), [(ALICE, 70), (BOB, 70)]);
     assert_eq!(engine.store().owners(Some(ALICE), 10).await.unwrap(), [(BOB, 70)]);
     assert_eq!(engine.store().owners(None, 1).await.unwrap(), [(ALICE, 70)]);
+}
+
+pub(crate) async fn what_an_operator_sets_wins_over_grants(engine: impl Harness) {
+    let store = engine.store();
+    let first = put(store, id(1), &bytes(100), ALICE).await;
+    let second = put(store, id(2), &bytes(60), BOB).await;
+    assert_eq!((store.quota(ALICE).await.unwrap(), store.room(ALICE, 500).await.unwrap()), (None, 400));
+
+    // Less than grants say: what is there stays, nothing comes.
+    store.set_quota(ALICE, Some(40)).await.unwrap();
+    assert_eq!((store.quota(ALICE).await.unwrap(), store.room(ALICE, 500).await.unwrap()), (Some(40), 0));
+    let refused = store.keep(second, ALICE, u64::MAX, NOW).await.unwrap_err();
+    assert_eq!(refused.kind(), StoreErrorKind::Quota);
+    assert!(store.keep(first, ALICE, u64::MAX, NOW).await.unwrap(), "what she has costs nothing");
+    // More than grants say; and nobody else is meant.
+    store.set_quota(ALICE, Some(160)).await.unwrap();
+    let engine = engine.reopen();
+    let store = engine.store();
+    assert!(store.keep(second, ALICE, 0, NOW).await.unwrap());
+    assert_eq!(store.keep(first, BOB, 0, NOW).await.unwrap_err().kind(), StoreErrorKind::Quota);
+
+    // Set for somebody who holds nothing, it holds as well, and grants say it again afterwards.
+    assert!(store.disown(first, ALICE, NOW).await.unwrap() && store.disown(second, ALICE, NOW).await.unwrap());
+    assert_eq!(store.quota(ALICE).await.unwrap(), Some(160));
+    store.set_quota(ALICE, None).await.unwrap();
+    assert_eq!(store.quota(ALICE).await.unwrap(), None);
+    assert_eq!(store.keep(second, ALICE, 0, NOW).await.unwrap_err().kind(), StoreErrorKind::Quota);
 }
 
 pub(crate) async fn purges_are_told_in_order_and_forgotten_in_time(engine: impl Harness) {

@@ -13,7 +13,7 @@ use waxwing_protocol::{Timestamp, UploadId};
 use super::{UploadError, Uploads};
 use crate::blobs::Blobs;
 use crate::metrics::handles;
-use crate::store::{Lives, UploadRecord, UploadState};
+use crate::store::{Lives, UploadRecord, UploadState, Urgency};
 
 /// Records looked at in one go.
 const PAGE: usize = 256;
@@ -50,6 +50,7 @@ impl Uploads {
             for (id, record) in page.entries {
                 // What a request is busy with has not expired, whatever its record said before.
                 if record.expires > now || self.0.turns.is_taken(id) {
+                    self.give_back_idle_room(id, &record, now).await;
                     match record.state {
                         UploadState::Receiving { .. } => receiving = receiving.saturating_add(1),
                         UploadState::Complete { .. } => complete = complete.saturating_add(1),
@@ -120,13 +121,6 @@ impl Uploads {
     ) -> Result<Vec<(UploadId, UploadRecord)>, UploadError> {
         Ok(self.0.store.uploads(after, limit).await?)
     }
-
-    /// Gives back the space of blobs that went, until `stop`.
-    pub(crate) async fn compact(&self, stop: CancellationToken) -> Result<u64, UploadError> {
-        let freed_bytes = self.0.store.compact(stop).await?;
-        handles().pack_freed_bytes.increment(freed_bytes);
-        Ok(freed_bytes)
-    }
 }
 
 /// Sweeps every `interval` until `stop`. Reads the clock: the only part of the engine that does.
@@ -152,13 +146,12 @@ pub(crate) async fn run(uploads: Uploads, blobs: Blobs, interval: Duration, stop
             match blobs.sweep(now.wall).await {
                 Ok(0) => {}
                 Ok(ended) => {
-                    handles().owners_expired.increment(ended as u64);
                     tracing::info!(ended, "ended {ended} times that somebody had a blob");
                 }
                 Err(error) => tracing::warn!(error = %error, "a sweep of blobs failed"),
             }
         }
-        match uploads.compact(stop.clone()).await {
+        match blobs.compact(Urgency::NowAndThen, stop.clone()).await {
             Ok(0) => {}
             Ok(freed_bytes) => tracing::info!(freed_bytes, "gave back {freed_bytes} bytes of blobs that went"),
             Err(error) => tracing::warn!(error = %error, "the space of blobs that went was not given back"),

@@ -90,6 +90,13 @@ impl Engine {
         read(&*reader, 0, reader.blob_bytes()).await
     }
 
+    /// Bytes of the disk that all uploads' files hold.
+    fn held_bytes(&self) -> u64 {
+        let directories = std::fs::read_dir(self.directory.path().join("blobs")).unwrap();
+        let files = directories.flat_map(|directory| std::fs::read_dir(directory.unwrap().path()).unwrap());
+        files.map(|file| std::os::unix::fs::MetadataExt::blocks(&file.unwrap().metadata().unwrap()) * 512).sum()
+    }
+
     fn files(&self) -> usize {
         let directories = std::fs::read_dir(self.directory.path().join("blobs")).unwrap();
         directories.map(|directory| std::fs::read_dir(directory.unwrap().path()).unwrap().count()).sum()
@@ -398,6 +405,59 @@ async fn uploads_expire_and_free_the_disk() {
     assert!(matches!(engine.uploads.status(ALICE, begun, late).await, Err(UploadError::NotFound)));
     assert_eq!(engine.files(), 1);
     assert_eq!(engine.blob_bytes(blob).await, bytes(2 * MIB));
+}
+
+/// A phone that is switched off after its first part must not hold the disk for a day.
+#[tokio::test]
+async fn room_that_nobody_fills_is_given_back_and_taken_again() {
+    let engine = Engine::start();
+    let later = |minutes: u64| NOW.plus(Duration::from_secs(60 * minutes));
+    let data = bytes(16 * MIB);
+    let id = engine.create(16 * MIB).await;
+    engine.append(id, 0, data.slice(..2 << 20)).await.unwrap();
+    if engine.held_bytes() < 16 * MIB {
+        eprintln!("SKIPPED: this file system takes no room beforehand");
+        return;
+    }
+    engine.uploads.sweep(later(4)).await.unwrap();
+    assert!(engine.held_bytes() >= 16 * MIB, "the next part may be on its way");
+    let sending = engine.send(id, 2 * MIB);
+    sending.piece(data.slice(2 << 20..(2 << 20) + 1000)).await;
+    sending.piece(data.slice((2 << 20) + 1000..(2 << 20) + 2000)).await;
+    engine.uploads.sweep(later(6)).await.unwrap();
+    assert!(engine.held_bytes() >= 16 * MIB, "a request is busy with it");
+    drop(sending.pieces);
+    let offset = sending.request.await.unwrap().unwrap().offset;
+
+    engine.uploads.sweep(later(6)).await.unwrap();
+    assert!(engine.held_bytes() < 3 * MIB, "{}", engine.held_bytes());
+    let engine = engine.restart();
+    assert_eq!(engine.offset(id).await, offset);
+    engine.faults.set(Fault::DiskFull, true);
+    let none_left = engine.append(id, offset, data.slice(offset as usize..)).await.unwrap_err();
+    assert!(matches!(&none_left, UploadError::Store(store) if store.kind() == StoreErrorKind::Full), "{none_left}");
+    engine.faults.set(Fault::DiskFull, false);
+    let sending = engine.send(id, offset);
+    sending.piece(data.slice(offset as usize..4 << 20)).await;
+    sending.piece(data.slice(4 << 20..5 << 20)).await;
+    assert!(engine.held_bytes() >= 16 * MIB, "room is there again for all that comes");
+    sending.piece(data.slice(5 << 20..)).await;
+    drop(sending.pieces);
+    let blob = sending.request.await.unwrap().unwrap().blob.unwrap();
+    assert_eq!(engine.blob_bytes(blob).await, data);
+}
+
+/// Room is taken before the first byte, so it may be all there is of an upload.
+#[tokio::test]
+async fn room_of_an_upload_without_a_byte_is_given_back() {
+    let engine = Engine::start();
+    let id = engine.create(16 * MIB).await;
+    engine.append(id, 0, Bytes::new()).await.unwrap();
+    engine.uploads.sweep(NOW.plus(idle::ROOM_KEPT)).await.unwrap();
+    assert_eq!(engine.held_bytes(), 0);
+    let data = bytes(16 * MIB);
+    let blob = engine.append(id, 0, data.clone()).await.unwrap().blob.unwrap();
+    assert_eq!(engine.blob_bytes(blob).await, data);
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@
 //! not leave in time the new one goes on regardless; the store fences the old one off.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -79,6 +80,17 @@ impl Turns {
         turn
     }
 
+    /// Takes the turn of upload `id` unless somebody has it or waits for it.
+    pub(super) fn take_if_free(&self, id: UploadId) -> Option<Turn> {
+        let stop = self.closing.child_token();
+        let held = Arc::new(tokio::sync::Mutex::new(()));
+        let guard = Arc::clone(&held).try_lock_owned().ok();
+        let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+        let Entry::Vacant(free) = table.entry(id) else { return None };
+        free.insert(Newest { stop: stop.clone(), number: 1, held });
+        Some(Turn { table: Arc::clone(&self.table), id, number: 1, stop, _held: guard })
+    }
+
     /// Whether a request has the turn of upload `id`.
     pub(super) fn is_taken(&self, id: UploadId) -> bool {
         self.table.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&id)
@@ -132,6 +144,25 @@ mod tests {
         let next = turns.take(ID).await;
         assert!(stuck.stop().is_cancelled());
         assert!(next._held.is_none());
+    }
+
+    /// Whoever only tidies up makes nobody stop, and a request that comes meanwhile waits for it to end.
+    #[tokio::test]
+    async fn a_turn_is_taken_in_passing_only_when_nobody_has_it() {
+        let turns = Arc::new(Turns::new(CancellationToken::new()));
+        let busy = turns.take(ID).await;
+        assert!(turns.take_if_free(ID).is_none());
+        assert!(!busy.stop().is_cancelled());
+        drop(busy);
+        let tidying = turns.take_if_free(ID).unwrap();
+        let request = tokio::spawn({
+            let turns = Arc::clone(&turns);
+            async move { turns.take(ID).await }
+        });
+        tidying.stop().cancelled().await;
+        assert!(!request.is_finished());
+        drop(tidying);
+        assert!(request.await.unwrap()._held.is_some());
     }
 
     #[tokio::test]

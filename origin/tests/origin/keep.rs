@@ -1,5 +1,6 @@
 //! Having blobs: keeping, letting go, quotas, and what edges learn of it.
 
+use waxwing_origin::Config;
 use waxwing_protocol::api::PurgeLog;
 use waxwing_protocol::grant::Grant;
 use waxwing_protocol::{BlobId, OwnerTag};
@@ -149,4 +150,27 @@ async fn an_operator_removes_a_blob_whoever_has_it() {
     assert_eq!(origin.read("GET", &blob.to_string(), &[]).await.status, 404);
     assert_eq!(origin.purges("").await.purges.len(), 1);
     assert!(origin.origin.owners(None, 10).await.unwrap().is_empty());
+}
+
+/// What `waxwing admin gc` does: whatever the sweeper would come to by and by.
+#[tokio::test]
+async fn an_operator_ends_at_once_what_is_due() {
+    // No sweep comes in between.
+    let config = Config { sweep_interval_s: 3600, ..Config::default() };
+    let origin = TestOrigin::start_with(config.clone()).await;
+    let blob = origin.put(&sample(100)).await.to_string();
+    assert_eq!(origin.keep("POST", &blob, &origin.bob).await.status, 204);
+    let fresh = origin.origin.collect().await.unwrap();
+    assert_eq!((fresh.unfinished, fresh.owners_expired), (0, 0));
+
+    let at_once = Config { blob_retention_s: 0, unacknowledged_expiry_s: 0, ..config };
+    let origin = origin.crash_and_restart_with(at_once).await;
+    origin.create(1000, &[]).await;
+    let would = origin.origin.collectable().await.unwrap();
+    assert_eq!((would.unfinished, would.owners_expired, would.leftovers), (1, 2, 0));
+    assert_eq!(origin.read("GET", &blob, &[]).await.status, 200, "nothing was done yet");
+    assert_eq!(origin.origin.collect().await.unwrap(), would);
+    assert_eq!(origin.read("GET", &blob, &[]).await.status, 404);
+    assert!(origin.origin.owners(None, 10).await.unwrap().is_empty());
+    assert_eq!(origin.purges("").await.purges.len(), 1, "edges learn of it");
 }

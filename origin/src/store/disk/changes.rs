@@ -10,8 +10,8 @@ use super::packs::PackLocation;
 use super::pending::Pending;
 use super::records::{
     BlobPointer, Location, blob_key, blob_owners, corrupt, data_key, event_bytes, event_key, kept_key, outboard_key,
-    outboard_prefix, owner_key, owner_of, pack_key, packed_bytes, purge_bytes, purge_key, time_bytes, time_of,
-    upload_key, used_bytes, used_key, used_of,
+    outboard_prefix, owner_key, owner_of, pack_key, packed_bytes, purge_bytes, purge_key, quota_key, time_bytes,
+    time_of, upload_key, used_bytes, used_key, used_of,
 };
 use crate::store::{Event, NewBlob, OutboardPart, StoreError, StoreErrorKind, UploadRecord};
 
@@ -38,6 +38,8 @@ pub(super) enum Change {
     Disown { blob: BlobId, owner: OwnerTag, now: Timestamp },
     /// The same for many, but for those who kept theirs after `until`.
     Expire { due: Vec<(BlobId, OwnerTag)>, until: Timestamp, now: Timestamp },
+    /// An operator lets an owner hold this, or what grants say.
+    SetQuota { owner: OwnerTag, quota_bytes: Option<u64> },
     /// Nobody has a blob any more.
     RemoveBlob { blob: BlobId, now: Timestamp },
     /// An event was told.
@@ -80,6 +82,13 @@ impl Change {
             Self::Keep { blob, owner, quota_bytes, now } => keep(pending, blob, owner, quota_bytes, now),
             Self::Disown { blob, owner, now } => disown(pending, blob, owner, Timestamp::MAX, now, next_purge),
             Self::Expire { due, until, now } => Ok(expire(pending, due, until, now, next_purge)),
+            Self::SetQuota { owner, quota_bytes } => {
+                match quota_bytes {
+                    Some(bytes) => pending.insert(quota_key(owner), used_bytes(bytes)),
+                    None => pending.remove(quota_key(owner)),
+                }
+                Ok(Outcome::Made(Vec::new()))
+            }
             Self::RemoveBlob { blob, now } => remove_blob(pending, blob, now, next_purge),
             Self::Settle { event } => {
                 pending.remove(event_key(event.at, event.upload));
@@ -295,7 +304,8 @@ fn let_go(pending: &mut Pending<'_>, blob: BlobId, owner: OwnerTag, since: Times
     pending.remove(kept_key(since, blob, owner));
 }
 
-/// Adds `added` bytes to what `owner` holds and takes `freed` away; an error when it grows beyond `quota_bytes`.
+/// Adds `added` bytes to what `owner` holds and takes `freed` away; an error when it grows beyond `quota_bytes`, or beyond
+/// what an operator set in place of it.
 fn charge(
     pending: &mut Pending<'_>,
     owner: OwnerTag,
@@ -307,7 +317,7 @@ fn charge(
         return Ok(());
     }
     let after = used(pending, owner)?.saturating_sub(freed).saturating_add(added);
-    if added > freed && after > quota_bytes {
+    if added > freed && after > set_quota(pending, owner)?.unwrap_or(quota_bytes) {
         crate::metrics::handles().quota_refusals.increment(1);
         return Err(StoreError::new(StoreErrorKind::Quota, "counting an owner's bytes"));
     }
@@ -317,6 +327,11 @@ fn charge(
 
 fn used(pending: &Pending<'_>, owner: OwnerTag) -> Result<u64, StoreError> {
     pending.get(&used_key(owner))?.map_or(Ok(0), |bytes| used_of(&bytes))
+}
+
+/// What an operator lets `owner` hold.
+fn set_quota(pending: &Pending<'_>, owner: OwnerTag) -> Result<Option<u64>, StoreError> {
+    pending.get(&quota_key(owner))?.map(|bytes| used_of(&bytes)).transpose()
 }
 
 fn set_used(pending: &mut Pending<'_>, owner: OwnerTag, bytes: u64) {

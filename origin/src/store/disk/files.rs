@@ -8,6 +8,7 @@ use std::io;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use rustix::fs::FallocateFlags;
@@ -159,6 +160,16 @@ impl Files {
         file.set_len(kept).map_err(|error| StoreError::io("giving back an upload's room", error))
     }
 
+    /// Bytes of the disk that the file of upload `id` holds; `None` when there is no such file.
+    pub(super) fn held_bytes(&self, id: UploadId) -> Result<Option<u64>, StoreError> {
+        match fs::metadata(self.path(id)) {
+            // As above, whatever the file system's own blocks are.
+            Ok(metadata) => Ok(Some(metadata.blocks() * 512)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(StoreError::io("looking at a data file", error)),
+        }
+    }
+
     /// Writes `data` at byte `at`, where room `is_reserved` or the reserve stays free.
     pub(super) fn write(&self, file: &File, mut at: u64, data: &[Bytes], is_reserved: bool) -> Result<(), StoreError> {
         let bytes = data.iter().map(|chunk| chunk.len() as u64).sum();
@@ -183,6 +194,9 @@ impl Files {
     }
 
     fn sync_now(&self, file: &File) -> Result<(), StoreError> {
+        while self.faults.is_on(Fault::HoldSync) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
         let synced = if self.faults.is_on(Fault::SkipSync) {
             Ok(())
         } else if self.faults.is_on(Fault::FailSync) {

@@ -12,6 +12,7 @@
 //! | `w` blob, owner                    | since when that owner has it                                   |
 //! | `x` time (be64), blob, owner       | nothing: the same the other way round, to find who had it longest |
 //! | `q` owner                          | bytes that this owner's blobs and unfinished uploads hold      |
+//! | `l` owner                          | bytes that an operator lets this owner hold, whatever grants say |
 //! | `g` number (be64)                  | a purge: which blob went, and when                             |
 //! | `e` time (be64), upload            | an event: which blob that upload became, its size and owner    |
 //! | `v`                                | the version of this table                                      |
@@ -214,9 +215,25 @@ impl Records {
         keys.collect()
     }
 
+    /// How many times somebody has had a blob since `until` or longer.
+    pub(super) fn count_kept_until(&self, until: Timestamp) -> Result<u64, StoreError> {
+        let end = kept_prefix(until.as_millis().saturating_add(1));
+        let mut count = 0;
+        for entry in self.table.keyspace.range(kept_prefix(0)..end) {
+            entry.key().map_err(reading)?;
+            count += 1;
+        }
+        Ok(count)
+    }
+
     /// Bytes that `owner` holds.
     pub(super) fn used(&self, owner: OwnerTag) -> Result<u64, StoreError> {
         self.table.get(&used_key(owner))?.map_or(Ok(0), |bytes| used_of(&bytes))
+    }
+
+    /// What an operator lets `owner` hold.
+    pub(super) fn quota(&self, owner: OwnerTag) -> Result<Option<u64>, StoreError> {
+        self.table.get(&quota_key(owner))?.map(|bytes| used_of(&bytes)).transpose()
     }
 
     /// Owners after `after` who hold anything, at most `limit`, and how much.
@@ -468,7 +485,15 @@ fn kept_prefix(millis: u64) -> Vec<u8> {
 }
 
 pub(super) fn used_key(owner: OwnerTag) -> [u8; 17] {
-    let mut key = [b'q'; 17];
+    owner_key_of(b'q', owner)
+}
+
+pub(super) fn quota_key(owner: OwnerTag) -> [u8; 17] {
+    owner_key_of(b'l', owner)
+}
+
+fn owner_key_of(kind: u8, owner: OwnerTag) -> [u8; 17] {
+    let mut key = [kind; 17];
     key[1..].copy_from_slice(owner.as_bytes());
     key
 }

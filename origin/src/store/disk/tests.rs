@@ -356,6 +356,31 @@ async fn records_of_the_first_version_are_counted_when_they_are_opened() {
     assert!(disks.store().blob(large).await.unwrap().is_none());
 }
 
+/// Room is given back under the feet of nobody: whoever had a claim writes nothing any more, and what was committed stays.
+#[tokio::test]
+async fn giving_back_room_fences_earlier_claims() {
+    let disks = Disks::start();
+    let mut first = disks.store().begin(id(1)).await.unwrap();
+    first.reserve(8 << 20).await.unwrap();
+    let data = bytes(2 << 20);
+    first.write(0, vec![data.clone()]).await.unwrap();
+    let (record, outboard) = receiving(&data);
+    first.commit(record, outboard).await.unwrap();
+    first.write(2 << 20, vec![bytes(1000)]).await.unwrap();
+    let given_back = disks.store().give_back(id(1)).await.unwrap();
+    if given_back > 0 {
+        assert!(given_back > 5 << 20, "{given_back}");
+    }
+    assert_eq!(disks.store().give_back(id(1)).await.unwrap(), 0, "there is nothing more");
+    let late = first.write((2 << 20) + 1000, vec![bytes(1000)]).await.unwrap_err();
+    assert_eq!(late.kind(), StoreErrorKind::Stale);
+    let disks = disks.reopen();
+    let mut next = disks.store().claim(id(1)).await.unwrap().unwrap();
+    assert_eq!(next.record.offset, 2 << 20);
+    assert_eq!(next.writer.read(0, 2 << 20).await.unwrap(), data);
+    assert_eq!(disks.store().give_back(id(9)).await.unwrap(), 0, "of an upload that is not there");
+}
+
 /// Packs of 2 MiB, so that a test sees many.
 fn small_packs(disks: Disks) -> Disks {
     disks.faults.set(Fault::SmallPacks, true);
@@ -379,8 +404,7 @@ impl Disks {
 
     /// Compacts although it was done a moment ago.
     async fn compact(&self) -> u64 {
-        self.store.0.compactor.rested();
-        self.store.compact(CancellationToken::new()).await.unwrap()
+        self.store.compact(Urgency::Waiting, CancellationToken::new()).await.unwrap()
     }
 
     fn packs(&self) -> Vec<String> {
@@ -433,7 +457,11 @@ async fn a_pack_that_is_mostly_dead_is_given_back() {
     assert_eq!(disks.compact().await, 0, "half is not more than half");
     disks.drop_blob(blobs[2]).await;
     let reader = disks.store.blob(blobs[3]).await.unwrap().unwrap();
-    assert!(disks.compact().await > 3 * 500_000);
+    let told = disks.store.compactable().await.unwrap();
+    assert!(told > 3 * 500_000);
+    assert_eq!(disks.store.compact(Urgency::NowAndThen, CancellationToken::new()).await.unwrap(), 0, "it rests");
+    assert_eq!(disks.compact().await, told);
+    assert_eq!(disks.store.compactable().await.unwrap(), 0);
     assert_eq!(disks.packs(), ["1.pack", "2.pack"]);
     assert_eq!(read(&*reader, 0, 500_000).await, photo(3));
     drop(reader);

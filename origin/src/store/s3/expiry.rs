@@ -132,4 +132,27 @@ impl Shared {
         }
         Ok(ended)
     }
+
+    /// How many times [`Self::expire`] would end that somebody has a blob, were it to look through everything.
+    pub(super) async fn due_owners(self: &Arc<Self>, until: Timestamp) -> Result<u64, StoreError> {
+        let (mut due, mut after) = (0, None::<String>);
+        loop {
+            let page = self.bucket.list(BLOBS, after.as_deref(), PAGE).await?;
+            for listed in &page {
+                let written = listed.modified.minus(self.settings.clock_ahead_max);
+                let Some(blob) = blob_in(&listed.key).filter(|_| written <= until) else { continue };
+                match self.pointer(blob).await {
+                    Ok((pointer, _)) => {
+                        due += pointer.owners.values().filter(|share| share.since <= until).count() as u64;
+                    }
+                    Err(error) if error.kind() == StoreErrorKind::Corrupt => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            match page.last() {
+                Some(last) if page.len() == PAGE => after = Some(last.key.clone()),
+                _ => return Ok(due),
+            }
+        }
+    }
 }

@@ -14,7 +14,6 @@ use waxwing_protocol::{BlobId, OwnerTag, Timestamp, UploadId};
 
 use super::Shared;
 use super::bucket::{Expect, Listed, PAGE, Swap};
-use super::ledger::Ledger;
 use super::objects::{
     BLOBS, CLOCKS, DATA, Draft, GRAVE_BYTES_MAX, NAMED, OUTBOARDS, OWNERS, PROBES, Place, TAILS, UPLOADS, blob_in,
     blob_of_name, encode, named_key, owner_in, owner_key, random_name, upload_in, upload_of,
@@ -282,7 +281,7 @@ impl Shared {
         let mut set = 0;
         for (owner, (ledger, found)) in before {
             let (blobs, uploads) = counted.remove(&owner).unwrap_or_default();
-            let right = Ledger::counted(blobs, uploads);
+            let right = ledger.counted(blobs, uploads);
             let Some(found) = found.filter(|_| !ledger.says_the_same(&right)) else { continue };
             if let Swap::Made(_) = self.bucket.swap(&owner_key(owner), Expect::Tag(&found.tag), encode(&right)?).await?
             {

@@ -26,6 +26,9 @@ pub(super) struct Ledger {
     pub(super) blobs: u64,
     /// Bytes of uploads under way.
     pub(super) uploads: BTreeMap<UploadId, u64>,
+    /// What an operator lets the owner hold, whatever grants say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) quota_bytes: Option<u64>,
     /// Names of the last changes of `blobs`.
     recent: Vec<String>,
 }
@@ -49,9 +52,9 @@ impl Ledger {
         self.uploads.values().fold(self.blobs, |sum, bytes| sum.saturating_add(*bytes))
     }
 
-    /// A ledger that a count of everything gave.
-    pub(super) fn counted(blobs: u64, uploads: BTreeMap<UploadId, u64>) -> Self {
-        Self { blobs, uploads, recent: Vec::new() }
+    /// What this ledger is after a count of everything.
+    pub(super) fn counted(&self, blobs: u64, uploads: BTreeMap<UploadId, u64>) -> Self {
+        Self { blobs, uploads, quota_bytes: self.quota_bytes, recent: Vec::new() }
     }
 
     /// Whether the owner holds the same by `other`.
@@ -103,7 +106,7 @@ impl Bucket {
     }
 
     /// Makes a change of what `owner` holds. Fails with `Quota`, and changes nothing, when they hold more by it and then
-    /// more than `quota_bytes`.
+    /// more than `quota_bytes`, or than what an operator set in place of it.
     pub(super) async fn charge(&self, owner: OwnerTag, entry: Entry<'_>, quota_bytes: u64) -> Result<(), StoreError> {
         let key = owner_key(owner);
         let mut attempts = Attempts::new("counting an owner's bytes");
@@ -115,11 +118,29 @@ impl Bucket {
             if after == before {
                 return Ok(());
             }
-            if after.used() > before.used() && after.used() > quota_bytes {
+            if after.used() > before.used() && after.used() > before.quota_bytes.unwrap_or(quota_bytes) {
                 return Err(StoreError::new(StoreErrorKind::Quota, "counting an owner's bytes"));
             }
             let expect = found.as_ref().map_or(Expect::Absent, |found| Expect::Tag(&found.tag));
             if let Swap::Made(_) = self.swap(&key, expect, encode(&after)?).await? {
+                return Ok(());
+            }
+            attempts.pause().await?;
+        }
+    }
+
+    /// Sets what an operator lets `owner` hold.
+    pub(super) async fn set_quota(&self, owner: OwnerTag, quota_bytes: Option<u64>) -> Result<(), StoreError> {
+        let key = owner_key(owner);
+        let mut attempts = Attempts::new("setting an owner's quota");
+        let _turn = self.owner_turns.take(owner).await;
+        loop {
+            let (before, found) = self.ledger(owner).await?;
+            if before.quota_bytes == quota_bytes {
+                return Ok(());
+            }
+            let expect = found.as_ref().map_or(Expect::Absent, |found| Expect::Tag(&found.tag));
+            if let Swap::Made(_) = self.swap(&key, expect, encode(&Ledger { quota_bytes, ..before })?).await? {
                 return Ok(());
             }
             attempts.pause().await?;

@@ -49,6 +49,8 @@ enum Step {
     Concatenate {
         parts: Vec<usize>,
     },
+    /// Minutes in which nothing comes: room that was reserved is given back.
+    Idle,
     Restart,
 }
 
@@ -67,6 +69,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (upload.clone(), 1_u64..100_000).prop_map(|(upload, excess)| Step::TooMuch { upload, excess }),
         2 => (upload, 1_u64..300_000).prop_map(|(upload, bytes)| Step::Stall { upload, bytes }),
         2 => prop::collection::vec(0..PLAIN, 1..5).prop_map(|parts| Step::Concatenate { parts }),
+        1 => Just(Step::Idle),
         1 => Just(Step::Restart),
     ]
 }
@@ -201,6 +204,10 @@ async fn run(lengths: &[u64], deferred: bool, steps: Vec<Step>) {
                 }
             }
             Step::Concatenate { parts } => concatenate(&engine, &models, &parts).await,
+            Step::Idle => {
+                let later = NOW.plus(idle::ROOM_KEPT);
+                assert_eq!(engine.uploads.sweep(later).await.unwrap(), Swept::default());
+            }
             Step::Restart => engine = engine.restart(),
         }
         for (upload, model) in models.iter().enumerate() {

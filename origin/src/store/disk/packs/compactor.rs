@@ -25,7 +25,7 @@ use crate::fault::kill_point;
 use crate::metrics::watch_packs;
 use crate::store::disk::changes::{Change, Move};
 use crate::store::disk::records::{Location, Records};
-use crate::store::{StoreError, StoreErrorKind};
+use crate::store::{StoreError, StoreErrorKind, Urgency};
 
 /// Bytes that are copied together: what compaction holds in memory, and what an upload waits for at most on its account.
 const COPY_BYTES: u64 = 4 << 20;
@@ -48,6 +48,14 @@ struct State {
     damaged: BTreeSet<u64>,
 }
 
+impl State {
+    /// Whether pack `pack` of `pack_bytes`, of which `live_bytes` live, is emptied: more than half of it is dead, and what
+    /// lives can be read.
+    fn is_worth_emptying(&self, pack: u64, pack_bytes: u64, live_bytes: u64) -> bool {
+        live_bytes < pack_bytes.div_ceil(2) && (live_bytes == 0 || !self.damaged.contains(&pack))
+    }
+}
+
 /// An entry that a record names.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::store::disk) struct Live {
@@ -65,16 +73,19 @@ impl Compactor {
         &self,
         packs: &Packs,
         records: &Records,
+        urgency: Urgency,
         stop: &CancellationToken,
     ) -> Result<u64, StoreError> {
-        let mut state = match self.0.try_lock() {
-            Ok(state) => state,
-            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            Err(TryLockError::WouldBlock) => return Ok(0),
+        let mut state = match (urgency, self.0.try_lock()) {
+            (_, Ok(state)) => state,
+            (Urgency::Waiting, Err(_)) => self.0.lock().unwrap_or_else(PoisonError::into_inner),
+            (_, Err(TryLockError::Poisoned(poisoned))) => poisoned.into_inner(),
+            (Urgency::NowAndThen, Err(TryLockError::WouldBlock)) => return Ok(0),
         };
         let began = Instant::now();
+        let rests = urgency == Urgency::NowAndThen && state.due.is_some_and(|due| began < due);
         // Not worth reading records for when there is no pack that could go.
-        if state.due.is_some_and(|due| began < due) || settled(packs)?.is_empty() {
+        if rests || settled(packs)?.is_empty() {
             return Ok(0);
         }
         let live = records.packed_bytes()?;
@@ -85,7 +96,7 @@ impl Compactor {
         let mut freed = 0;
         for (pack, pack_bytes) in settled {
             let live_bytes = live.get(&pack).copied().unwrap_or(0);
-            if live_bytes >= pack_bytes.div_ceil(2) || (live_bytes > 0 && state.damaged.contains(&pack)) {
+            if !state.is_worth_emptying(pack, pack_bytes, live_bytes) {
                 continue;
             }
             match empty(packs, records, pack, stop) {
@@ -100,6 +111,20 @@ impl Compactor {
         Ok(freed)
     }
 
+    /// How many bytes a round of [`Self::run`] would give back. Blocks.
+    pub(in crate::store::disk) fn worth(&self, packs: &Packs, records: &Records) -> Result<u64, StoreError> {
+        let state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let live = records.packed_bytes()?;
+        let mut dead_bytes = 0;
+        for (pack, pack_bytes) in settled(packs)? {
+            let live_bytes = live.get(&pack).copied().unwrap_or(0);
+            if state.is_worth_emptying(pack, pack_bytes, live_bytes) {
+                dead_bytes += pack_bytes.saturating_sub(live_bytes);
+            }
+        }
+        Ok(dead_bytes)
+    }
+
     /// Empties the oldest pack that takes no more, whatever of it lives.
     pub(in crate::store::disk) fn churn(&self, packs: &Packs, records: &Records) -> Result<(), StoreError> {
         let _one_at_a_time = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -107,14 +132,6 @@ impl Compactor {
             Some((pack, _)) => empty(packs, records, *pack, &CancellationToken::new()).map(drop),
             None => Ok(()),
         }
-    }
-}
-
-#[cfg(test)]
-impl Compactor {
-    /// Lets the records be read through again at once.
-    pub(in crate::store::disk) fn rested(&self) {
-        self.0.lock().unwrap().due = None;
     }
 }
 
