@@ -10,7 +10,7 @@ use waxwing_client::{LinkCode, TransferId};
 use waxwing_protocol::{BlobId, DeviceId, Handle, OwnerTag};
 
 pub(crate) use self::groups::{BenchGroupArgs, GroupArgs, GroupCommand};
-use crate::commands::Peer;
+use crate::commands::{BlobArgs, Peer};
 
 /// The address `waxwing dev` listens on and clients talk to unless told otherwise.
 pub(crate) const DEV_ADDRESS: &str = "127.0.0.1:8460";
@@ -71,6 +71,10 @@ pub(crate) enum Command {
     Group(GroupArgs),
     /// Download a file by share link, or by the id of a blob this profile has sent or received.
     Get(GetArgs),
+    /// Have a blob kept by the service from now on, or for the whole time again. It counts towards your quota.
+    Keep(BlobArgs),
+    /// Let go of a blob: it goes from the service when nobody else has it.
+    Drop(BlobArgs),
     /// Print a link that opens one file for whoever has it.
     Share(ShareArgs),
     /// Go on with what was interrupted.

@@ -2,6 +2,7 @@
 
 mod admin;
 mod bench;
+mod blobs;
 mod blocks;
 mod config;
 mod contacts;
@@ -38,6 +39,8 @@ pub(crate) async fn run(command: Command, output: &Output) -> anyhow::Result<()>
         Command::Settings(args) => messages::settings(args, output).await,
         Command::Block(args) => blocks::block(args, output).await,
         Command::Unblock(args) => blocks::unblock(args, output).await,
+        Command::Keep(args) => blobs::keep(args, output).await,
+        Command::Drop(args) => blobs::let_go(args, output).await,
         Command::Blocks { profile } => blocks::blocks(profile, output).await,
         Command::Group(args) => groups::group(args, output).await,
         Command::Get(args) => transfers::get(args, output).await,

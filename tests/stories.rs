@@ -18,6 +18,7 @@ mod stories {
     mod http;
     mod interim;
     mod interruptions;
+    mod keeping;
     mod malformed;
     mod operating;
     mod people;

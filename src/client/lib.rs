@@ -26,6 +26,7 @@ mod groups;
 mod history;
 mod http;
 mod inbox;
+mod kept;
 mod linking;
 #[cfg(test)]
 mod messaging_tests;
