@@ -45,7 +45,7 @@ bench: build ## throughput, one JSON line a figure, upload beside the disk itsel
 	@mkdir -p target/bench
 	$(CARGO) bench --locked -p waxwing-seal --bench seal | tee target/bench/client.jsonl
 	@$(WAXWING) --json bench upload --dir target/bench | tee target/bench/upload.jsonl
-	@for name in messages latency connections drain; do \
+	@for name in edge messages latency connections drain; do \
 		$(WAXWING) --json bench $$name --dir target/bench | tee target/bench/$$name.jsonl; done
 
 clean: ## what was built

@@ -10,7 +10,7 @@ use waxwing_client::{LinkCode, TransferId};
 use waxwing_protocol::{BlobId, DeviceId, Handle, OwnerTag};
 
 pub(crate) use self::groups::{BenchGroupArgs, GroupArgs, GroupCommand};
-use crate::commands::{BlobArgs, Peer};
+use crate::commands::{BlobArgs, EdgePeer, Peer};
 
 /// The address `waxwing dev` listens on and clients talk to unless told otherwise.
 pub(crate) const DEV_ADDRESS: &str = "127.0.0.1:8460";
@@ -546,6 +546,8 @@ pub(crate) struct DemoArgs {
 pub(crate) enum BenchCommand {
     /// Uploads to a server of its own, beside what the disk does by itself: rates, CPU, memory, takeover, latency.
     Upload(BenchUploadArgs),
+    /// Hits of an edge of its own, small and large: rates, CPU, memory, first bytes when cold, hit ratios.
+    Edge(BenchEdgeArgs),
     /// Messages a second that are durably stored, delivered and acked, over real sockets.
     Messages(BenchMessagesArgs),
     /// Times of a send and of a delivery at a steady rate, half of what `messages` reaches unless told otherwise.
@@ -613,6 +615,23 @@ pub(crate) struct BenchDrainArgs {
     /// Clients that then drain at once, 100 messages each.
     #[arg(long, default_value_t = 1000)]
     pub clients: u32,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchEdgeArgs {
+    /// Directory for the servers' data; what is written there is removed at the end.
+    #[arg(long, default_value_os_t = std::env::temp_dir(), value_name = "DIR")]
+    pub dir: PathBuf,
+    /// Seconds that each size is asked for in a round.
+    #[arg(long, default_value_t = 2.0)]
+    pub seconds: f64,
+    /// How often each rate is measured.
+    #[arg(long, default_value_t = 5)]
+    pub rounds: u32,
+    /// A running server with files 4k-0 to 4k-15, 100k-0 to 100k-15, 1m-0 (of 64 MiB) and 64m-0, to measure in the same
+    /// rounds: NAME=http://HOST:PORT/{},PID. Can be repeated.
+    #[arg(long, value_name = "PEER")]
+    pub peer: Vec<EdgePeer>,
 }
 
 #[derive(Debug, Args)]

@@ -16,7 +16,7 @@ mod serve;
 mod transfers;
 mod watch;
 
-pub(crate) use bench::Peer;
+pub(crate) use bench::{EdgePeer, Peer};
 
 use crate::cli::Command;
 use crate::output::Output;

@@ -18,8 +18,7 @@ mod index;
 mod leases;
 mod log;
 mod queues;
-#[cfg(test)]
-mod trace;
+pub(crate) mod trace;
 mod unit;
 mod writer;
 

@@ -45,6 +45,11 @@ use waxwing_protocol::grant::GrantKeys;
 pub use config::Config;
 pub use stats::Stats;
 
+/// How well the disk tier chooses what to keep.
+pub mod trace {
+    pub use crate::disk::trace::{Ratios, compare};
+}
+
 use access_log::AccessLog;
 use blobs::Blobs;
 use cache::Cache;

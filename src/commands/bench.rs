@@ -6,6 +6,7 @@
 
 mod connections;
 mod drain;
+mod edge;
 mod figure;
 mod group;
 mod latency;
@@ -20,12 +21,14 @@ use tokio::task::JoinSet;
 
 use crate::cli::BenchCommand;
 use crate::output::Output;
+pub(crate) use edge::Peer as EdgePeer;
 pub(crate) use upload::Peer;
 
 /// Runs a benchmark.
 pub(crate) async fn run(command: BenchCommand, output: Output) -> anyhow::Result<()> {
     match command {
         BenchCommand::Upload(args) => upload::run(args, output).await,
+        BenchCommand::Edge(args) => edge::run(args, output).await,
         BenchCommand::Messages(args) => messages::run(args, output).await,
         BenchCommand::Latency(args) => latency::run(args, output).await,
         BenchCommand::Connections(args) => connections::run(args, output).await,

@@ -105,7 +105,7 @@ impl Process {
 
 /// This binary, to be started on the first core, with this process and what it starts later on the second, where there
 /// are two.
-async fn pinned() -> anyhow::Result<Command> {
+pub(super) async fn pinned() -> anyhow::Result<Command> {
     let program = std::env::current_exe()?;
     if !pin_generator().await {
         return Ok(Command::new(&program));
@@ -116,7 +116,7 @@ async fn pinned() -> anyhow::Result<Command> {
 }
 
 /// Pins this process to the second core; false where it cannot be.
-async fn pin_generator() -> bool {
+pub(super) async fn pin_generator() -> bool {
     if std::thread::available_parallelism().map_or(1, usize::from) < 2 {
         return false;
     }
