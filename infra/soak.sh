@@ -9,7 +9,7 @@ executions=0
 while true; do
     log=$(mktemp)
     trap 'rm -f "$log"' EXIT
-    WAXWING_FUZZ_SEED=$seed cargo test --quiet --locked -p waxwing-protocol -p waxwing-seal -p waxwing-origin \
+    WAXWING_FUZZ_SEED=$seed cargo test --quiet --locked -p waxwing-protocol -p waxwing-seal -p waxwing-origin -p waxwing-edge \
         fuzz -- --nocapture 2>&1 | tee "$log" | grep --line-buffered -E 'executions$|survive|as bytes|panicked' || true
     if grep -qE 'test result: FAILED|^error' "$log"; then
         echo "seed $seed found something; again: WAXWING_FUZZ_SEED=$seed make soak" >&2

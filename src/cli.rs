@@ -450,6 +450,9 @@ pub(crate) enum AdminCommand {
     /// Do something to a blob.
     #[command(subcommand)]
     Blob(AdminBlob),
+    /// Ask an edge what it holds, or tell it to let go.
+    #[command(subcommand)]
+    Edge(AdminEdge),
     /// List the accounts of a messaging node.
     Accounts {
         #[command(flatten)]
@@ -512,6 +515,38 @@ pub(crate) enum AdminBlob {
     Rm {
         /// The blob.
         id: BlobId,
+        #[command(flatten)]
+        node: AdminNode,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum AdminEdge {
+    /// Say what it has done since it started, and what it holds.
+    Stats {
+        #[command(flatten)]
+        node: AdminNode,
+    },
+    /// List what it holds: blobs, outboards and slices, with the bytes they take.
+    Ls {
+        /// In memory rather than on disk.
+        #[arg(long)]
+        memory: bool,
+        #[command(flatten)]
+        node: AdminNode,
+    },
+    /// Forget a blob here and now; the origin still has it (`admin blob rm` removes it everywhere).
+    Purge {
+        /// The blob.
+        id: BlobId,
+        #[command(flatten)]
+        node: AdminNode,
+    },
+    /// Be not ready, so that load balancers and other edges ask somebody else; whoever asks is still answered.
+    Drain {
+        /// Be ready again.
+        #[arg(long)]
+        end: bool,
         #[command(flatten)]
         node: AdminNode,
     },

@@ -214,6 +214,11 @@ impl Blobs {
         &self.cache
     }
 
+    /// Lets nobody join what is being fetched of blob `id`.
+    pub(crate) fn strike_off(&self, id: BlobId) {
+        self.fills.strike_off(Some(id));
+    }
+
     /// A place among the readers served at once; `None` when they are taken.
     pub(crate) fn place(&self) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.places).try_acquire_owned().ok()

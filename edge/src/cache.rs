@@ -12,6 +12,8 @@
 //!   hands of whoever is reading it.
 //! - What was purged is not filed by anything that began before the purge.
 
+pub(crate) mod held;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::time::Duration;

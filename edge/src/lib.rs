@@ -40,8 +40,10 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use tokio_util::sync::{CancellationToken, DropGuard};
+use waxwing_protocol::BlobId;
 use waxwing_protocol::grant::GrantKeys;
 
+pub use cache::held::{Held, Part, Tier};
 pub use config::Config;
 pub use stats::Stats;
 
@@ -51,7 +53,7 @@ pub mod trace {
 }
 
 use access_log::AccessLog;
-use blobs::Blobs;
+use blobs::{Blobs, How};
 use cache::Cache;
 use disk::{Disk, Opened, Settings};
 use fill::Fills;
@@ -62,8 +64,8 @@ use stats::Counters;
 use tombstones::Tombstones;
 use upstream::Upstream;
 
-/// How often what was counted is told to the recorder of metrics: well below the pause between two scrapes.
-const PUBLISH_PAUSE: Duration = Duration::from_secs(1);
+/// How often the disk tier looks whether room that waited for readers can be given back: well below how long it waits.
+const SETTLE_PAUSE: Duration = Duration::from_secs(1);
 
 /// A running edge. Clones share one cache.
 #[derive(Clone, Debug)]
@@ -175,17 +177,15 @@ impl Edge {
             let watch = peers::watch(Arc::clone(&upstream), Arc::clone(neighbour), timeout);
             tokio::spawn(tasks.clone().run_until_cancelled_owned(watch));
         }
-        let (told_cache, told_counters, told_upstream) =
-            (Arc::clone(&cache), Arc::clone(&counters), Arc::clone(&upstream));
-        tokio::spawn(tasks.clone().run_until_cancelled_owned(async move {
-            loop {
-                metrics::publish(&stats(&told_cache, &told_counters, &told_upstream));
-                if let Some(disk) = told_cache.disk() {
+        if cache.disk().is_some() {
+            let settled = Arc::clone(&cache);
+            tokio::spawn(tasks.clone().run_until_cancelled_owned(async move {
+                while let Some(disk) = settled.disk() {
                     disk.settle();
+                    tokio::time::sleep(SETTLE_PAUSE).await;
                 }
-                tokio::time::sleep(PUBLISH_PAUSE).await;
-            }
-        }));
+            }));
+        }
         let grants = Grants::new(keys);
         let (is_draining, _tasks) = (AtomicBool::new(false), tasks.drop_guard());
         let parts = Parts { blobs, grants, cache, counters, access_log, upstream, is_draining, _tasks };
@@ -213,11 +213,46 @@ impl Edge {
         !self.parts.is_draining.load(Relaxed)
     }
 
+    /// Takes requests of other edges again.
+    pub fn undrain(&self) {
+        self.parts.is_draining.store(false, Relaxed);
+    }
+
+    /// Forgets blob `id` here, and what of it is on its way here. The origin still has it, and the next reader brings it
+    /// again, unless it went from there.
+    pub fn purge(&self, id: BlobId) {
+        self.parts.cache.purge(id);
+        self.parts.blobs.strike_off(id);
+    }
+
+    /// What `tier` holds, `limit` entries beginning at place `after`; and the place after them, until there is none. What
+    /// comes or goes meanwhile may be missed or told twice.
+    pub fn held(&self, tier: Tier, after: usize, limit: usize) -> (Vec<Held>, Option<usize>) {
+        self.parts.cache.held(tier, after, limit)
+    }
+
     /// Waits until what was fetched so far is on disk, so that the next start finds it.
     pub async fn close(&self) {
         if let Some(disk) = self.parts.cache.disk() {
             disk.flush().await;
         }
+    }
+
+    /// Tells the recorder of metrics what was counted so far. To be called before it is read.
+    pub fn publish(&self) {
+        metrics::publish(&self.stats());
+    }
+
+    /// Counts a request for a blob that was found.
+    fn count_read(&self, how: How) {
+        let counters = &self.parts.counters;
+        let counter = match how {
+            How::Hit { is_from_disk: false } => &counters.hits,
+            How::Hit { is_from_disk: true } => &counters.disk_hits,
+            How::Missed { collapsed: true, .. } => &counters.collapsed,
+            How::Missed { .. } => &counters.misses,
+        };
+        counter.fetch_add(1, Relaxed);
     }
 
     /// Counts a request for a blob that there is not.

@@ -1,10 +1,11 @@
 //! What an operator can watch of an edge: every metric, named once. `infra/metrics.md` is checked against this table.
 //!
-//! Handles are fetched once a process: a hit costs an addition more and no look-up.
+//! What is counted stands in one place, [`Stats`]; the recorder is told when somebody asks it. Only times are recorded as
+//! they come.
 
 use std::sync::LazyLock;
 
-use metrics::{Counter, Histogram, counter, gauge, histogram};
+use metrics::{Histogram, counter, gauge, histogram};
 
 use crate::stats::Stats;
 
@@ -80,26 +81,12 @@ const DISK_BYTES: &str = "waxwing_edge_disk_bytes";
 const ORIGIN_ANSWER: &str = "waxwing_edge_origin_answer_seconds";
 const PURGE: &str = "waxwing_edge_purge_seconds";
 
-/// The handles of this process. They count nothing until a recorder is installed, which comes before an edge is made.
-static HANDLES: LazyLock<Handles> = LazyLock::new(|| Handles {
-    hits: counter!(READS, "cache" => "hit"),
-    disk_hits: counter!(READS, "cache" => "disk"),
-    misses: counter!(READS, "cache" => "miss"),
-    collapsed: counter!(READS, "cache" => "collapsed"),
-    fills: counter!(FILLS),
-    fill_bytes: counter!(FILL_BYTES),
-    origin_answer: histogram!(ORIGIN_ANSWER),
-    purge: histogram!(PURGE),
-});
+/// The handles of this process. They record nothing until a recorder is installed, which comes before an edge is made.
+static HANDLES: LazyLock<Handles> =
+    LazyLock::new(|| Handles { origin_answer: histogram!(ORIGIN_ANSWER), purge: histogram!(PURGE) });
 
 /// A handle for each series.
 pub(crate) struct Handles {
-    pub(crate) hits: Counter,
-    pub(crate) disk_hits: Counter,
-    pub(crate) misses: Counter,
-    pub(crate) collapsed: Counter,
-    pub(crate) fills: Counter,
-    pub(crate) fill_bytes: Counter,
     pub(crate) origin_answer: Histogram,
     pub(crate) purge: Histogram,
 }
@@ -112,7 +99,14 @@ pub(crate) fn handles() -> &'static Handles {
 /// Tells the recorder what an edge has counted by itself. A process has one edge, so its counts are the process's.
 #[allow(clippy::cast_precision_loss, reason = "gauges are floating-point numbers")]
 pub(crate) fn publish(stats: &Stats) {
+    for (cache, value) in
+        [("hit", stats.hits), ("disk", stats.disk_hits), ("miss", stats.misses), ("collapsed", stats.collapsed)]
+    {
+        counter!(READS, "cache" => cache).absolute(value);
+    }
     for (name, value) in [
+        (FILLS, stats.fills),
+        (FILL_BYTES, stats.fill_bytes),
         (ABSENT, stats.absent),
         (SENT_BYTES, stats.sent_bytes),
         (ACCESS_LINES_LOST, stats.access_lines_lost),

@@ -13,6 +13,8 @@
 //! - A body that cannot be sent to its end is cut off, visibly.
 
 mod answer;
+#[cfg(test)]
+mod fuzz;
 mod head;
 mod send;
 
@@ -37,9 +39,8 @@ use waxwing_protocol::{BlobId, ClientAddress, Timestamp};
 
 use crate::Edge;
 use crate::access_log::Line;
-use crate::blobs::{AtHand, Content};
+use crate::blobs::{AtHand, Content, How};
 use crate::cache::Head;
-use crate::metrics::handles;
 use crate::slice::{SLICE_BYTES, slice_at};
 use answer::Told;
 use head::{BLOBS, Parsed, Request};
@@ -238,9 +239,7 @@ impl Edge {
         let Hit { told, content } = hit;
         head.clear();
         told.write(head);
-        let handles = handles();
-        let counter = if told.is_from_disk { &handles.disk_hits } else { &handles.hits };
-        counter.increment(1);
+        self.count_read(How::Hit { is_from_disk: told.is_from_disk });
         (terms.measured)(&request.method, told.status(), told.took);
         let mut logging = Logging { edge: self, request, told, began, sent: 0 };
         let sent = &mut logging.sent;

@@ -13,7 +13,7 @@ macro_rules! counters {
         }
 
         /// What an edge has done since it started, and what it holds.
-        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
         #[non_exhaustive]
         pub struct Stats {
             $($(#[$doc])* pub $name: u64,)*
@@ -37,6 +37,18 @@ macro_rules! counters {
 }
 
 counters! {
+    /// Requests for a blob that was found, answered from memory.
+    hits,
+    /// Those answered from disk.
+    disk_hits,
+    /// Those for which something had to be fetched.
+    misses,
+    /// Those that joined what was being fetched for others.
+    collapsed,
+    /// Requests for a run of slices.
+    fills,
+    /// Bytes that were fetched and verified.
+    fill_bytes,
     /// Requests for blobs that there are not.
     absent,
     /// Lines of the access log that were lost, since the disk was slower than the requests.

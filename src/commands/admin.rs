@@ -1,5 +1,7 @@
 //! `waxwing admin`: what an operator does on a node's machine.
 
+mod edge;
+
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, bail, ensure};
@@ -65,6 +67,7 @@ pub(crate) async fn run(command: AdminCommand, output: Output) -> anyhow::Result
         AdminCommand::Quota { owner: None, node, .. } => {
             Node::at(&node.admin)?.list("owners", "", |owner| print_owner(output, owner)).await
         }
+        AdminCommand::Edge(command) => edge::run(command, output).await,
         AdminCommand::Accounts { node } => {
             Node::at(&node.admin)?.list("accounts", "", |account| print_account(output, account)).await
         }
@@ -208,10 +211,10 @@ impl Node {
 
     /// Hands `each` every entry of list `name`, page by page.
     async fn list(&self, name: &str, filter: &str, each: impl Fn(&Value)) -> anyhow::Result<()> {
-        let mut after = String::new();
+        let (mut after, key) = (String::new(), name.rsplit('/').next().unwrap_or(name));
         loop {
             let page = self.ask(Method::GET, &format!("{name}?{after}{filter}")).await?;
-            page[name].as_array().into_iter().flatten().for_each(&each);
+            page[key].as_array().into_iter().flatten().for_each(&each);
             let Some(next) = page["next"].as_str() else { return Ok(()) };
             after = format!("after={next}");
         }

@@ -6,6 +6,7 @@
 //! A browser on the same machine is the one stranger who reaches loopback: a page can name `127.0.0.1`, or a host of its
 //! own that turns into it. Such a request names a foreign host or says that a page made it, and is refused.
 
+mod edge;
 mod messaging;
 
 use std::net::{IpAddr, SocketAddr};
@@ -45,7 +46,12 @@ pub(super) fn router(node: &Node, recorder: Recorder, address: SocketAddr) -> Ro
         };
         std::future::ready(answer)
     };
-    let metrics = move || std::future::ready(recorder.render(&told.readiness()));
+    let metrics = move || {
+        if let Some(edge) = told.edge() {
+            edge.publish();
+        }
+        std::future::ready(recorder.render(&told.readiness()))
+    };
     let router = Router::new()
         .route("/healthz", get(async || "alive\n"))
         .route("/readyz", get(ready))
@@ -63,6 +69,10 @@ pub(super) fn router(node: &Node, recorder: Recorder, address: SocketAddr) -> Ro
         .route("/admin/v1/blobs/{id}", delete(remove_blob))
         .route("/admin/v1/accounts", get(messaging::accounts))
         .route("/admin/v1/accounts/{name}/devices", get(messaging::devices))
+        .route("/admin/v1/edge/stats", get(edge::stats))
+        .route("/admin/v1/edge/held", get(edge::held))
+        .route("/admin/v1/edge/drain", post(edge::drain).delete(edge::undrain))
+        .route("/admin/v1/edge/blobs/{id}", delete(edge::purge))
         .route("/admin/v1/limits", get(messaging::limits))
         .with_state(node.clone());
     router.merge(operator).fallback(not_found).layer(from_fn(no_page))

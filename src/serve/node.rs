@@ -126,7 +126,8 @@ impl Node {
     pub(super) fn readiness(&self) -> Vec<(&'static str, bool)> {
         let origin = self.origin.as_ref().map(|origin| ("origin", origin.is_ready()));
         let messaging = self.messaging.as_ref().map(|messaging| ("messaging", messaging.is_ready()));
-        origin.into_iter().chain(messaging).collect()
+        let edge = self.edge.as_ref().map(|edge| ("edge", edge.is_ready()));
+        origin.into_iter().chain(edge).chain(messaging).collect()
     }
 
     /// What keeps roles from getting requests, each with why.
@@ -135,7 +136,8 @@ impl Node {
         let messaging = self.messaging.as_ref().filter(|messaging| !messaging.is_ready());
         let messaging =
             messaging.map(|_| ("messaging", "its store is read-only until a restart, or it is stopping".to_owned()));
-        origin.into_iter().chain(messaging).collect()
+        let edge = self.edge.as_ref().filter(|edge| !edge.is_ready()).map(|_| ("edge", "it drains".to_owned()));
+        origin.into_iter().chain(edge).chain(messaging).collect()
     }
 
     /// The edge, when this node plays it.

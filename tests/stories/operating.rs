@@ -1,5 +1,7 @@
 //! What an operator sees and does: metrics, readiness, the admin commands.
 
+mod edge;
+
 use std::path::{Path, PathBuf};
 
 use reqwest::StatusCode;

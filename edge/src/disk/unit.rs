@@ -39,7 +39,7 @@ impl Key {
     }
 
     /// Whether this is all of its blob, so that nothing else of it is here.
-    pub(super) const fn is_whole(self) -> bool {
+    pub(crate) const fn is_whole(self) -> bool {
         self.part == WHOLE
     }
 

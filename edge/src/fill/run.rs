@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use bytes::{Bytes, BytesMut};
 use tokio::sync::watch;
@@ -13,7 +14,6 @@ use super::error::{FillError, Lie};
 use super::opening::CardSource;
 use super::{End, Progress, RETRY_PAUSES, Shared, log_failure};
 use crate::cache::{Card, Head, Tier, Whole, is_whole};
-use crate::metrics::handles;
 use crate::peers::Route;
 use crate::slice::{SLICE_BYTES, SLICE_GROUPS, Slice, slice_count, slice_range};
 use crate::tombstones::Era;
@@ -114,7 +114,7 @@ impl Run {
     async fn attempt(&mut self, route: &mut Route) -> Result<(), FillError> {
         let (Some(first), Some(last)) = (self.slices.front(), self.slices.back()) else { return Ok(()) };
         let asked = ByteRange { start: first.offset(), end: (last.index + 1) * SLICE_BYTES };
-        handles().fills.increment(1);
+        self.shared.counters.fills.fetch_add(1, Relaxed);
         let (answer, card) = tokio::try_join!(self.shared.upstream.range(self.id, asked, route), self.source.card())?;
         for slice in &self.slices {
             slice.progress.send_modify(|progress| progress.cache_status.clone_from(&answer.cache_status));
@@ -154,7 +154,7 @@ impl Run {
             if is_last {
                 card.size_is_proven();
             }
-            handles().fill_bytes.increment(bytes);
+            self.shared.counters.fill_bytes.fetch_add(bytes, Relaxed);
             slice.progress.send_modify(|progress| progress.groups.push(checked));
         }
         Ok(())

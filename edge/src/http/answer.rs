@@ -17,7 +17,6 @@ use super::parts::{MEDIA_TYPE, Parts};
 use super::pass::Pass;
 use super::{BLOB_POLICY, CACHE_STATUS, SERVER_TIMING};
 use crate::blobs::{Found, How, Reading};
-use crate::metrics::handles;
 
 /// How long a client may use its copy without asking, at most: a purge reaches every copy within a day.
 const CLIENT_LIFETIME_MAX: Duration = Duration::from_secs(24 * 60 * 60);
@@ -65,9 +64,6 @@ pub(super) fn unmodified(pass: Pass, took: Duration) -> Response {
 fn head(pass: Pass, found: Option<Found>, took: Duration, origin_status: StatusCode) -> HeaderMap {
     let age = found.and_then(|found| found.stored).map(|stored| pass.now.since(stored));
     let how = found.map_or(How::Hit { is_from_disk: false }, |found| found.how);
-    if found.is_some() {
-        count(how);
-    }
     let mut headers = HeaderMap::with_capacity(16);
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
@@ -86,17 +82,6 @@ fn head(pass: Pass, found: Option<Found>, took: Duration, origin_status: StatusC
     };
     set(&mut headers, SERVER_TIMING, format!("{step};dur={:.3}", took.as_secs_f64() * 1000.0));
     headers
-}
-
-fn count(how: How) {
-    let handles = handles();
-    let counter = match how {
-        How::Hit { is_from_disk: false } => &handles.hits,
-        How::Hit { is_from_disk: true } => &handles.disk_hits,
-        How::Missed { collapsed: true, .. } => &handles.collapsed,
-        How::Missed { .. } => &handles.misses,
-    };
-    counter.increment(1);
 }
 
 /// A client's cache counts `max-age` from the moment `Age` points back to, RFC 9111 §4.2.3. So that the copy stays fresh

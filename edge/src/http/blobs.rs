@@ -43,7 +43,10 @@ pub(super) async fn head(State(edge): State<Edge>, pass: Pass, headers: HeaderMa
             let found = edge.blobs().find(pass.id, pass.now).await?;
             match asked {
                 Asked::UnmodifiedIfThere => Ok(answer::unmodified(pass, began.elapsed())),
-                _ => Ok(answer::no_bytes(pass, found, began.elapsed())),
+                _ => {
+                    edge.count_read(found.how);
+                    Ok(answer::no_bytes(pass, found, began.elapsed()))
+                }
             }
         }
     }
@@ -51,6 +54,7 @@ pub(super) async fn head(State(edge): State<Edge>, pass: Pass, headers: HeaderMa
 
 async fn one(edge: &Edge, pass: Pass, range: Option<RangeSpec>, began: Instant) -> Result<Response, HttpError> {
     let reading = edge.blobs().read(pass.id, range, pass.now).await?;
+    edge.count_read(reading.found.how);
     Ok(answer::bytes(pass, reading, range.is_some(), began.elapsed(), edge.sent()))
 }
 
@@ -67,6 +71,7 @@ async fn several(edge: &Edge, pass: Pass, ranges: &str, began: Instant) -> Resul
                 let first = edge.blobs().read(pass.id, parts.first().copied().map(spec), pass.now).await?;
                 let how = if matches!(found.how, How::Missed { .. }) { found.how } else { first.found.how };
                 let parts = Parts::new(edge.clone(), pass, found.blob_bytes, parts, first.content);
+                edge.count_read(how);
                 Ok(answer::parts(pass, first.found, how, parts, began.elapsed(), edge.sent()))
             }
         },
