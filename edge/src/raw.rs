@@ -13,24 +13,29 @@
 //! - A body that cannot be sent to its end is cut off, visibly.
 
 mod answer;
+mod buffers;
 #[cfg(test)]
 mod fuzz;
 mod head;
 mod send;
 
+use std::future::poll_fn;
 use std::io;
 use std::ops::Range;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::task::Poll;
 use std::time::{Duration, Instant, SystemTime};
 
 use axum::Router;
 use axum::body::Body;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, HeaderName};
 use http::{Method, Uri};
 use http_body_util::BodyExt as _;
 use tokio::net::TcpStream;
+use tokio_util::io::poll_read_buf;
 use tokio_util::sync::CancellationToken;
 use tower_service::Service as _;
 use waxwing_protocol::grant::bearer;
@@ -43,6 +48,7 @@ use crate::blobs::{AtHand, Content, How};
 use crate::cache::Head;
 use crate::slice::{SLICE_BYTES, slice_at};
 use answer::Told;
+use buffers::Buffers;
 use head::{BLOBS, Parsed, Request};
 use send::{send_file, send_head, send_pieces};
 
@@ -114,9 +120,8 @@ enum Answered {
 
 impl Edge {
     /// Serves what readers of blobs ask on `stream`, which comes from `client`, as long as they ask nothing else.
-    pub async fn serve_raw(&self, stream: TcpStream, client: ClientAddress, terms: &Terms) -> Left {
-        let mut read = BytesMut::new();
-        let mut head = Vec::new();
+    pub async fn serve_raw(&self, mut stream: TcpStream, client: ClientAddress, terms: &Terms) -> Left {
+        let mut buffers = Buffers::default();
         let stopped = terms.stopping.cancelled();
         tokio::pin!(stopped);
         let timer = tokio::time::sleep(terms.head_timeout);
@@ -124,19 +129,22 @@ impl Edge {
         // When the last answer ended: the next head has to be here a while later.
         let mut quiet_since = Instant::now();
         loop {
-            match head::parse(&read) {
-                Parsed::Other => return Left::Over { stream, read: read.freeze() },
-                Parsed::Partial if read.len() >= HEAD_BYTES_MAX => return Left::Over { stream, read: read.freeze() },
+            let Buffers { read, head } = &mut buffers;
+            match head::parse(read) {
+                Parsed::Other => return Left::Over { stream, read: buffers.into_read() },
+                Parsed::Partial if read.len() >= HEAD_BYTES_MAX => {
+                    return Left::Over { stream, read: buffers.into_read() };
+                }
                 Parsed::Partial => {}
                 Parsed::Request(mut request) => {
                     request.keeps &= !terms.stopping.is_cancelled();
                     let began = Instant::now();
                     let answered = match self.hit(&request, began) {
-                        Some(hit) => self.answer(&stream, &request, hit, &mut head, began, terms).await,
+                        Some(hit) => self.answer(&stream, &request, hit, head, began, terms).await,
                         // Boxed: what is no hit is seldom, and its future large.
-                        None => match Box::pin(self.route(&stream, &request, client, &mut head, terms)).await {
+                        None => match Box::pin(self.route(&stream, &request, client, head, terms)).await {
                             Some(answered) => answered,
-                            None => return Left::Over { stream, read: read.freeze() },
+                            None => return Left::Over { stream, read: buffers.into_read() },
                         },
                     };
                     if answered.is_err() {
@@ -147,17 +155,16 @@ impl Edge {
                         return Left::Ended;
                     }
                     let taken = request.bytes;
-                    bytes::Buf::advance(&mut read, taken);
+                    bytes::Buf::advance(read, taken);
                     quiet_since = Instant::now();
                     continue;
                 }
             }
-            if read.is_empty() {
-                // An idle connection keeps no buffer.
-                read = BytesMut::new();
-                head = Vec::new();
-            }
             loop {
+                if buffers.read.is_empty() {
+                    // An idle connection keeps no buffer.
+                    std::mem::take(&mut buffers).give_back();
+                }
                 tokio::select! {
                     biased;
                     ready = stream.readable() => if ready.is_err() { return Left::Ended },
@@ -171,16 +178,18 @@ impl Edge {
                         continue;
                     }
                 }
+                if buffers.read.is_empty() {
+                    buffers = Buffers::take();
+                }
+                let read = &mut buffers.read;
                 read.reserve(READ_BYTES);
-                match stream.try_read_buf(&mut read) {
-                    Ok(0) => return Left::Ended,
-                    Ok(_) => break,
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                        if read.is_empty() {
-                            read = BytesMut::new();
-                        }
-                    }
-                    Err(_) => return Left::Ended,
+                // Unlike `try_read_buf`, what fills less than its room is known to have emptied the socket: the next
+                // request is waited for without asking in vain whether it is there.
+                let arrived = poll_fn(|cx| Poll::Ready(poll_read_buf(Pin::new(&mut stream), cx, read))).await;
+                match arrived {
+                    Poll::Ready(Ok(1..)) => break,
+                    Poll::Ready(Ok(0) | Err(_)) => return Left::Ended,
+                    Poll::Pending => {}
                 }
             }
         }

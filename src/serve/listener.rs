@@ -145,7 +145,7 @@ pub(crate) async fn serve(
         router: router.clone(),
         head_timeout: limits.head_timeout,
         stopping,
-        measured: Arc::new(|method, status, took| super::metrics::measured(BLOB_ROUTE, method, status, took)),
+        measured: Arc::new(super::metrics::measured(BLOB_ROUTE)),
     };
     let shared = Arc::new(Shared {
         router,
