@@ -10,7 +10,9 @@
 mod entry;
 
 use std::net::SocketAddr;
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
+use std::thread::available_parallelism;
 
 use anyhow::{Context as _, bail};
 use serde::{Deserialize, Serialize};
@@ -160,10 +162,20 @@ impl Config {
         self.roles.contains(&role)
     }
 
+    /// How many threads serve connections of their own each; `None` where one runtime serves all of them.
+    pub(crate) fn threads(&self) -> Option<NonZero<usize>> {
+        let cores = || available_parallelism().unwrap_or(NonZero::<usize>::MIN);
+        let is_edge_alone = self.roles == [Role::Edge];
+        is_edge_alone.then(|| NonZero::new(self.listener.threads).unwrap_or_else(cores))
+    }
+
     /// Finds what no single key can tell: roles that lack what they need from elsewhere.
     pub(crate) fn check(&self) -> anyhow::Result<()> {
         if self.roles.is_empty() {
             bail!("`roles` is empty: name at least one of \"origin\", \"edge\", \"messaging\"");
+        }
+        if self.listener.threads > 0 && self.roles != [Role::Edge] {
+            bail!("`listener.threads` is for nodes that play the edge role alone");
         }
         if self.listener.proxy_protocol && self.listener.proxy_networks.is_empty() {
             bail!("`listener.proxy_protocol` needs `listener.proxy_networks`: whose headers are to be believed");
@@ -271,6 +283,7 @@ mod tests {
         for (text, key) in [
             ("[listener]\nproxy_protocol = true", "proxy_networks"),
             ("[tls]\ncert_file = \"cert.pem\"", "tls.key_file"),
+            ("[listener]\nthreads = 2", "listener.threads"),
         ] {
             let error = parse(text).unwrap().check().unwrap_err().to_string();
             assert!(error.contains(key), "{error}");

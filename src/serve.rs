@@ -4,6 +4,7 @@
 //! the edge asks the origin over HTTP, so that what works here works when they stand on different machines.
 
 mod admin;
+mod cores;
 mod interim;
 mod listener;
 mod metrics;
@@ -11,14 +12,17 @@ mod node;
 mod strict;
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::num::NonZero;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::config::Config;
+use cores::Served;
 pub(crate) use listener::Limits;
 use listener::{Entry, LOOK_PAUSE, Tls};
 use metrics::Recorder;
@@ -27,7 +31,10 @@ use node::{Node, Reached};
 /// A node that listens, but does not serve yet.
 pub(crate) struct Serving {
     node: Node,
-    listener: TcpListener,
+    /// One, or one for each core.
+    listeners: Vec<std::net::TcpListener>,
+    /// Whether each has a thread of its own.
+    is_per_core: bool,
     entry: Entry,
     admin: Option<TcpListener>,
     /// Where the edge of this process asks its origin, when the public address speaks more than plain HTTP.
@@ -42,7 +49,8 @@ impl Serving {
     pub(crate) async fn start(config: Config) -> anyhow::Result<Self> {
         raise_open_files();
         let recorder = Recorder::install()?;
-        let listener = bind(config.listen).await?;
+        let threads = config.threads();
+        let (listeners, is_per_core) = (bind(config.listen, threads)?, threads.is_some());
         let admin = match config.admin_listen {
             Some(address) => {
                 let bound = TcpListener::bind(address).await;
@@ -53,19 +61,19 @@ impl Serving {
         let limits = Limits { connections_max: config.connections_max, ..Limits::default() };
         let drain = Duration::from_secs(config.drain_s);
         let entry = entry(&config)?;
-        let address = listener.local_addr()?;
+        let address = listeners[0].local_addr()?;
         let is_plain = entry.tls.is_none() && entry.proxies.is_empty();
         let inner = if is_plain { None } else { Some(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?) };
         let origin_at = inner.as_ref().map_or(Ok(address), TcpListener::local_addr)?;
         let reached = Reached { address, scheme: scheme(&entry), origin_at };
         // Boxed: it is awaited once, and what opens three roles is large.
         let node = Box::pin(Node::open(config, reached)).await?;
-        Ok(Self { node, listener, entry, admin, inner, recorder, limits, drain })
+        Ok(Self { node, listeners, is_per_core, entry, admin, inner, recorder, limits, drain })
     }
 
     /// Where it listens, as a URL.
     pub(crate) fn url(&self) -> std::io::Result<String> {
-        Ok(format!("{}://{}", scheme(&self.entry), self.listener.local_addr()?))
+        Ok(format!("{}://{}", scheme(&self.entry), self.listeners[0].local_addr()?))
     }
 
     /// The admin address, if there is one.
@@ -103,7 +111,19 @@ impl Serving {
             node.close().await;
         };
         let (router, edge) = (self.node.router(), self.node.edge().cloned());
-        let serving = listener::serve(self.listener, router, edge, self.limits, self.entry, stopping).await;
+        let mut listeners = self.listeners;
+        if self.is_per_core {
+            let stop = CancellationToken::new();
+            let stopped = stop.clone();
+            tokio::spawn(async move {
+                stopping.await;
+                stopped.cancel();
+            });
+            let served = Served { router, edge, limits: self.limits, entry: self.entry, drain: self.drain };
+            return Box::pin(cores::serve(listeners, served, stop)).await;
+        }
+        let listener = TcpListener::from_std(listeners.remove(0))?;
+        let serving = listener::serve(listener, router, edge, self.limits, self.entry, stopping).await;
         if tokio::time::timeout(self.drain, serving.ended()).await.is_err() {
             info!(drain_s = self.drain.as_secs(), "stopped with requests still running");
         }
@@ -125,8 +145,14 @@ const fn scheme(entry: &Entry) -> &'static str {
     if entry.tls.is_some() { "https" } else { "http" }
 }
 
-async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address).await.with_context(|| match address.port() {
+/// Takes the public address: once, or once for each of so many threads.
+fn bind(address: SocketAddr, threads: Option<NonZero<usize>>) -> anyhow::Result<Vec<std::net::TcpListener>> {
+    let alone = || {
+        let listener = std::net::TcpListener::bind(address)?;
+        listener.set_nonblocking(true)?;
+        Ok(vec![listener])
+    };
+    threads.map_or_else(alone, |threads| cores::bind(address, threads)).with_context(|| match address.port() {
         0 => format!("cannot listen on {}", address.ip()),
         port => {
             format!("cannot listen on {address}; is port {port} taken? `--listen {}:0` picks a free one", address.ip())

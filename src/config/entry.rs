@@ -17,6 +17,9 @@ pub(crate) struct Listener {
     /// The networks of the load balancers, such as `["10.0.0.0/8", "fd00::7"]`. Connections from elsewhere are taken as
     /// clients of their own: what they say of themselves is not believed. Default: none.
     pub proxy_networks: Vec<Network>,
+    /// Threads that serve connections of their own each, where a node plays the edge role alone; others share one runtime.
+    /// Connections are spread over them as they come, and stay. Default: 0, for one a core.
+    pub threads: usize,
 }
 
 /// TLS on the public address. Both files, or neither.
