@@ -89,7 +89,7 @@ pub(crate) enum End {
 
 impl End {
     /// Tells the client, if anybody is there.
-    async fn say(self, wire: Wire) {
+    pub(crate) async fn say(self, wire: Wire) {
         match self {
             Self::Close(code, reason) => {
                 closed(code);

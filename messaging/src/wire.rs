@@ -30,6 +30,10 @@ const LINGER: Duration = Duration::from_secs(2);
 /// How long a client that sends what is not WebSocket, or too much, has to read why it is cut off.
 const UNREAD_LINGER: Duration = Duration::from_millis(500);
 
+/// Close codes of WebSocket's own (RFC 6455 §7.4.1): the peer breaks its rules, or sends text that is none.
+const PROTOCOL_ERROR: u16 = 1002;
+const NOT_UTF8: u16 = 1007;
+
 /// A WebSocket message from the client.
 #[derive(Debug)]
 pub(crate) enum Inbound {
@@ -49,7 +53,9 @@ pub(crate) enum WireError {
     /// It sent a message over the limit.
     TooLarge,
     /// It does not speak WebSocket.
-    Malformed,
+    NotWebSocket,
+    /// It sent text that is not UTF-8.
+    NotUtf8,
     /// It does not read.
     SlowReader,
     /// A poll has waited as long as it may.
@@ -129,16 +135,25 @@ impl Wire {
 
     /// The next message. Cancelling loses nothing.
     pub(crate) async fn receive(&mut self) -> Result<Inbound, WireError> {
-        let socket = match &mut self.line {
-            Line::Socket(socket) => socket,
-            Line::Poll(poll) => match poll.asked.take() {
-                Some(frames) => return Ok(Inbound::Frames(frames)),
-                None => {
-                    sleep_until(poll.until).await;
-                    return Err(WireError::Over);
-                }
-            },
-        };
+        if let Line::Poll(poll) = &mut self.line {
+            let Some(frames) = poll.asked.take() else {
+                sleep_until(poll.until).await;
+                return Err(WireError::Over);
+            };
+            return Ok(Inbound::Frames(frames));
+        }
+        match self.message().await? {
+            Message::Binary(message) if self.codec == Codec::Protobuf => Ok(Inbound::Frames(message)),
+            Message::Text(message) if self.codec == Codec::Json => Ok(Inbound::Frames(message.into())),
+            Message::Binary(_) | Message::Text(_) => Ok(Inbound::WrongKind),
+            Message::Ping(_) | Message::Pong(_) => Ok(Inbound::Alive),
+            Message::Close(_) => Err(WireError::Gone),
+        }
+    }
+
+    /// The next message of a socket, whatever it is. Cancelling loses nothing.
+    pub(super) async fn message(&mut self) -> Result<Message, WireError> {
+        let Line::Socket(socket) = &mut self.line else { return Err(WireError::Over) };
         let received = poll_fn(|context| {
             let polled = socket.poll_next_unpin(context);
             if polled.is_pending() {
@@ -146,26 +161,16 @@ impl Wire {
             }
             polled
         });
-        match received.await {
-            Some(Ok(Message::Binary(message))) if self.codec == Codec::Protobuf => {
-                Ok(Inbound::Frames(self.hold(message)))
-            }
-            Some(Ok(Message::Text(message))) if self.codec == Codec::Json => {
-                Ok(Inbound::Frames(self.hold(message.into())))
-            }
-            Some(Ok(Message::Binary(_) | Message::Text(_))) => Ok(Inbound::WrongKind),
-            Some(Ok(Message::Ping(_) | Message::Pong(_))) => Ok(Inbound::Alive),
-            Some(Ok(Message::Close(_))) | None => Err(WireError::Gone),
-            Some(Err(error)) => Err(judge(error)),
+        let message = received.await.ok_or(WireError::Gone)?.map_err(judge)?;
+        // See [`Self::held`].
+        match &message {
+            Message::Binary(bytes) if bytes.len() > READ_BUFFER_BYTES => self.held = bytes.clone(),
+            Message::Text(text) if text.len() > READ_BUFFER_BYTES => self.held = text.clone().into(),
+            // Boxed: every connection would carry what only its end needs.
+            Message::Close(_) => Box::pin(answer_close(socket)).await,
+            _ => {}
         }
-    }
-
-    /// See [`Self::held`].
-    fn hold(&mut self, message: Bytes) -> Bytes {
-        if message.len() > READ_BUFFER_BYTES {
-            self.held = message.clone();
-        }
-        message
+        Ok(message)
     }
 
     /// Adds a frame to the next write, writing first when that would become too large.
@@ -183,15 +188,20 @@ impl Wire {
 
     /// Writes what was fed, as one message. A poll writes when it ends.
     pub(crate) async fn flush(&mut self) -> Result<(), WireError> {
-        let Line::Socket(socket) = &mut self.line else { return Ok(()) };
-        if self.out.is_empty() {
+        if self.is_poll() || self.out.is_empty() {
             return Ok(());
         }
         let message = std::mem::take(&mut self.out).freeze();
-        let message = match self.codec {
+        self.write(match self.codec {
             Codec::Protobuf => Message::Binary(message),
-            Codec::Json => Message::Text(Utf8Bytes::try_from(message).map_err(|_| WireError::Malformed)?),
-        };
+            Codec::Json => Message::Text(Utf8Bytes::try_from(message).expect("JSON is UTF-8")),
+        })
+        .await
+    }
+
+    /// Writes a message to a socket.
+    pub(super) async fn write(&mut self, message: Message) -> Result<(), WireError> {
+        let Line::Socket(socket) = &mut self.line else { return Ok(()) };
         match tokio::time::timeout(self.write_limit, socket.send(message)).await {
             Err(_) => Err(WireError::SlowReader),
             Ok(Err(_)) => Err(WireError::Gone),
@@ -241,6 +251,12 @@ fn is_news(frame: &Frame) -> bool {
     !matches!(frame.body, Some(Body::Welcome(_) | Body::QueueEmpty(_) | Body::Ping(_)))
 }
 
+/// Answers the peer's Close with our own (RFC 6455 §5.5.1), which goes out when the socket is read once more.
+async fn answer_close(socket: &mut WebSocket) {
+    let answered = async { while let Some(Ok(_)) = socket.next().await {} };
+    let _ = tokio::time::timeout(LINGER, answered).await;
+}
+
 /// What a WebSocket error says about the client.
 fn judge(error: axum::Error) -> WireError {
     use tokio_tungstenite::tungstenite::Error;
@@ -250,7 +266,8 @@ fn judge(error: axum::Error) -> WireError {
         Some(Error::Protocol(tokio_tungstenite::tungstenite::error::ProtocolError::ResetWithoutClosingHandshake)) => {
             WireError::Gone
         }
-        Some(Error::Protocol(_) | Error::Utf8(_)) => WireError::Malformed,
+        Some(Error::Protocol(_)) => WireError::NotWebSocket,
+        Some(Error::Utf8(_)) => WireError::NotUtf8,
         _ => WireError::Gone,
     }
 }
@@ -261,7 +278,8 @@ impl WireError {
         match self {
             Self::Gone | Self::Over => None,
             Self::TooLarge => Some((close::TOO_LARGE, "a message is over the limit")),
-            Self::Malformed => Some((close::BAD_FRAME, "not WebSocket")),
+            Self::NotWebSocket => Some((PROTOCOL_ERROR, "not WebSocket")),
+            Self::NotUtf8 => Some((NOT_UTF8, "text that is not UTF-8")),
             Self::SlowReader => Some((close::SLOW_READER, "the client reads too slowly")),
         }
     }

@@ -4,6 +4,9 @@
 //! from. A client that offers no subprotocol we speak is told which we do: a silent fallback would leave both sides
 //! talking past each other. Compression is never negotiated: bodies are ciphertext.
 
+#[cfg(test)]
+mod conformance;
+
 use std::sync::Arc;
 
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
@@ -42,19 +45,23 @@ pub(crate) async fn upgrade(
         return Err(refused.with("supported", SUBPROTOCOLS.to_vec()));
     };
     let shown = caller(&headers, &node).await?;
-    let upgrade = upgrade
+    let write_limit = seconds(node.config.slow_reader_s);
+    Ok(bounded(upgrade, codec).on_upgrade(move |socket| {
+        // A task of its own: that of the upgrade carries what upgrading needed for as long as it lives.
+        tokio::spawn(connection::serve(node, Wire::socket(socket, codec, write_limit), shown));
+        std::future::ready(())
+    }))
+}
+
+/// The memory a socket may take.
+fn bounded(upgrade: WebSocketUpgrade, codec: Codec) -> WebSocketUpgrade {
+    upgrade
         .read_buffer_size(READ_BUFFER_BYTES)
         .write_buffer_size(0)
         // One message is written at a time: this only has to hold one.
         .max_write_buffer_size(2 * message_bytes_max(codec))
         .max_message_size(message_bytes_max(codec))
-        .max_frame_size(message_bytes_max(codec));
-    let write_limit = seconds(node.config.slow_reader_s);
-    Ok(upgrade.on_upgrade(move |socket| {
-        // A task of its own: that of the upgrade carries what upgrading needed for as long as it lives.
-        tokio::spawn(connection::serve(node, Wire::socket(socket, codec, write_limit), shown));
-        std::future::ready(())
-    }))
+        .max_frame_size(message_bytes_max(codec))
 }
 
 /// Refuses pages that may not connect.
