@@ -39,6 +39,11 @@ pub struct Config {
     pub slow_reader_s: u32,
     /// Seconds a poll waits for something to tell. Default 25: proxies end requests that are silent for 30.
     pub poll_s: u32,
+    /// Devices that may stand in line to open their mailboxes, as when everybody reconnects after an outage; who finds it
+    /// full is told to come back at a random moment. Default 4,096: a few seconds' worth on a small machine.
+    pub connecting_max: u32,
+    /// Bytes that pages of mailboxes on their way to clients may take in all; who finds them taken waits. Default 64 MiB.
+    pub pages_bytes_max: u64,
     /// Messages a device may send a minute; as many again in a burst. Default 60,000: no person's device comes near it.
     pub sends_per_minute: u32,
     /// Messages that all devices of an account may send a minute; as many again in a burst. Default 120,000.
@@ -90,6 +95,8 @@ impl Default for Config {
             hello_timeout_s: 10,
             slow_reader_s: 20,
             poll_s: 25,
+            connecting_max: 4_096,
+            pages_bytes_max: 64 << 20,
             sends_per_minute: 60_000,
             account_sends_per_minute: 120_000,
             pair_sends_per_minute: 30_000,
@@ -133,6 +140,8 @@ impl Config {
             ("hello_timeout_s", self.hello_timeout_s.into()),
             ("slow_reader_s", self.slow_reader_s.into()),
             ("poll_s", self.poll_s.into()),
+            ("connecting_max", self.connecting_max.into()),
+            ("pages_bytes_max", self.pages_bytes_max),
             ("sends_per_minute", self.sends_per_minute.into()),
             ("account_sends_per_minute", self.account_sends_per_minute.into()),
             ("pair_sends_per_minute", self.pair_sends_per_minute.into()),

@@ -11,6 +11,7 @@ mod flow;
 mod hello;
 mod replies;
 mod sending;
+mod summary;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -22,18 +23,20 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use tracing::debug;
 use waxwing_protocol::frames::{
     Ack, Deliver, DevicesChanged, Drain, Envelope, ErrorCode, Frame, KeysLow, Lane, Ok as Done, Ping, Pong,
-    PresenceSet, PresenceUpdate, QueueEmpty, ReadMark, Send, close, frame::Body,
+    PresenceSet, PresenceUpdate, QueueEmpty, ReadMark, Send, Window, close, frame::Body,
 };
 use waxwing_protocol::{GroupId, MsgId};
 
 use self::flow::Flow;
 use self::sending::Sending;
 use crate::accounts::Caller;
+use crate::admission::Room;
 use crate::fabric::{Outbox, Route, Stop};
 use crate::fault;
 use crate::metrics::{closed, handles};
 use crate::node::Node;
 use crate::presence::Attendance;
+use crate::sessions::SessionId;
 use crate::store::{ACK_RANGES_MAX, AckRequest, DeviceAddress, Page, PageRequest, StoreError};
 use crate::wire::{Inbound, Wire, WireError};
 
@@ -43,8 +46,8 @@ const SENDS_IN_FLIGHT_MAX: usize = 64;
 /// How long a draining connection waits for the commits under way.
 const DRAIN_LIMIT: Duration = Duration::from_secs(2);
 
-/// When clients of a node that goes away come back, so that they do not all come at once.
-const DRAIN: Drain = Drain { reconnect_after_ms: 500, jitter_ms: 5_000 };
+/// Clients of a node that goes away come back after this at the earliest: a restart takes as long.
+const RECONNECT_AFTER_MS: u32 = 500;
 
 /// The suite of [`KeysLow`]: Olm.
 const SUITE_OLM: u32 = 1;
@@ -63,8 +66,8 @@ pub(crate) fn serve(node: Arc<Node>, wire: Wire, shown: Option<Caller>) -> impl 
 /// What comes of a frame that took a while: its answer, if it gets one.
 type Answer = Option<Frame>;
 
-/// A page that was read: of which lane, and what.
-type Read = (usize, Result<Page, StoreError>);
+/// A page that was read: of which lane, what, and the room it takes until it is written.
+type Read = (usize, Result<Page, StoreError>, Room);
 
 /// Something has happened.
 enum Event {
@@ -121,6 +124,9 @@ pub(crate) struct Connection {
     outbox: Arc<Outbox>,
     /// Normal, urgent.
     flows: [Flow; 2],
+    /// By which it can be resumed, and what it had then.
+    session: SessionId,
+    window: Window,
     heartbeat: Duration,
     /// Frames that were received and not looked at yet.
     inbox: Bytes,
@@ -142,6 +148,7 @@ impl Connection {
         route: Route,
         outbox: Arc<Outbox>,
         flows: [Flow; 2],
+        (session, window): (SessionId, Window),
         heartbeat: Duration,
         inbox: Bytes,
     ) -> Self {
@@ -156,6 +163,8 @@ impl Connection {
             _route: route,
             outbox,
             flows,
+            session,
+            window,
             heartbeat,
             inbox,
             sending,
@@ -167,8 +176,12 @@ impl Connection {
     }
 
     /// Sends Welcome.
-    async fn welcome(mut self: Box<Self>, welcome: Frame) -> Option<Box<Self>> {
+    /// With `summary_after`, tells which conversations wait above that seq as well.
+    async fn welcome(mut self: Box<Self>, welcome: Frame, summary_after: Option<u64>) -> Option<Box<Self>> {
         debug!(device = %self.device, "connected");
+        if let Some(after) = summary_after {
+            self.sending.push(summary::summary(self.node.clone(), self.device, after).boxed());
+        }
         match self.wire.feed(&welcome).await {
             Ok(()) => Some(self),
             Err(_) => None,
@@ -178,6 +191,8 @@ impl Connection {
     async fn run(mut self: Box<Self>) {
         let end = self.serve().await;
         debug!(device = %self.device, ?end, "connection ended");
+        let (session, window, now) = (self.session, self.window, self.node.clock.now());
+        self.node.sessions.park(self.device, session, window, now);
         Box::pin(end.say(self.into_wire())).await;
     }
 
@@ -223,7 +238,12 @@ impl Connection {
             Event::Begun | Event::Woken => {}
             Event::Received(inbound) => self.take_message(inbound?)?,
             Event::Answered(answer) => self.answer(answer).await?,
-            Event::Read((at, page)) => self.take_page(at, page).await?,
+            Event::Read((at, page, room)) => {
+                self.take_page(at, page).await?;
+                // Written before the room is free for others.
+                self.wire.flush().await?;
+                drop(room);
+            }
             Event::Alarm => {
                 self.sending.rest();
                 self.check_heartbeat().await?;
@@ -277,7 +297,8 @@ impl Connection {
                 Err(message) => self.wire.feed(&replies::refusal(id, ErrorCode::BadRequest, message)).await?,
             },
             Some(Body::Window(window)) => {
-                let credits = hello::credits(&hello::granted(Some(&window)));
+                self.window = hello::granted(Some(&window));
+                let credits = hello::credits(&self.window);
                 for (flow, credit) in self.flows.iter_mut().zip(credits) {
                     flow.set_credit(credit);
                 }
@@ -428,6 +449,7 @@ impl Connection {
     /// Takes what the delivery path brought.
     async fn take_outbox(&mut self) -> Result<(), End> {
         let taken = self.outbox.take();
+        let live = !taken.rows.is_empty();
         let mut rows = [Vec::new(), Vec::new()];
         for row in taken.rows {
             let at = index(row.lane);
@@ -440,6 +462,10 @@ impl Connection {
         for at in [1, 0] {
             self.deliver(at, std::mem::take(&mut rows[at])).await?;
         }
+        if live {
+            self.wire.flush().await?;
+        }
+        drop(taken.held);
         if let Some(remaining) = taken.keys_low {
             self.wire.feed(&Frame::push(Body::KeysLow(KeysLow { suite: SUITE_OLM, remaining }))).await?;
         }
@@ -461,18 +487,19 @@ impl Connection {
             None => Ok(()),
             Some(Stop::Displaced) => Err(End::Close(close::DISPLACED, "a newer connection of this device")),
             Some(Stop::Revoked) => Err(End::Close(close::UNAUTHENTICATED, "this device is the account's no more")),
-            Some(Stop::Draining) => self.drain().await,
+            Some(Stop::Draining { jitter_ms }) => self.drain(jitter_ms).await,
         }
     }
 
     /// Answers the Sends under way and says when to come back.
-    async fn drain(&mut self) -> Result<(), End> {
+    async fn drain(&mut self, jitter_ms: u32) -> Result<(), End> {
         let limit = Instant::now() + DRAIN_LIMIT;
         while !self.sending.is_empty() {
             let Ok(Some(answer)) = tokio::time::timeout_at(limit, self.sending.next()).await else { break };
             self.answer(answer).await?;
         }
-        self.wire.feed(&Frame::push(Body::Drain(DRAIN))).await?;
+        let drain = Drain { reconnect_after_ms: RECONNECT_AFTER_MS, jitter_ms };
+        self.wire.feed(&Frame::push(Body::Drain(drain))).await?;
         self.wire.flush().await?;
         Err(End::Close(close::DRAINING, "the server is going away"))
     }
@@ -486,8 +513,15 @@ impl Connection {
             let flow = &mut self.flows[at];
             if let Some((after, msgs, bytes)) = flow.next_page() {
                 let now = self.node.clock.now();
-                let request = PageRequest { mailbox: self.device, lane: flow.lane, after, msgs, bytes, now };
-                self.reading = Some(self.node.mailboxes.read(request).map(move |page| (at, page)).boxed());
+                let mut request = PageRequest { mailbox: self.device, lane: flow.lane, after, msgs, bytes, now };
+                let node = self.node.clone();
+                let reading = async move {
+                    // There is always room some time: the budget is never closed.
+                    let Some(room) = node.admission.room(bytes).await else { return std::future::pending().await };
+                    request.bytes = room.bytes;
+                    (at, node.mailboxes.read(request).await, room)
+                };
+                self.reading = Some(reading.boxed());
                 return;
             }
         }

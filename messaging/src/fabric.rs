@@ -11,6 +11,7 @@ mod outbox;
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashSet};
+use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -20,6 +21,27 @@ use waxwing_protocol::{AccountId, DeviceId, GroupId};
 pub(crate) use self::outbox::{Outbox, Stop};
 use crate::metrics::handles;
 use crate::store::{CommitSink, Committed, DeviceAddress};
+
+/// Waves in which connections are told to go: a crowd that leaves at once comes back at once.
+const WAVES: usize = 10;
+
+/// Connections of a wave at least: fewer are no crowd.
+const WAVE_MIN: usize = 64;
+
+/// Connections that a node on a small machine takes in a second, each with a commit.
+const RECONNECTS_PER_S: u64 = 1_000;
+
+/// Over how long those who are told to go come back: long enough for few not to meet, and not longer than people wait.
+const JITTER_MIN_MS: u32 = 1_000;
+const JITTER_MAX_MS: u32 = 60_000;
+
+/// Connections that are stopped in waves: how far that is.
+#[derive(Debug)]
+pub(crate) struct Waves {
+    after: Option<DeviceAddress>,
+    size: usize,
+    jitter_ms: u32,
+}
 
 /// The routes of this process.
 #[derive(Debug, Default)]
@@ -37,8 +59,8 @@ pub(crate) struct Fabric {
 struct Routes {
     /// By account, then device: an account's devices stand side by side.
     by_device: BTreeMap<DeviceAddress, Entrance>,
-    /// Whoever connects is told at once to come back later.
-    draining: bool,
+    /// Whoever connects is told at once to come back later, within so many milliseconds.
+    draining: Option<u32>,
 }
 
 /// Where a device's rows go.
@@ -71,8 +93,8 @@ impl Fabric {
     /// Makes `outbox` the way to `device`, and stops the connection it had, unless that is the newer one.
     pub(crate) fn announce(self: &Arc<Self>, device: DeviceAddress, generation: u64, outbox: Arc<Outbox>) -> Route {
         let mut routes = self.lock();
-        if routes.draining {
-            outbox.stop(Stop::Draining);
+        if let Some(jitter_ms) = routes.draining {
+            outbox.stop(Stop::Draining { jitter_ms });
         }
         match routes.by_device.entry(device) {
             Entry::Occupied(newer) if newer.get().generation > generation => outbox.stop(Stop::Displaced),
@@ -117,13 +139,27 @@ impl Fabric {
         }
     }
 
-    /// Stops every connection, and those that come later.
-    pub(crate) fn drain(&self) {
+    /// Stops every connection that comes from now on; those that are there are stopped in waves.
+    pub(crate) fn drain(&self) -> Waves {
         let mut routes = self.lock();
-        routes.draining = true;
-        for entrance in routes.by_device.values() {
-            entrance.outbox.stop(Stop::Draining);
+        let connections = routes.by_device.len();
+        // Whoever left comes back over as long as their mailboxes take to be opened again.
+        let jitter_ms = u32::try_from(connections as u64 * 1000 / RECONNECTS_PER_S).unwrap_or(u32::MAX);
+        let jitter_ms = jitter_ms.clamp(JITTER_MIN_MS, JITTER_MAX_MS);
+        routes.draining = Some(jitter_ms);
+        Waves { after: None, size: connections.div_ceil(WAVES).max(WAVE_MIN), jitter_ms }
+    }
+
+    /// Stops the connections of the next wave; false when it was the last.
+    pub(crate) fn drain_wave(&self, waves: &mut Waves) -> bool {
+        let routes = self.lock();
+        let from = waves.after.map_or(Bound::Unbounded, Bound::Excluded);
+        let mut rest = routes.by_device.range((from, Bound::Unbounded));
+        for (device, entrance) in rest.by_ref().take(waves.size) {
+            entrance.outbox.stop(Stop::Draining { jitter_ms: waves.jitter_ms });
+            waves.after = Some(*device);
         }
+        rest.next().is_some()
     }
 
     /// Waits until no connection is left, but not longer than `limit`.
@@ -225,9 +261,33 @@ mod tests {
         let fabric = Arc::new(Fabric::default());
         let (early, late) = (Arc::new(Outbox::default()), Arc::new(Outbox::default()));
         let _early = fabric.announce(device(), 1, early.clone());
-        fabric.drain();
-        assert_eq!(early.take().stop, Some(Stop::Draining));
+        let mut waves = fabric.drain();
+        let draining = Some(Stop::Draining { jitter_ms: JITTER_MIN_MS });
+        assert!(!fabric.drain_wave(&mut waves));
+        assert_eq!(early.take().stop, draining);
         let _late = fabric.announce(device(), 2, late.clone());
-        assert_eq!(late.take().stop, Some(Stop::Draining));
+        assert_eq!(late.take().stop, draining);
+    }
+
+    #[test]
+    fn a_crowd_is_told_to_go_in_waves_and_to_come_back_over_as_long_as_it_takes() {
+        let fabric = Arc::new(Fabric::default());
+        let crowd = (0..5_000_u128).map(|n| {
+            let device = DeviceAddress { account: AccountId::from_bytes(n.to_be_bytes()), device: DeviceId::FIRST };
+            let outbox = Arc::new(Outbox::default());
+            (fabric.announce(device, 1, outbox.clone()), outbox)
+        });
+        let crowd: Vec<_> = crowd.collect();
+        let stopped = || crowd.iter().filter(|(_, outbox)| outbox.take().stop.is_some()).count();
+        let (mut waves, mut told) = (fabric.drain(), Vec::new());
+        loop {
+            let more = fabric.drain_wave(&mut waves);
+            told.push(stopped());
+            if !more {
+                break;
+            }
+        }
+        assert_eq!(told, (1..=WAVES).map(|wave| wave * 500).collect::<Vec<_>>());
+        assert_eq!(crowd[7].1.take().stop, Some(Stop::Draining { jitter_ms: 5_000 }));
     }
 }

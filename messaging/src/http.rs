@@ -6,6 +6,7 @@
 mod accounts;
 mod blocks;
 mod devices;
+mod documents;
 mod error;
 mod extract;
 mod grants;
@@ -13,6 +14,7 @@ mod groups;
 mod keys;
 mod poll;
 mod preferences;
+mod reports;
 mod socket;
 
 use std::sync::Arc;
@@ -69,6 +71,9 @@ pub(crate) fn router(node: Arc<Node>) -> Router {
         .route("/v1/preferences", only(get(preferences::show).put(preferences::set)))
         .route("/v1/blocks", only(get(blocks::list)))
         .route("/v1/blocks/{account}", only(put(blocks::add).delete(blocks::remove)))
+        .route("/v1/report", only(post(reports::report)))
+        .route("/v1/asyncapi.json", only(get(documents::asyncapi)))
+        .route("/v1/messaging/openapi.json", only(get(documents::openapi)))
         .route("/v1/poll", only(post(poll::poll)).layer(DefaultBodyLimit::max(message_bytes_max(Codec::Json))))
         .route("/v1/ws", only(get(socket::upgrade)))
         .route("/.well-known/jwks.json", only(get(grants::jwks)))

@@ -15,6 +15,7 @@
 
 mod accounts;
 mod addresses;
+mod admission;
 mod clock;
 mod config;
 mod connection;
@@ -32,7 +33,9 @@ mod links;
 pub mod metrics;
 mod node;
 mod presence;
+mod reports;
 mod secrets;
+mod sessions;
 mod store;
 mod survey;
 mod sweeper;
@@ -56,6 +59,7 @@ pub use self::survey::{AccountSurvey, DeviceSurvey, LaneSurvey, SurveyError};
 
 use self::accounts::Accounts;
 use self::addresses::Addresses;
+use self::admission::Admission;
 use self::clock::Clock;
 use self::delivery::Delivery;
 use self::devices::Devices;
@@ -68,6 +72,8 @@ use self::limits::Limit;
 use self::links::Links;
 use self::node::Node;
 use self::presence::Presence;
+use self::reports::Reports;
+use self::sessions::Sessions;
 use self::store::{EmbeddedStore, EmbeddedStoreError};
 
 /// Directory of the embedded store, in the data directory.
@@ -151,6 +157,9 @@ impl Messaging {
             fabric,
             mailboxes: store,
             hellos: Limit::new("hellos", config.hellos_per_minute, Duration::from_secs(60)),
+            admission: Admission::new(&config),
+            sessions: Sessions::default(),
+            reports: Reports::new(data_dir),
             config,
         });
         let stop_sweeper = Arc::new(Notify::new());
@@ -186,12 +195,18 @@ impl Messaging {
     /// connection are dropped.
     pub async fn close(&self) {
         self.stop_sweeper.notify_one();
-        self.node.fabric.drain();
+        let mut waves = self.node.fabric.drain();
+        while self.node.fabric.drain_wave(&mut waves) {
+            tokio::time::sleep(WAVE_PAUSE).await;
+        }
         self.node.fabric.emptied(DRAIN_LIMIT).await;
         self.node.mailboxes.close().await;
         info!("messaging is closed");
     }
 }
+
+/// Time between two waves of goodbyes: those of a wave are answered and gone meanwhile.
+const WAVE_PAUSE: Duration = Duration::from_millis(200);
 
 /// How long closing waits for connections to say goodbye.
 const DRAIN_LIMIT: Duration = Duration::from_secs(5);

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::accounts::Accounts;
 use crate::addresses::Addresses;
+use crate::admission::Admission;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::delivery::Delivery;
@@ -15,6 +16,8 @@ use crate::keys::Keys;
 use crate::limits::Limit;
 use crate::links::Links;
 use crate::presence::Presence;
+use crate::reports::Reports;
+use crate::sessions::Sessions;
 use crate::store::{DeviceAddress, MailboxStore};
 
 /// The services of a node.
@@ -33,6 +36,9 @@ pub(crate) struct Node {
     pub(crate) fabric: Arc<Fabric>,
     pub(crate) mailboxes: Arc<dyn MailboxStore>,
     pub(crate) hellos: Limit<DeviceAddress>,
+    pub(crate) admission: Admission,
+    pub(crate) sessions: Sessions,
+    pub(crate) reports: Reports,
 }
 
 /// Random bytes of the operating system.

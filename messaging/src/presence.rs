@@ -71,13 +71,11 @@ pub(crate) enum PresenceError {
 pub(crate) struct Attendance {
     presence: Arc<Presence>,
     connection: ConnectionId,
-    /// It is a poll: another one goes on where it ends.
-    continues: bool,
 }
 
 impl Drop for Attendance {
     fn drop(&mut self) {
-        self.presence.room().leave(self.connection, self.continues, self.presence.clock.now());
+        self.presence.room().leave(self.connection, self.presence.clock.now());
     }
 }
 
@@ -93,7 +91,7 @@ impl Presence {
         Self { directory, fabric, clock, room: Mutex::default(), typing }
     }
 
-    /// A connection is there. A poll `continues` the one before it.
+    /// A connection is there. A poll `continues` the one before it, and so does a connection that was resumed.
     pub(crate) fn enter(self: &Arc<Self>, connection: ConnectionId, continues: bool, foreground: bool) -> Attendance {
         let now = self.clock.now();
         self.room().enter(connection, continues, foreground, now);
@@ -105,7 +103,7 @@ impl Presence {
                 outbox.presence(items);
             }
         }
-        Attendance { presence: self.clone(), connection, continues }
+        Attendance { presence: self.clone(), connection }
     }
 
     /// Whether a person is looking at a device.

@@ -32,6 +32,8 @@ mod presence;
 mod random;
 #[path = "messaging/receipts.rs"]
 mod receipts;
+#[path = "messaging/resume.rs"]
+mod resume;
 #[path = "messaging/sockets.rs"]
 mod sockets;
 #[path = "messaging/transport.rs"]

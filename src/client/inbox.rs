@@ -442,7 +442,7 @@ fn mailbox(tx: &impl Rows, epoch: u64) -> Result<MailboxRow, ClientError> {
 /// What to say in Hello of what is stored already: it covers Acks that were lost.
 pub(crate) fn have(tx: &impl Rows) -> Result<Option<Have>, ClientError> {
     let row = tx.get(&MAILBOX, SELF)?;
-    Ok(row.map(|MailboxRow { epoch, normal, urgent, .. }| Have { epoch, normal, urgent }))
+    Ok(row.map(|MailboxRow { epoch, normal, urgent, .. }| Have { epoch, normal, urgent, ..Have::default() }))
 }
 
 /// A message that waits to be shown or saved.
@@ -707,18 +707,18 @@ mod tests {
         let have = |bob: &Person| bob.profile.read(|tx| have(tx)).unwrap();
         assert_eq!(have(&bob), None);
         bob.receive_one(envelope(&alice, &alice.send(&bob, msg(1), &text("one")), 7));
-        assert_eq!(have(&bob), Some(Have { epoch: EPOCH, normal: 7, urgent: 0 }));
+        assert_eq!(have(&bob), Some(Have { epoch: EPOCH, normal: 7, urgent: 0, ..Have::default() }));
 
         let urgent = Deliver {
             lane: Lane::Urgent.into(),
             envelopes: vec![envelope(&alice, &alice.send(&bob, msg(2), &text("call")), 2)],
         };
         bob.receive(&urgent);
-        assert_eq!(have(&bob), Some(Have { epoch: EPOCH, normal: 7, urgent: 2 }));
+        assert_eq!(have(&bob), Some(Have { epoch: EPOCH, normal: 7, urgent: 2, ..Have::default() }));
 
         let restored = deliver(vec![envelope(&alice, &alice.send(&bob, msg(3), &text("three")), 1)]);
         bob.profile.write(|tx| receive(tx, &restored, EPOCH + 1, &HashMap::new(), NOW)).unwrap();
-        assert_eq!(have(&bob), Some(Have { epoch: EPOCH + 1, normal: 1, urgent: 0 }));
+        assert_eq!(have(&bob), Some(Have { epoch: EPOCH + 1, normal: 1, urgent: 0, ..Have::default() }));
         assert_eq!(bob.pending().len(), 3);
     }
 }

@@ -5,6 +5,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 use waxwing_protocol::frames::{Error, Send, SendResult, Window, close, frame::Body};
@@ -97,7 +98,7 @@ impl<'a> Line<'a> {
             return Ok(Self::Watching(client, sender));
         }
         // What waits in the mailbox is for a watching connection; the smallest window keeps it there.
-        let (socket, _) = Socket::connect(client, None, Window { msgs: 1, bytes: 1 }, false).await?;
+        let (socket, _) = Socket::connect(client, None, Window { msgs: 1, bytes: 1 }, false, Bytes::new()).await?;
         Ok(Self::Own(client, Box::new(socket)))
     }
 

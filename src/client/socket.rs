@@ -68,8 +68,8 @@ enum Line {
 }
 
 impl Socket {
-    /// Connects as this device, and says what it holds, how much it takes, and whether a person is
-    /// looking.
+    /// Connects as this device, and says what it holds, how much it takes, whether a person is looking, and which
+    /// connection it goes on with: the `resume_token` of that one's Welcome, or nothing.
     ///
     /// # Errors
     /// [`ClientError::Unreachable`], [`ClientError::Refused`] or [`ClientError::Closed`].
@@ -78,6 +78,7 @@ impl Socket {
         have: Option<Have>,
         window: Window,
         foreground: bool,
+        resume_token: Bytes,
     ) -> Result<(Self, Welcome), ClientError> {
         let hello = client.profile.read(|tx| {
             let (row, device) = (me(tx)?, device_keys(tx)?.device());
@@ -92,6 +93,8 @@ impl Socket {
                 have,
                 window: Some(window),
                 foreground,
+                resume_token: resume_token.clone(),
+                ..Hello::default()
             })
         })?;
         let service = &client.service;
@@ -283,6 +286,27 @@ fn refused(service: &Service, error: &frames::Error) -> ClientError {
         _ => close::REFUSED,
     };
     ClientError::Closed { server: service.server().to_owned(), code, reason: error.message.clone() }
+}
+
+/// Whether a WebSocket gets through.
+pub(crate) enum Handshake {
+    /// It does.
+    Open,
+    /// Something on the way refuses it, so that polls are used instead.
+    Proxied(ClientError),
+}
+
+/// Tries the upgrade and leaves it at that: without a Hello it displaces no connection.
+///
+/// # Errors
+/// Those of connecting.
+pub(crate) async fn try_handshake(service: &Service) -> Result<Handshake, ClientError> {
+    let open = timeout(SMALL_REQUEST_TIMEOUT, handshake(service)).await;
+    match open.map_err(|_| service.lost("the handshake took too long"))? {
+        Ok(_) => Ok(Handshake::Open),
+        Err(refused) if is_by_proxy(&refused) => Ok(Handshake::Proxied(refused)),
+        Err(error) => Err(error),
+    }
 }
 
 /// Asks for the upgrade and checks that it was understood (RFC 6455 §4.1).

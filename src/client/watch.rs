@@ -13,8 +13,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::sync::{Notify, oneshot};
-use tokio::time::{Instant, interval, sleep, timeout, timeout_at};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep, timeout, timeout_at};
 use waxwing_protocol::frames::{
     Ack, Deliver, DevicesChanged, Drain, Frame, Lane, WINDOW_BYTES_DEFAULT, WINDOW_MSGS_DEFAULT, Welcome, Window,
     close, frame::Body,
@@ -99,6 +100,22 @@ impl Client {
     }
 }
 
+/// What one connection leaves to the next.
+struct Kept {
+    /// With which the next one goes on where this one ended, subscriptions included.
+    resume_token: Bytes,
+    /// When to ask to be told of presence again.
+    subscribe: Interval,
+}
+
+impl Kept {
+    fn new() -> Self {
+        let mut subscribe = interval(presence::RENEWAL);
+        subscribe.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Self { resume_token: Bytes::new(), subscribe }
+    }
+}
+
 /// One call of [`Client::watch`].
 struct Watch<'a> {
     client: &'a Client,
@@ -130,11 +147,11 @@ impl Watch<'_> {
 
     /// Keeps a connection, and a new one after it, until told to stop.
     async fn receive(&self, mut watching: Watching) -> Result<(), ClientError> {
-        let mut attempt = 0;
+        let (mut attempt, mut kept) = (0, Kept::new());
         loop {
             let since = Instant::now();
             let mut wait = None;
-            let Err(error) = self.connection(&mut watching, &mut wait).await else { return Ok(()) };
+            let Err(error) = self.connection(&mut watching, &mut kept, &mut wait).await else { return Ok(()) };
             if !error.is_transient() {
                 return Err(error);
             }
@@ -150,11 +167,21 @@ impl Watch<'_> {
 
     /// One connection: from Hello until it breaks, or until everything is done. `wait` is set when the server says when
     /// to come back.
-    async fn connection(&self, watching: &mut Watching, wait: &mut Option<Duration>) -> Result<(), ClientError> {
+    async fn connection(
+        &self,
+        watching: &mut Watching,
+        kept: &mut Kept,
+        wait: &mut Option<Duration>,
+    ) -> Result<(), ClientError> {
         let client = self.client;
         let have = client.profile.read(|tx| inbox::have(tx))?;
         let window = Window { msgs: WINDOW_MSGS_DEFAULT, bytes: WINDOW_BYTES_DEFAULT };
-        let (mut socket, welcome) = Socket::connect(client, have, window, !self.options.background).await?;
+        let token = std::mem::take(&mut kept.resume_token);
+        let (mut socket, welcome) = Socket::connect(client, have, window, !self.options.background, token).await?;
+        kept.resume_token = welcome.resume_token.clone();
+        if !welcome.resumed {
+            kept.subscribe.reset_immediately();
+        }
         let mut lanes = Lanes::waiting(&welcome);
         let mut replies: HashMap<u32, oneshot::Sender<Reply>> = HashMap::new();
         let pending = welcome.pending.iter().map(|lane| lane.count_estimate).sum();
@@ -162,7 +189,6 @@ impl Watch<'_> {
         self.drained(&lanes);
         self.keys_due.store(true, Ordering::Release);
         self.call_for_tending();
-        let mut subscribe = interval(presence::RENEWAL);
         loop {
             let frame = tokio::select! {
                 frame = socket.next() => frame?,
@@ -176,7 +202,7 @@ impl Watch<'_> {
                     }
                     continue;
                 }
-                _ = subscribe.tick(), if self.options.presence => {
+                _ = kept.subscribe.tick(), if self.options.presence => {
                     if let Some(sub) = client.profile.read(|tx| presence::subscription(tx))? {
                         socket.push(Body::PresenceSub(sub)).await?;
                     }

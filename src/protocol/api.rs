@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 pub use self::devices::*;
 pub use self::groups::*;
 use crate::identity::{Base64, PublicKey, REGISTER_DOMAIN, SignedDeviceList, SignedPrekey, signed_bytes};
-use crate::{AccountId, BlobId, DeviceId, Handle, Timestamp};
+use crate::{AccountId, BlobId, DeviceId, Handle, MsgId, Timestamp};
 
 /// Answer of `GET /v1/info`: where the roles of this service are. The only address a client is configured with.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -154,6 +154,33 @@ pub struct BlockList {
     /// The accounts, by rising id.
     pub blocked: Vec<AccountId>,
 }
+
+/// Body of `POST /v1/report`: somebody whom the operator of the service should look at. Whoever reports decides what of
+/// their own messages to give away; nothing else is known to the service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReportRequest {
+    /// Whom.
+    pub account: AccountId,
+    /// Why, for a person to read.
+    pub reason: String,
+    /// Messages of that account, as the reporting device opened them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub messages: Vec<ReportedMessage>,
+}
+
+/// A message that is given away with a report.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReportedMessage {
+    /// Its id.
+    pub msg_id: MsgId,
+    /// What it says.
+    pub text: String,
+}
+
+/// Bytes of a report's reason and messages at most.
+pub const REPORT_BYTES_MAX: usize = 16 * 1024;
 
 /// Accounts that one account can block.
 pub const BLOCKS_MAX: usize = 1000;

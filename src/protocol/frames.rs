@@ -58,6 +58,10 @@ pub const PRESENCE_SUBSCRIPTIONS_MAX: usize = 512;
 /// Bytes of an [`Ephemeral`]'s payload at most.
 pub const EPHEMERAL_BYTES_MAX: usize = 512;
 
+/// The frames for programs: an AsyncAPI 3 document, made of the schema.
+#[cfg(feature = "json")]
+pub const ASYNCAPI: &str = include_str!(concat!(env!("OUT_DIR"), "/asyncapi.json"));
+
 /// WebSocket close codes that are Waxwing's own.
 pub mod close {
     /// A message that is not frames.
@@ -167,6 +171,49 @@ mod tests {
         let mut oversized = BytesMut::new();
         prost::encode_length_delimiter(FRAME_BYTES_MAX + 1, &mut oversized).unwrap();
         assert!(matches!(unpack(&mut oversized.freeze()), Err(FrameError::TooLarge(_))));
+    }
+
+    /// Every message and field of the schema is in the description, read here from its text; and the other way round.
+    #[cfg(feature = "json")]
+    #[test]
+    fn the_description_has_what_the_schema_has() {
+        use std::collections::BTreeSet;
+        let described: serde_json::Value = serde_json::from_str(ASYNCAPI).unwrap();
+        let (mut schema, mut within) = (BTreeSet::new(), String::new());
+        for line in include_str!("waxwing.v1.proto").lines().map(str::trim) {
+            let words: Vec<_> = line.split([' ', ';', '=']).filter(|word| !word.is_empty()).collect();
+            match words[..] {
+                ["message", name, "{"] => within = name.to_owned(),
+                ["enum", ..] => within.clear(),
+                [.., name, number]
+                    if !within.is_empty() && number.parse::<u32>().is_ok() && !line.starts_with("//") =>
+                {
+                    schema.insert((within.clone(), name.to_owned(), number.parse().unwrap()));
+                }
+                _ => {}
+            }
+        }
+        let mut found = BTreeSet::new();
+        for (message, it) in described["components"]["schemas"].as_object().unwrap() {
+            for field in it["properties"].as_object().into_iter().flat_map(|fields| fields.values()) {
+                let field = &field["x-protobuf"];
+                let number = u32::try_from(field["number"].as_u64().unwrap()).unwrap();
+                found.insert((message.clone(), field["name"].as_str().unwrap().to_owned(), number));
+            }
+        }
+        for (name, it) in described["components"]["messages"].as_object().unwrap() {
+            let number = u32::try_from(it["x-protobuf"]["number"].as_u64().unwrap()).unwrap();
+            found.insert(("Frame".to_owned(), name.clone(), number));
+        }
+        schema.retain(|(message, field, _)| message != "Frame" || !matches!(&field[..], "id" | "optional"));
+        assert_eq!(found, schema);
+        assert!(found.len() > 100, "{}", found.len());
+        let hello = &described["operations"]["receive_hello"];
+        assert_eq!(hello["reply"]["messages"][0]["$ref"], "#/channels/socket/messages/welcome");
+        assert!(described["operations"]["send_hello"].is_null(), "only clients say it");
+        for (name, code) in [("4413", close::TOO_LARGE), ("4508", close::SLOW_READER), ("4503", close::DRAINING)] {
+            assert!(code.to_string() == name && described["info"]["description"].as_str().unwrap().contains(name));
+        }
     }
 
     proptest! {

@@ -44,6 +44,8 @@ pub(crate) struct Flow {
     reading: bool,
     /// The next row did not fit the window although half of it was free: only an ack changes that.
     waits_for_ack: bool,
+    /// Of a lane whose pending rows are left for another connection: the last of them. Acks never reach it.
+    skipped: u64,
     /// What was sent and not acked: seq and bytes.
     unacked: VecDeque<(u64, usize)>,
     unacked_bytes: usize,
@@ -65,10 +67,18 @@ impl Flow {
             behind: view.last > view.acked,
             reading: false,
             waits_for_ack: false,
+            skipped: 0,
             unacked: VecDeque::new(),
             unacked_bytes: 0,
             present_at_hello: Some(if view.waiting > 0 { view.last } else { 0 }),
             looked: false,
+        }
+    }
+
+    /// Leaves what waits now for another connection: only what comes later is sent.
+    pub(crate) fn skip_pending(&mut self) {
+        if self.present_at_hello.take().is_some_and(|tail| tail > 0) {
+            (self.skipped, self.position) = (self.known, self.known);
         }
     }
 
@@ -138,8 +148,11 @@ impl Flow {
     /// acking it is a mistake or a guess, and must not erase it.
     pub(crate) fn ack(&mut self, up_to: u64, ranges: &[(u64, u64)]) -> (u64, Vec<(u64, u64)>) {
         let up_to = up_to.min(self.position);
-        let ranges = ranges.iter().map(|(first, last)| (*first, (*last).min(self.position)));
-        let ranges: Vec<_> = ranges.filter(|(first, last)| first <= last).collect();
+        let seen = |first: u64, last: u64| (first.max(self.skipped + 1), last.min(self.position));
+        let ranges = ranges.iter().map(|(first, last)| seen(*first, *last));
+        // What was skipped is not covered: the ack is one of a span.
+        let cumulative = (self.skipped > 0).then(|| seen(0, up_to));
+        let ranges: Vec<_> = cumulative.into_iter().chain(ranges).filter(|(first, last)| first <= last).collect();
         while self.unacked.front().is_some_and(|(seq, _)| *seq <= up_to) {
             self.unacked.pop_front();
         }
@@ -152,7 +165,7 @@ impl Flow {
         }
         self.unacked_bytes = self.unacked.iter().map(|(_, bytes)| bytes).sum();
         self.waits_for_ack = false;
-        (up_to, ranges)
+        (if self.skipped > 0 { 0 } else { up_to }, ranges)
     }
 
     /// Changes the window.
@@ -283,6 +296,20 @@ mod tests {
         let mut flow = Flow::new(Lane::Normal, LaneView::default(), Credit { msgs: 9, bytes: 50 });
         assert!(flow.offer(row(1)).is_some());
         assert!(flow.offer(row(2)).is_none());
+    }
+
+    #[test]
+    fn what_is_skipped_is_neither_sent_nor_acked() {
+        let mut flow = flow(4, 9, 10);
+        flow.skip_pending();
+        flow.missed();
+        assert_eq!(flow.next_page().unwrap().0, 9);
+        assert_eq!(flow.page(page(10..=11, true)).len(), 2);
+        assert_eq!(flow.take_queue_empty(), None, "nothing of what was present was sent");
+        assert_eq!(flow.ack(11, &[]), (0, vec![(10, 11)]));
+        assert_eq!(flow.ack(9, &[(5, 7)]), (0, vec![]));
+        assert_eq!(flow.offer(row(12)).unwrap().prev_seq, 11);
+        assert_eq!(flow.ack(0, &[(8, 99)]), (0, vec![(10, 12)]));
     }
 
     #[test]

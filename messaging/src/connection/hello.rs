@@ -1,31 +1,38 @@
 //! The first frame of a connection: who speaks, what it holds, how much it takes.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
+use tracing::debug;
 use waxwing_protocol::frames::{
-    ErrorCode, FRAME_BYTES_MAX, Frame, Hello, Lane, Pending, WINDOW_BYTES_DEFAULT, WINDOW_BYTES_MAX,
-    WINDOW_MSGS_DEFAULT, WINDOW_MSGS_MAX, Welcome, Window, close, frame::Body,
+    DrainMode, Error, ErrorCode, FRAME_BYTES_MAX, Frame, Have, Hello, Lane, Pending, WINDOW_BYTES_DEFAULT,
+    WINDOW_BYTES_MAX, WINDOW_MSGS_DEFAULT, WINDOW_MSGS_MAX, Welcome, Window, close, frame::Body,
 };
 use waxwing_protocol::{AccountId, DeviceId, DeviceToken, Timestamp};
 
 use super::flow::{Credit, Flow};
 use super::replies::{rate_limited, refusal, store_refusal};
-use super::{Connection, End};
+use super::{Connection, End, summary};
 use crate::accounts::Caller;
+use crate::admission::Crowded;
 use crate::config::seconds;
 use crate::fabric::Outbox;
-use crate::metrics::closed;
-use crate::node::{Node, random};
+use crate::metrics::{closed, refusals};
+use crate::node::Node;
 use crate::presence::ConnectionId;
-use crate::store::{DeviceAddress, Held, LaneView, Opened, StoreError};
+use crate::sessions::Sessions;
+use crate::store::{ACK_RANGES_MAX, AckRequest, DeviceAddress, Held, LaneView, Opened, StoreError};
 use crate::wire::{Inbound, Wire};
 
 /// Messages of the urgent lane that may be unacked at once, whatever the client's window.
 const URGENT_MSGS: usize = 32;
 
 /// What this server knows beside the first frames of the protocol.
-const FEATURES: [&str; 3] = ["delivery", "coalesce", "presence"];
+const FEATURES: [&str; 6] = ["delivery", "coalesce", "presence", "resume", "drain-mode", summary::FEATURE];
+
+/// How a Hello that found the line full stands in the metric of refusals.
+const CROWDED: &str = "connecting";
 
 /// Why a Hello was not welcomed: what to answer, and how to close.
 struct Refused {
@@ -69,9 +76,18 @@ pub(crate) async fn greet(node: Arc<Node>, mut wire: Wire, shown: Option<Caller>
         refuse(wire, Refused { answer, code: close::RATE_LIMITED, reason: "too many connections" }).await;
         return None;
     }
+    let turn = match node.admission.turn().await {
+        Ok(turn) => turn,
+        Err(Crowded { retry_after }) => {
+            refusals(CROWDED).increment(1);
+            let answer = crowded(id, retry_after);
+            refuse(wire, Refused { answer, code: close::DRAINING, reason: "too many connect at once" }).await;
+            return None;
+        }
+    };
     let receipts = node.delivery.receipts(node.clock.now());
-    let held = hello.have.unwrap_or_default();
-    let held = Held { epoch: held.epoch, up_to: [held.normal, held.urgent], receipts };
+    let have = hello.have.clone().unwrap_or_default();
+    let held = Held { epoch: have.epoch, up_to: [have.normal, have.urgent], receipts };
     let opened = match node.mailboxes.open(device, held).await {
         Ok(Some(opened)) => opened,
         Ok(None) => {
@@ -84,24 +100,85 @@ pub(crate) async fn greet(node: Arc<Node>, mut wire: Wire, shown: Option<Caller>
             return None;
         }
     };
+    if have.epoch == opened.epoch
+        && let Err(message) = ack_ranges(&node, device, &have, &opened).await
+    {
+        let answer = refusal(id, ErrorCode::BadRequest, message);
+        refuse(wire, Refused { answer, code: close::BAD_FRAME, reason: message }).await;
+        return None;
+    }
+    drop(turn);
     // The route comes after the mailbox was opened and before the first page is read: what commits between is in the
     // page, what commits later comes by the route, and what comes by both is told apart by its seq. So each lane reads
     // a page, also one that was empty when it was opened.
     let outbox = Arc::new(Outbox::default());
     let route = node.fabric.announce(device, opened.generation, outbox.clone());
     let connection = ConnectionId { device, generation: opened.generation };
-    let attendance = node.presence.enter(connection, wire.is_poll(), hello.foreground);
+    let before = node.sessions.resume(device, &hello.resume_token, node.clock.now());
+    let resumed = before.is_some();
+    let attendance = node.presence.enter(connection, resumed || wire.is_poll(), hello.foreground);
     let heartbeat = node.config.heartbeat(hello.foreground);
-    let mut window = granted(hello.window.as_ref());
+    let mut window = granted(hello.window.as_ref().or(before.as_ref()));
     if wire.is_poll() {
         // Its answer is one body, held in memory as a whole.
         window.bytes = window.bytes.min(WINDOW_BYTES_DEFAULT);
     }
     let mut flows = flows(&opened, &window);
+    if hello.drain() == DrainMode::LiveOnly {
+        flows.iter_mut().for_each(Flow::skip_pending);
+    }
     flows.iter_mut().for_each(Flow::missed);
-    let welcome = welcome(&opened, window, heartbeat.as_secs(), node.clock.wall());
-    let connection = Connection::new(node, wire, attendance, route, outbox, flows, heartbeat, inbox);
-    Box::new(connection).welcome(Frame::with_id(id, Body::Welcome(welcome))).await
+    let session = Sessions::begin();
+    let welcome = Welcome {
+        session_id: session.to_text(),
+        resume_token: node.sessions.token(device, session),
+        resumed,
+        ..welcome(&opened, bytes_waiting(&node, device, &opened).await, window, heartbeat.as_secs(), node.clock.wall())
+    };
+    let [LaneView { acked, waiting, .. }, _] = opened.lanes;
+    let summary_after = (waiting > 0 && hello.features.iter().any(|it| it == summary::FEATURE)).then_some(acked);
+    let connection = Connection::new(node, wire, attendance, route, outbox, flows, (session, window), heartbeat, inbox);
+    Box::new(connection).welcome(Frame::with_id(id, Body::Welcome(welcome)), summary_after).await
+}
+
+/// Acks what the client holds out of order: where there is no socket, the next poll says it.
+async fn ack_ranges(node: &Node, device: DeviceAddress, have: &Have, opened: &Opened) -> Result<(), &'static str> {
+    let of_lanes = [(Lane::Normal, &have.normal_ranges), (Lane::Urgent, &have.urgent_ranges)];
+    for ((lane, ranges), view) in of_lanes.into_iter().zip(&opened.lanes) {
+        if ranges.len() > ACK_RANGES_MAX {
+            return Err("at most 64 ranges");
+        }
+        // Nobody can hold what was never given; whoever claims to speaks of another mailbox.
+        let held = ranges.iter().filter(|range| range.first <= range.last && range.last <= view.last);
+        let ranges: Vec<_> = held.map(|range| (range.first, range.last)).collect();
+        if !ranges.is_empty() {
+            let receipts = node.delivery.receipts(node.clock.now());
+            let ack = AckRequest { mailbox: device, lane, up_to: 0, ranges, receipts };
+            // Durable before the first page is read. Not taken, it only means that rows are sent again.
+            if let Err(error) = node.mailboxes.ack(ack).await {
+                debug!(%device, %error, "an ack was not taken");
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Bytes of bodies that wait in each lane, about; nothing is read when nothing waits.
+async fn bytes_waiting(node: &Node, device: DeviceAddress, opened: &Opened) -> [u64; 2] {
+    if opened.lanes.iter().all(|lane| lane.waiting == 0) {
+        return [0; 2];
+    }
+    let view = node.mailboxes.view(device).await.ok().flatten();
+    view.map(|view| view.lanes.map(|lane| lane.bytes)).unwrap_or_default()
+}
+
+fn crowded(id: u32, retry_after: Duration) -> Frame {
+    let retry_after_ms = u32::try_from(retry_after.as_millis()).unwrap_or(u32::MAX);
+    let message = "too many connect at once".to_owned();
+    Frame::with_id(
+        id,
+        Body::Error(Error { code: ErrorCode::Unavailable.into(), message, retry_after_ms, ..Error::default() }),
+    )
 }
 
 /// The first message that has frames.
@@ -177,28 +254,32 @@ fn flows(opened: &Opened, window: &Window) -> [Flow; 2] {
     [Flow::new(Lane::Normal, opened.lanes[0], normal), Flow::new(Lane::Urgent, opened.lanes[1], urgent)]
 }
 
-fn welcome(opened: &Opened, window: Window, heartbeat_s: u64, now: Timestamp) -> Welcome {
-    let pending = |lane: Lane, view: &LaneView| Pending {
+fn welcome(opened: &Opened, bytes: [u64; 2], window: Window, heartbeat_s: u64, now: Timestamp) -> Welcome {
+    let pending = |lane: Lane, view: &LaneView, bytes| Pending {
         lane: lane.into(),
         count_estimate: view.waiting,
         tail_seq: if view.waiting > 0 { view.last } else { 0 },
+        head_seq: if view.waiting > 0 { view.acked + 1 } else { 0 },
+        bytes,
     };
     Welcome {
-        session_id: data_encoding::HEXLOWER.encode(&random::<8>()),
         server_time: now.as_millis(),
         heartbeat_s: u32::try_from(heartbeat_s).unwrap_or(u32::MAX),
         window: Some(window),
         frame_bytes_max: u32::try_from(FRAME_BYTES_MAX).unwrap_or(u32::MAX),
         epoch: opened.epoch,
-        pending: vec![pending(Lane::Normal, &opened.lanes[0]), pending(Lane::Urgent, &opened.lanes[1])],
+        pending: vec![
+            pending(Lane::Normal, &opened.lanes[0], bytes[0]),
+            pending(Lane::Urgent, &opened.lanes[1], bytes[1]),
+        ],
         features: FEATURES.map(str::to_owned).into(),
+        ..Welcome::default()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use std::sync::Mutex;
-    use std::time::Duration;
 
     use bytes::Bytes;
     use futures_util::future::BoxFuture;
@@ -212,6 +293,7 @@ mod tests {
     use super::*;
     use crate::accounts::Accounts;
     use crate::addresses::Addresses;
+    use crate::admission::Admission;
     use crate::clock::Clock;
     use crate::config::Config;
     use crate::delivery::Delivery;
@@ -224,9 +306,10 @@ mod tests {
     use crate::limits::Limit;
     use crate::links::Links;
     use crate::presence::Presence;
+    use crate::reports::Reports;
     use crate::store::{
-        AccountRecord, AckRequest, Append, AppendError, Appended, Body as Ciphertext, Directory as _, EmbeddedStore,
-        MailboxStore, MailboxView, NewAccount, Page, PageRequest, Quota, Swept,
+        AccountRecord, Append, AppendError, Appended, Body as Ciphertext, Directory as _, EmbeddedStore, MailboxStore,
+        MailboxView, NewAccount, Page, PageRequest, Quota, Swept,
     };
 
     const REG_ID: u32 = 5;
@@ -340,6 +423,9 @@ mod tests {
             fabric,
             mailboxes: Arc::new(CommitsAfterOpen { store, message }),
             hellos: Limit::new("hellos", config.hellos_per_minute, Duration::from_secs(60)),
+            admission: Admission::new(&config),
+            sessions: Sessions::default(),
+            reports: Reports::new(dir.path()),
             config,
         };
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

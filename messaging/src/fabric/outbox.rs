@@ -4,6 +4,7 @@
 //! million buffers. So an outbox is a short queue that takes no memory while empty and, when full, forgets what comes
 //! and remembers only that it did: the connection then reads the mailbox.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
@@ -17,6 +18,34 @@ const ROWS_MAX: usize = 64;
 
 /// Bytes of bodies that wait at most.
 const BYTES_MAX: usize = 256 * 1024;
+
+/// The same for all connections of this process: ten thousand that read slowly would else hold 2.5 GiB.
+const ALL_BYTES_MAX: usize = 64 << 20;
+
+/// Bytes of bodies that wait in all outboxes, or were taken and are being written.
+static ALL_BYTES: AtomicUsize = AtomicUsize::new(0);
+
+/// Bytes of bodies that are in memory, until this is dropped.
+#[derive(Debug, Default)]
+pub(crate) struct Held(usize);
+
+impl Held {
+    /// Holds so many more, if that is within the bounds.
+    fn add(&mut self, bytes: usize) -> bool {
+        let fits = self.0 + bytes <= BYTES_MAX && ALL_BYTES.load(Ordering::Relaxed) + bytes <= ALL_BYTES_MAX;
+        if fits {
+            ALL_BYTES.fetch_add(bytes, Ordering::Relaxed);
+            self.0 += bytes;
+        }
+        fits
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        ALL_BYTES.fetch_sub(self.0, Ordering::Relaxed);
+    }
+}
 
 /// Frames for the moment that wait at most: with the largest payloads about 35 KB. More are dropped.
 const EPHEMERALS_MAX: usize = 64;
@@ -34,8 +63,11 @@ pub(crate) enum Stop {
     Displaced,
     /// The device may not connect any more: it was revoked, or its account deleted.
     Revoked,
-    /// The server is going away.
-    Draining,
+    /// The server is going away; those who leave with this one come back within so many milliseconds.
+    Draining {
+        /// The spread.
+        jitter_ms: u32,
+    },
 }
 
 /// The way to a connection.
@@ -48,7 +80,6 @@ pub(crate) struct Outbox {
 #[derive(Debug, Default)]
 struct Waiting {
     taken: Taken,
-    bytes: usize,
 }
 
 /// What has waited.
@@ -56,6 +87,8 @@ struct Waiting {
 pub(crate) struct Taken {
     /// Committed rows, each lane's by rising seq.
     pub(crate) rows: Vec<Committed>,
+    /// What the rows take of memory: to be kept until they are written.
+    pub(crate) held: Held,
     /// Rows were forgotten: the mailbox knows more than this outbox.
     pub(crate) overflowed: bool,
     /// For the moment: the oldest first.
@@ -76,14 +109,13 @@ impl Outbox {
     /// Adds a row, or forgets it when there is no room.
     pub(crate) fn push(&self, row: Committed) {
         self.change(|waiting| {
-            let bytes = waiting.bytes + row.envelope.body.len();
+            let taken = &mut waiting.taken;
             // After one was forgotten the rest would only be read again.
-            if waiting.taken.overflowed || waiting.taken.rows.len() >= ROWS_MAX || bytes > BYTES_MAX {
-                waiting.taken.overflowed = true;
+            if taken.overflowed || taken.rows.len() >= ROWS_MAX || !taken.held.add(row.envelope.body.len()) {
+                taken.overflowed = true;
                 return;
             }
-            waiting.bytes = bytes;
-            waiting.taken.rows.push(row);
+            taken.rows.push(row);
         });
     }
 
@@ -142,7 +174,6 @@ impl Outbox {
     pub(crate) fn take(&self) -> Taken {
         let mut waiting = self.lock();
         let stop = waiting.taken.stop;
-        waiting.bytes = 0;
         std::mem::replace(&mut waiting.taken, Taken { stop, ..Taken::default() })
     }
 
@@ -200,13 +231,35 @@ mod tests {
         assert_eq!((taken.rows.len(), taken.overflowed), (2, true));
     }
 
+    /// Ten thousand slow readers.
+    #[test]
+    fn all_outboxes_together_hold_a_bounded_part_of_memory() {
+        let outboxes: Vec<_> = (0..10_000).map(|_| Outbox::default()).collect();
+        for outbox in &outboxes {
+            outbox.push(row(1, 96 * 1024));
+            outbox.push(row(2, 96 * 1024));
+        }
+        assert!(ALL_BYTES.load(Ordering::Relaxed) <= ALL_BYTES_MAX);
+        let taken = outboxes[0].take();
+        assert_eq!((taken.rows.len(), taken.overflowed), (2, false));
+        assert!(outboxes[9_999].take().overflowed, "the last read their mailboxes");
+        outboxes[1].push(row(3, 10));
+        outboxes[9_999].push(row(3, 96 * 1024));
+        assert!(outboxes[9_999].take().overflowed, "what was taken counts until it is written");
+        drop(taken);
+        outboxes[9_999].push(row(4, 96 * 1024));
+        assert!(!outboxes[9_999].take().overflowed);
+        drop(outboxes);
+        assert_eq!(ALL_BYTES.load(Ordering::Relaxed), 0);
+    }
+
     #[tokio::test]
     async fn a_wake_before_the_wait_is_not_lost() {
         let outbox = Outbox::default();
-        outbox.stop(Stop::Draining);
+        outbox.stop(Stop::Revoked);
         outbox.stop(Stop::Displaced);
         outbox.woken().await;
-        assert_eq!(outbox.take().stop, Some(Stop::Draining));
-        assert_eq!(outbox.take().stop, Some(Stop::Draining), "a stop stands");
+        assert_eq!(outbox.take().stop, Some(Stop::Revoked));
+        assert_eq!(outbox.take().stop, Some(Stop::Revoked), "a stop stands");
     }
 }

@@ -12,10 +12,12 @@ use waxwing_protocol::problem::PROBLEM_MEDIA_TYPE;
 
 use crate::accounts::{BlockError, ChangeError, LookUpError, RegisterError};
 use crate::addresses::TooMuch;
+use crate::admission::Crowded;
 use crate::devices::DevicesError;
 use crate::groups::GroupsError;
 use crate::keys::KeysError;
 use crate::links::LinkError;
+use crate::reports::ReportError;
 use crate::store::{StoreError, StoreErrorKind};
 
 /// An error as an answer.
@@ -34,6 +36,12 @@ impl HttpError {
     /// The same with an extension member.
     pub(crate) fn with(self, name: &str, value: impl Into<serde_json::Value>) -> Self {
         Self { problem: self.problem.with(name, value), ..self }
+    }
+
+    /// Too many come at once; they come back at moments of their own.
+    pub(crate) fn crowded(crowded: Crowded) -> Self {
+        let busy = Self::new(StatusCode::SERVICE_UNAVAILABLE, "crowded", "too many connect at once");
+        busy.retry_after(crowded.retry_after)
     }
 
     fn retry_after(self, wait: Duration) -> Self {
@@ -184,6 +192,23 @@ impl From<LinkError> for HttpError {
             LinkError::TooMany => return Self::going_away(),
         };
         Self::new(status, slug, refused)
+    }
+}
+
+impl From<ReportError> for HttpError {
+    fn from(refused: ReportError) -> Self {
+        match &refused {
+            ReportError::Malformed => Self::new(StatusCode::UNPROCESSABLE_ENTITY, "report-malformed", refused),
+            ReportError::TooMany { retry_after } => {
+                let wait = *retry_after;
+                Self::new(StatusCode::TOO_MANY_REQUESTS, "rate-limited", refused).retry_after(wait)
+            }
+            ReportError::Full => Self::new(StatusCode::INSUFFICIENT_STORAGE, "reports-full", refused),
+            ReportError::Io(failed) => {
+                error!(error = %failed, "a report could not be kept");
+                Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "a fault of the server")
+            }
+        }
     }
 }
 

@@ -43,6 +43,7 @@ pub(crate) async fn poll(
         return Err(refused.with("supported", Codec::ALL.map(Codec::media_type).to_vec()));
     };
     let body = body.map_err(|refused| HttpError::new(refused.status(), "body-too-large", refused.body_text()))?;
+    node.admission.check().map_err(HttpError::crowded)?;
     let shown = caller(&headers, &node).await?;
     let (wire, answered) = Wire::poll(body, codec, seconds(node.config.poll_s));
     // Not a task of its own: a client that hangs up takes its connection with it.
@@ -52,7 +53,8 @@ pub(crate) async fn poll(
 }
 
 fn response(PollAnswer { frames, close }: PollAnswer, codec: Codec) -> Response {
-    let wait = (close == Some(close::RATE_LIMITED)).then(|| retry_after(frames.clone(), codec)).flatten();
+    let later = matches!(close, Some(close::RATE_LIMITED | close::DRAINING));
+    let wait = later.then(|| retry_after(frames.clone(), codec)).flatten();
     let mut response = (close.map_or(StatusCode::OK, status), frames).into_response();
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(codec.media_type()));

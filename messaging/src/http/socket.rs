@@ -44,6 +44,7 @@ pub(crate) async fn upgrade(
         let refused = HttpError::new(StatusCode::BAD_REQUEST, "subprotocol-unsupported", detail);
         return Err(refused.with("supported", SUBPROTOCOLS.to_vec()));
     };
+    node.admission.check().map_err(HttpError::crowded)?;
     let shown = caller(&headers, &node).await?;
     let write_limit = seconds(node.config.slow_reader_s);
     Ok(bounded(upgrade, codec).on_upgrade(move |socket| {

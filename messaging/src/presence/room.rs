@@ -88,7 +88,7 @@ impl Room {
         }
     }
 
-    /// A connection has begun. A poll `continues` what the one before it subscribed to.
+    /// A connection has begun. One that `continues` the one before it has its subscriptions.
     pub(super) fn enter(&mut self, connection: ConnectionId, continues: bool, foreground: bool, now: Timestamp) {
         self.set_foreground(connection, foreground, now);
         let ConnectionId { device, generation } = connection;
@@ -100,13 +100,9 @@ impl Room {
         }
     }
 
-    /// A connection has ended. When another `continues` it, its subscriptions last until they lapse.
-    pub(super) fn leave(&mut self, connection: ConnectionId, continues: bool, now: Timestamp) {
+    /// A connection has ended. Its subscriptions last until they lapse, for the one that continues it.
+    pub(super) fn leave(&mut self, connection: ConnectionId, now: Timestamp) {
         self.set_foreground(connection, false, now);
-        let watching = self.watching.get(&connection.device);
-        if !continues && watching.is_some_and(|watching| watching.generation == connection.generation) {
-            self.unwatch_all(connection.device);
-        }
     }
 
     /// Adds accounts, each with whether it may be shown, and removes others; false, and nothing done, when that would
@@ -310,7 +306,7 @@ mod tests {
         assert_eq!(told(&mut room, 1, NOW), [(2, PresenceState::Offline, 0)]);
         room.set_foreground(connection(2, 1), true, NOW);
         assert_eq!(told(&mut room, 1, NOW), [(2, PresenceState::Online, 0)]);
-        room.leave(connection(2, 1), false, after(10));
+        room.leave(connection(2, 1), after(10));
         assert_eq!(told(&mut room, 1, after(39)), []);
         room.set_foreground(connection(2, 2), true, after(39));
         assert_eq!(told(&mut room, 1, after(100)), []);
@@ -323,10 +319,10 @@ mod tests {
     fn an_old_connection_that_ends_late_takes_nobody_offline_and_no_subscription_away() {
         let mut room = watching(connection(1, 1), &[2]);
         assert!(room.subscribe(connection(1, 2), vec![(person(2), true)], &[], NOW));
-        room.leave(connection(1, 1), false, NOW);
+        room.leave(connection(1, 1), NOW);
         room.set_foreground(connection(2, 2), true, NOW);
         room.set_foreground(connection(2, 1), true, NOW);
-        room.leave(connection(2, 1), false, NOW);
+        room.leave(connection(2, 1), NOW);
         assert_eq!(told(&mut room, 1, after(60)), [(2, PresenceState::Online, 0)]);
     }
 
@@ -372,7 +368,8 @@ mod tests {
         assert!(room.subscribe(me, shown(many(0..1).collect()), &[], NOW), "a renewal is no addition");
         let first: Vec<_> = many(0..1).collect();
         assert!(room.subscribe(me, shown(many(max..max + 1).collect()), &first, NOW));
-        room.leave(me, false, NOW);
+        room.leave(me, NOW);
+        room.batches(|_| false, after(601));
         assert!(room.watchers.is_empty() && room.watching.is_empty() && room.untold.is_empty());
     }
 
@@ -380,17 +377,17 @@ mod tests {
     fn between_two_polls_subscriptions_stay_and_what_changes_is_told_with_the_next() {
         let mut room = watching(connection(1, 1), &[2]);
         told(&mut room, 1, NOW);
-        room.leave(connection(1, 1), true, NOW);
+        room.leave(connection(1, 1), NOW);
         room.set_foreground(connection(2, 1), true, NOW);
         assert!(room.batches(|_| false, NOW).is_empty());
         room.enter(connection(1, 2), true, true, after(1));
         assert_eq!(told(&mut room, 1, after(1)), [(2, PresenceState::Online, 0)]);
-        room.leave(connection(1, 2), true, after(2));
+        room.leave(connection(1, 2), after(2));
         room.batches(|_| false, after(601));
         assert!(room.watchers.is_empty() && room.watching.is_empty(), "a client that never polls again is forgotten");
         let mut room = watching(connection(1, 1), &[2]);
-        room.leave(connection(1, 1), true, NOW);
+        room.leave(connection(1, 1), NOW);
         room.enter(connection(1, 2), false, true, NOW);
-        assert!(room.watchers.is_empty(), "a socket begins with none");
+        assert!(room.watchers.is_empty(), "one that continues nothing begins with none");
     }
 }

@@ -251,5 +251,5 @@ pub fn window(msgs: u32) -> Option<Window> {
 }
 
 pub fn have(epoch: u64, normal: u64) -> Option<Have> {
-    Some(Have { epoch, normal, urgent: 0 })
+    Some(Have { epoch, normal, ..Have::default() })
 }

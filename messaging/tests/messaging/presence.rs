@@ -164,10 +164,16 @@ async fn typing_reaches_those_who_have_written_at_most_every_three_seconds_and_i
     let large = Ephemeral { account: id(&bob), kind: EphemeralKind::Typing.into(), ..large };
     assert_eq!(from.ask(3, Body::Ephemeral(large)).await.unwrap_err().code(), ErrorCode::TooLarge);
 
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    // Somebody who has not typed yet, so that no limit stands in the way.
+    let dave = node.register("dave").await;
+    to.send(message(&dave, 2, b"hello")).await.unwrap();
+    let mut other = Client::connect(&node, &dave).await;
     drop(to);
-    from.typing(&bob).await;
-    from.settled(&bob, 2).await;
+    while node.messaging().devices("bob").await.unwrap().unwrap()[0].connected {
+        tokio::task::yield_now().await;
+    }
+    other.typing(&bob).await;
+    other.settled(&bob, 2).await;
     let mut to = Client::connect(&node, &bob).await;
     assert_eq!(to.drained().await.0.len(), 1, "only the message");
     assert_eq!(to.moment(Duration::from_millis(100)).await, None);
