@@ -22,6 +22,8 @@ pub struct ReceivedMessage {
     pub server_ts: Timestamp,
     /// What it says, or why it cannot be read.
     pub content: Result<Content, String>,
+    /// A person has seen it, on this device or another of the account; not known of messages in groups.
+    pub read: bool,
 }
 
 /// A message that this device has sent.
@@ -78,7 +80,7 @@ impl Client {
     /// # Errors
     /// [`ClientError::Profile`] when the profile cannot be read.
     pub fn messages(&self) -> Result<Vec<ReceivedMessage>, ClientError> {
-        let rows = self.profile.read(|tx| tx.list(&RECEIVED))?;
+        let (rows, read) = self.profile.read(|tx| Ok((tx.list(&RECEIVED)?, receipts::read_up_to(tx)?)))?;
         let mut messages = Vec::with_capacity(rows.len());
         for (key, row) in rows {
             let (from, msg_id) = key.split_at_checked(16).ok_or(ClientError::Damaged { what: "a received message" })?;
@@ -96,12 +98,16 @@ impl Client {
                 Said::Unreadable(reason) => Err(reason),
                 Said::Nothing => continue,
             };
+            let from = AccountId::from_slice(from)?;
+            // How far a group was read is the group's, not its members'.
+            let read = row.group.is_none() && read.get(&from).is_some_and(|up_to| *up_to >= row.client_hlc);
             messages.push(ReceivedMessage {
-                from: AccountId::from_slice(from)?,
+                from,
                 msg_id: MsgId::from_slice(msg_id)?,
                 group: row.group,
                 server_ts: row.server_ts,
                 content,
+                read,
             });
         }
         messages.sort_by_key(|message| (message.server_ts, message.msg_id));

@@ -39,7 +39,7 @@ pub(crate) struct ReceivedRow {
     device: u32,
     received_at: Timestamp,
     pub(crate) server_ts: Timestamp,
-    client_hlc: u64,
+    pub(crate) client_hlc: u64,
     /// The group it was sent to, if it was.
     #[serde(default)]
     pub(crate) group: Option<GroupId>,

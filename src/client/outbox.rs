@@ -181,6 +181,19 @@ impl Client {
         Ok(())
     }
 
+    /// Encrypts into the outbox, for this account's other devices, how far messages were read since they were last told.
+    pub(crate) async fn queue_read_marks(&self) -> Result<(), ClientError> {
+        for account in self.profile.read(|tx| receipts::unsynced(tx))? {
+            let Some(contact) = self.profile.read(|tx| contacts::known(tx, account))? else { continue };
+            match self.reach_own().await {
+                Ok(own) => self.profile.write(|tx| copies::enqueue_mark(tx, &contact, &own, now()))?,
+                Err(error @ ClientError::Profile { .. }) => return Err(error),
+                Err(error) => tracing::debug!("the other devices learn later what was read: {error}"),
+            }
+        }
+        Ok(())
+    }
+
     /// Sends one message of the outbox until the server has it, fitting it to the recipient's devices.
     pub(crate) async fn deliver(&self, line: &mut Line<'_>, msg_id: MsgId) -> Result<(), ClientError> {
         for _ in 0..FIT_TRIES {

@@ -8,6 +8,7 @@
 //! device that was off for a month finds one and not thousands. But each replaced one is a step of the ratchet that the
 //! other side never sees, and it follows a limited number of those: so every [`COALESCED_MAX`]th receipt stays.
 
+use std::collections::HashMap;
 use std::ops::Bound;
 
 use serde::{Deserialize, Serialize};
@@ -76,6 +77,9 @@ struct ReadRow {
     told: u64,
     /// The clock that the last one named.
     told_hlc: u64,
+    /// The clock that this account's other devices know of.
+    #[serde(default)]
+    synced_hlc: u64,
 }
 
 /// A receipt to be sent.
@@ -179,10 +183,50 @@ pub(crate) fn shown(tx: &WriteTx<'_>, from: AccountId, msg_id: MsgId, client_hlc
     if row.as_ref().is_some_and(|row| row.client_hlc >= client_hlc) {
         return Ok(());
     }
-    let (told, told_hlc) = row.map_or((0, 0), |row| (row.told, row.told_hlc));
+    let (told, told_hlc, synced_hlc) = row.map_or((0, 0, 0), |row| (row.told, row.told_hlc, row.synced_hlc));
     // What is read while nobody is told counts as told: turning receipts on must not reveal the past.
     let told_hlc = if tells(tx)? { told_hlc } else { client_hlc };
-    tx.put(&READ, from.as_bytes(), &ReadRow { up_to: msg_id, client_hlc, told, told_hlc })
+    tx.put(&READ, from.as_bytes(), &ReadRow { up_to: msg_id, client_hlc, told, told_hlc, synced_hlc })
+}
+
+/// Another device of this account has shown the messages of `from` up to one. It tells them, and this device does not.
+pub(crate) fn read_elsewhere(
+    tx: &WriteTx<'_>,
+    from: AccountId,
+    up_to: MsgId,
+    client_hlc: u64,
+) -> Result<(), ClientError> {
+    let row = tx.get(&READ, from.as_bytes())?;
+    if row.as_ref().is_some_and(|row| row.client_hlc >= client_hlc) {
+        return Ok(());
+    }
+    let told = row.map_or(0, |row| row.told);
+    let row = ReadRow { up_to, client_hlc, told, told_hlc: client_hlc, synced_hlc: client_hlc };
+    tx.put(&READ, from.as_bytes(), &row)
+}
+
+/// Whose messages were read further than this account's other devices know; nobody's when there are none.
+pub(crate) fn unsynced(tx: &impl Rows) -> Result<Vec<AccountId>, ClientError> {
+    if !contacts::has_other_devices(tx)? {
+        return Ok(Vec::new());
+    }
+    let rows = tx.list(&READ)?.into_iter().filter(|(_, row)| row.client_hlc > row.synced_hlc);
+    rows.map(|(key, _)| Ok(AccountId::from_slice(&key)?)).collect()
+}
+
+/// How far messages of `from` were read, if the other devices are to be told; they count as told, so that has to be
+/// stored in the same transaction.
+pub(crate) fn mark(tx: &WriteTx<'_>, from: AccountId) -> Result<Option<(MsgId, u64)>, ClientError> {
+    let row = tx.get(&READ, from.as_bytes())?;
+    let Some(row) = row.filter(|row| row.client_hlc > row.synced_hlc) else { return Ok(None) };
+    tx.put(&READ, from.as_bytes(), &ReadRow { synced_hlc: row.client_hlc, ..row })?;
+    Ok(Some((row.up_to, row.client_hlc)))
+}
+
+/// How far each account's messages were read, on this device or another of its account.
+pub(crate) fn read_up_to(tx: &impl Rows) -> Result<HashMap<AccountId, u64>, ClientError> {
+    let rows = tx.list(&READ)?.into_iter();
+    rows.map(|(key, row)| Ok((AccountId::from_slice(&key)?, row.client_hlc))).collect()
 }
 
 /// Whom a receipt is due to.
@@ -198,8 +242,9 @@ pub(crate) fn due(tx: &impl Rows) -> Result<Vec<AccountId>, ClientError> {
 pub(crate) fn take(tx: &WriteTx<'_>, account: AccountId) -> Result<Option<Due>, ClientError> {
     let row = tx.get(&READ, account.as_bytes())?;
     let Some(row) = row.filter(|row| row.client_hlc > row.told_hlc) else { return Ok(None) };
-    let ReadRow { up_to, client_hlc, told, .. } = row;
-    tx.put(&READ, account.as_bytes(), &ReadRow { up_to, client_hlc, told: told + 1, told_hlc: client_hlc })?;
+    let ReadRow { up_to, client_hlc, told, synced_hlc, .. } = row;
+    let after = ReadRow { up_to, client_hlc, told: told + 1, told_hlc: client_hlc, synced_hlc };
+    tx.put(&READ, account.as_bytes(), &after)?;
     Ok(Some(Due { content: Content::Read { up_to, client_hlc }, coalesce: told % COALESCED_MAX != 0 }))
 }
 
@@ -227,6 +272,27 @@ mod tests {
                 assert!(take(tx, bob())?.is_none());
                 shown(tx, bob(), msg(3), 30)?;
                 assert!(take(tx, bob())?.unwrap().coalesce);
+                Ok(())
+            })
+            .unwrap();
+    }
+
+    #[test]
+    fn what_another_device_has_read_is_told_by_that_one_alone() {
+        let alice = Person::new("alice");
+        alice
+            .profile
+            .write(|tx| {
+                shown(tx, bob(), msg(1), 10)?;
+                read_elsewhere(tx, bob(), msg(3), 30)?;
+                assert_eq!(read_up_to(tx)?[&bob()], 30);
+                assert_eq!((due(tx)?, mark(tx, bob())?), (vec![], None), "the other one tells");
+                read_elsewhere(tx, bob(), msg(2), 20)?;
+                shown(tx, bob(), msg(2), 20)?;
+                assert_eq!(read_up_to(tx)?[&bob()], 30, "it never goes back");
+                shown(tx, bob(), msg(4), 40)?;
+                assert_eq!(mark(tx, bob())?, Some((msg(4), 40)));
+                assert_eq!((mark(tx, bob())?, due(tx)?), (None, vec![bob()]));
                 Ok(())
             })
             .unwrap();

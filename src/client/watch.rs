@@ -486,6 +486,7 @@ impl Watch<'_> {
                 tracing::warn!("contacts and history of the other device were not fetched: {error}");
             }
             Box::pin(client.queue_receipts()).await?;
+            Box::pin(client.queue_read_marks()).await?;
             Box::pin(client.repair(now())).await?;
             match Box::pin(self.flush()).await {
                 Ok(()) => {}

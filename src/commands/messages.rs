@@ -35,7 +35,7 @@ pub(crate) fn messages(args: &MessagesArgs, output: Output) -> anyhow::Result<()
             },
             value: json!({
                 "message": message.msg_id, "from": from, "group": message.group, "at": message.server_ts,
-                "content": said,
+                "content": said, "read": message.read,
             }),
         });
     }

@@ -263,3 +263,29 @@ fn a_lying_server_gets_no_ghost_device_into_an_account() {
     let listed = waxwing(dir, &["devices", "list", "--home", "dave"]).ok().stdout;
     assert_eq!(listed.lines().count(), 1, "{listed}");
 }
+
+/// What was read on one device counts as read on the other, before that one has shown it.
+#[test]
+fn what_one_device_has_read_the_others_know() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let service = Service::start(dir);
+    register(dir, &service.url, "alice");
+    register(dir, &service.url, "bob");
+    link(dir, &service.url, "alice", "phone");
+    say(dir, "bob", "alice", "read me").ok();
+    let read_on_the_phone = || {
+        waxwing(dir, &["watch", "--once", "--background", "--home", "phone"]).ok();
+        let seen = waxwing(dir, &["--json", "messages", "--home", "phone"]).ok().stdout;
+        let mut lines = seen.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        lines.find(|line| line["content"]["text"] == "read me").expect("both devices get it")["read"].clone()
+    };
+    assert_eq!(read_on_the_phone(), json!(false));
+    watch(dir, "alice");
+    assert_eq!(read_on_the_phone(), json!(true));
+    // Its author is told once, by the one that has shown it.
+    watch(dir, "phone");
+    waxwing(dir, &["watch", "--once", "--home", "bob"]).ok();
+    let sent = waxwing(dir, &["--json", "messages", "--home", "bob"]).ok().json();
+    assert_eq!((&sent["content"]["text"], &sent["tick"]), (&json!("read me"), &json!("read")));
+}
