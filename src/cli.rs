@@ -43,6 +43,11 @@ pub(crate) enum Command {
     /// Add, list, name or remove the account's devices.
     #[command(subcommand)]
     Devices(DevicesCommand),
+    /// Look at every step between a profile and its service, and say what does not work and why.
+    Doctor {
+        #[command(flatten)]
+        profile: ProfileArgs,
+    },
     /// Show the safety number with somebody, to compare by voice or by camera.
     Verify(VerifyArgs),
     /// List the people this profile knows.

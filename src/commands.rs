@@ -8,6 +8,7 @@ mod config;
 mod contacts;
 mod demo;
 mod devices;
+mod doctor;
 mod groups;
 mod messages;
 mod own_service;
@@ -30,6 +31,7 @@ pub(crate) async fn run(command: Command, output: &Output) -> anyhow::Result<()>
         Command::Register(args) => profile::register(args, output).await,
         Command::Link(args) => devices::link(args, output).await,
         Command::Devices(command) => devices::devices(command, output).await,
+        Command::Doctor { profile } => doctor::doctor(profile, output).await,
         Command::Verify(args) => contacts::verify(args, output).await,
         Command::Contacts(args) => contacts::contacts(args, output).await,
         Command::Account(command) => profile::account(command, output).await,

@@ -10,6 +10,7 @@ mod stories {
     mod bad_input;
     mod bad_networks;
     mod devices;
+    mod doctor;
     mod entry;
     mod first_minutes;
     mod framing;

@@ -122,7 +122,7 @@ fn an_invite_lets_one_person_in_and_an_account_changes_its_handle_and_goes() {
 }
 
 /// A proxy that passes requests on and lets no WebSocket through.
-fn proxy_without_sockets(upstream: &str) -> String {
+pub(super) fn proxy_without_sockets(upstream: &str) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let upstream = upstream.to_owned();
