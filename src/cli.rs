@@ -598,6 +598,8 @@ pub(crate) enum BenchCommand {
     Drain(BenchDrainArgs),
     /// Times of a message to a large group whose members are all connected, and what it takes on disk.
     Group(BenchGroupArgs),
+    /// Memory that clients cost which do not read what is sent to them.
+    Slow(BenchSlowArgs),
     /// The load generator of the others: a job on stdin, figures on stdout.
     #[command(hide = true)]
     Load,
@@ -672,6 +674,16 @@ pub(crate) struct BenchEdgeArgs {
     /// rounds: NAME=http://HOST:PORT/{},PID. Can be repeated.
     #[arg(long, value_name = "PEER")]
     pub peer: Vec<EdgePeer>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchSlowArgs {
+    /// Directory on the disk to measure; what is written there (200 KB a reader) is removed at the end.
+    #[arg(long, default_value_os_t = std::env::temp_dir(), value_name = "DIR")]
+    pub dir: PathBuf,
+    /// Clients that do not read.
+    #[arg(long, default_value_t = 10_000)]
+    pub readers: u32,
 }
 
 #[derive(Debug, Args)]

@@ -13,6 +13,7 @@ mod latency;
 mod load;
 mod messages;
 mod server;
+mod slow;
 mod upload;
 
 use std::path::Path;
@@ -34,6 +35,7 @@ pub(crate) async fn run(command: BenchCommand, output: Output) -> anyhow::Result
         BenchCommand::Connections(args) => connections::run(args, output).await,
         BenchCommand::Drain(args) => drain::run(args, output).await,
         BenchCommand::Group(args) => group::run(args, output).await,
+        BenchCommand::Slow(args) => slow::run(args, output).await,
         BenchCommand::Load => load::run(output).await,
     }
 }

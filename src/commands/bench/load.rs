@@ -9,6 +9,7 @@ mod group;
 mod hold;
 mod pairs;
 mod people;
+mod slow;
 mod socket;
 
 use std::net::Ipv4Addr;
@@ -27,6 +28,7 @@ pub(super) use self::drain::{Drained, Draining};
 pub(super) use self::group::{Fanned, Grouping};
 pub(super) use self::hold::Holding;
 pub(super) use self::pairs::{Paced, Pairs, Peak, Times};
+pub(super) use self::slow::Slow;
 
 /// Bytes of a message's body, as a short text has when it is sealed.
 const BODY_BYTES: usize = 300;
@@ -45,6 +47,8 @@ pub(super) enum Job {
     Drain(Draining),
     /// A large group.
     Group(Grouping),
+    /// Readers that read nothing.
+    Slow(Slow),
 }
 
 /// Runs as a generator.
@@ -57,6 +61,7 @@ pub(super) async fn run(output: Output) -> anyhow::Result<()> {
         Job::Hold(job) => hold::run(job, &mut told).await?,
         Job::Drain(job) => drain::run(job, &mut told).await?,
         Job::Group(job) => group::run(job, &mut told).await?,
+        Job::Slow(job) => slow::run(job, &mut told).await?,
     }
     Ok(())
 }

@@ -31,7 +31,28 @@ impl Socket {
         person: &Person,
         msgs: u32,
     ) -> anyhow::Result<(Self, Welcome)> {
+        Self::connect_on(TcpSocket::new_v4()?, address, source, person, msgs).await
+    }
+
+    /// The same with so many bytes in the kernel, and the largest window.
+    pub(super) async fn connect_narrow(
+        address: &str,
+        source: Ipv4Addr,
+        person: &Person,
+        receive_buffer: u32,
+    ) -> anyhow::Result<Self> {
         let socket = TcpSocket::new_v4()?;
+        socket.set_recv_buffer_size(receive_buffer)?;
+        Ok(Self::connect_on(socket, address, source, person, u32::MAX).await?.0)
+    }
+
+    async fn connect_on(
+        socket: TcpSocket,
+        address: &str,
+        source: Ipv4Addr,
+        person: &Person,
+        msgs: u32,
+    ) -> anyhow::Result<(Self, Welcome)> {
         socket.set_reuseaddr(true)?;
         socket.bind((source, 0).into())?;
         let mut stream = socket.connect(address.parse()?).await?;
