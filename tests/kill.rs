@@ -19,6 +19,7 @@ mod support;
 mod harness {
     pub mod couriers;
     pub mod cycles;
+    pub mod devices;
     pub mod disk;
     pub mod recorder;
     pub mod uploader;
@@ -28,7 +29,7 @@ mod harness {
 use std::process::ExitCode;
 
 use harness::cycles::{Chaos, Report, messages, uploads};
-use harness::{couriers, disk, recorder, uploader};
+use harness::{couriers, devices, disk, recorder, uploader};
 use libtest_mimic::{Arguments, Failed, Trial};
 
 /// Kills of each kind: often enough that a window of a few microseconds between record and answer is met.
@@ -64,6 +65,9 @@ fn trials() -> Vec<Trial> {
             holds(uploads(Chaos::kills(CYCLES).with_fault(COMPACTION)))
         }),
         Trial::test("acknowledged_messages_survive_kill_9", || holds(messages(Chaos::kills(CYCLES)))),
+        Trial::test("two_devices_each_have_every_message_once_whichever_is_killed", || {
+            holds(devices::messages(CYCLES))
+        }),
         Trial::test("the_harness_sees_messages_deleted_before_their_ack", || {
             breaks(messages(Chaos::kills(CYCLES).with_fault("delete-before-ack")))
         }),

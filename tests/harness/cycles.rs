@@ -58,15 +58,15 @@ impl fmt::Display for Report {
 
 /// The stage of a run: a service that can die, a recorder, a directory, dice. Taken down in this order: a disk that
 /// somebody uses is not unmounted, and a directory with a disk in it not removed.
-struct Stage {
+pub(super) struct Stage {
     service: Option<Service>,
-    recorder: Recorder,
+    pub(super) recorder: Recorder,
     disk: Option<Disk>,
-    dir: tempfile::TempDir,
+    pub(super) dir: tempfile::TempDir,
     listen: String,
     chaos: Chaos,
-    dice: Dice,
-    kills: usize,
+    pub(super) dice: Dice,
+    pub(super) kills: usize,
     upload_grant: String,
     media_grant: String,
     /// What the service said when it did not start any more.
@@ -74,7 +74,7 @@ struct Stage {
 }
 
 impl Stage {
-    fn set(chaos: Chaos) -> Self {
+    pub(super) fn set(chaos: Chaos) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory can be made");
         let seed = u64::from(std::process::id());
         eprintln!("seed {seed}");
@@ -120,11 +120,11 @@ impl Stage {
         }
     }
 
-    fn url(&self) -> String {
+    pub(super) fn url(&self) -> String {
         format!("http://{}", self.listen)
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(super) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
@@ -153,7 +153,7 @@ impl Stage {
     }
 
     /// Lets everything run for a moment whose length nobody chose.
-    fn let_run(&mut self) {
+    pub(super) fn let_run(&mut self) {
         let (from, to) = if self.chaos.power_cuts { (300, 900) } else { (20, 300) };
         std::thread::sleep(Duration::from_millis(from + self.dice.below(to - from)));
     }
@@ -163,25 +163,32 @@ impl Stage {
         self.recorder.lines().iter().filter(|line| line[0] == "connected").count()
     }
 
-    fn worker(&self, args: &[&str]) -> Worker {
+    pub(super) fn worker(&self, args: &[&str]) -> Worker {
         let mut command = Command::new(std::env::current_exe().expect("this binary has a path"));
         let child = command.args(args).spawn().expect("a worker starts");
         Worker(child)
     }
 
-    fn report(&self, acknowledged: usize, mut losses: Vec<String>) -> Report {
+    pub(super) fn report(&self, acknowledged: usize, mut losses: Vec<String>) -> Report {
         losses.extend(self.dead.iter().map(|said| format!("the service does not start any more: {said}")));
         Report { kills: self.kills, acknowledged, losses }
     }
 }
 
 /// A worker process; killed with -9 when dropped.
-struct Worker(Child);
+pub(super) struct Worker(Child);
+
+impl Worker {
+    /// kill -9, and its end.
+    pub(super) fn kill(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
 
 impl Drop for Worker {
     fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        self.kill();
     }
 }
 
