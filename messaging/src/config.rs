@@ -6,6 +6,8 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+
+pub use crate::push::{ApnsConfig, FcmConfig, PushConfig, WebConfig};
 use waxwing_protocol::api::Registration;
 use waxwing_protocol::grant::SHARE_LIFETIME;
 
@@ -77,6 +79,8 @@ pub struct Config {
     pub group_links_per_minute: u32,
     /// Seconds between two rounds of the sweeper, which erases what was acked or has expired. Default 60.
     pub sweep_interval_s: u32,
+    /// How devices are woken for which something waits.
+    pub push: PushConfig,
 }
 
 impl Default for Config {
@@ -110,6 +114,7 @@ impl Default for Config {
             group_changes_per_minute: 120,
             group_links_per_minute: 60,
             sweep_interval_s: 60,
+            push: PushConfig::default(),
         }
     }
 }
@@ -156,7 +161,7 @@ impl Config {
             ("group_links_per_minute", self.group_links_per_minute.into()),
             ("sweep_interval_s", self.sweep_interval_s.into()),
         ];
-        match numbers.into_iter().find(|(_, value)| *value == 0) {
+        match numbers.into_iter().chain(self.push.numbers()).find(|(_, value)| *value == 0) {
             Some((key, _)) => Err(ConfigError { key }),
             None => Ok(()),
         }

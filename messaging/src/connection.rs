@@ -425,6 +425,7 @@ impl Connection {
         }
         let ranges: Vec<_> = ack.ranges.iter().map(|range| (range.first, range.last)).collect();
         let (up_to, ranges) = self.flows[index(lane)].ack(ack.up_to, &ranges);
+        self.node.fabric.acked(self.device);
         let receipts = self.node.delivery.receipts(self.node.clock.now());
         self.store_ack(AckRequest { mailbox: self.device, lane, up_to, ranges, receipts });
         Ok(())

@@ -190,6 +190,7 @@ impl Delivery {
             class: send.class,
             expires_at: now.plus(kept).as_millis(),
             body: Bytes::new(),
+            urgency: send.urgency,
             ..Envelope::default()
         };
         let content_hash = *blake3::hash(&send.encode_to_vec()).as_bytes();

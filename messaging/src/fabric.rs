@@ -12,7 +12,7 @@ mod outbox;
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashSet};
 use std::ops::Bound;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -20,6 +20,7 @@ use waxwing_protocol::{AccountId, DeviceId, GroupId};
 
 pub(crate) use self::outbox::{Outbox, Stop};
 use crate::metrics::handles;
+use crate::push::Wakes;
 use crate::store::{CommitSink, Committed, DeviceAddress};
 
 /// Waves in which connections are told to go: a crowd that leaves at once comes back at once.
@@ -53,6 +54,8 @@ pub(crate) struct Fabric {
     progressed: Mutex<HashSet<GroupId>>,
     /// Notified when there is one.
     progress: Notify,
+    /// Who is told of devices that are not there; nobody where none can be woken.
+    wakes: OnceLock<Arc<Wakes>>,
 }
 
 #[derive(Debug, Default)]
@@ -85,11 +88,28 @@ impl Drop for Route {
             routes.by_device.remove(&self.device);
             handles().connections.decrement(1);
             self.fabric.left.notify_waiters();
+            drop(routes);
+            if let Some(wakes) = self.fabric.wakes.get() {
+                wakes.left(self.device);
+            }
         }
     }
 }
 
 impl Fabric {
+    /// Tells `wakes` from now on who comes and goes, and what is committed for whom.
+    pub(crate) fn wake_by(&self, wakes: Arc<Wakes>) {
+        // Set once, as the node opens.
+        let _ = self.wakes.set(wakes);
+    }
+
+    /// A device has acked something.
+    pub(crate) fn acked(&self, device: DeviceAddress) {
+        if let Some(wakes) = self.wakes.get() {
+            wakes.acked(device);
+        }
+    }
+
     /// Makes `outbox` the way to `device`, and stops the connection it had, unless that is the newer one.
     pub(crate) fn announce(self: &Arc<Self>, device: DeviceAddress, generation: u64, outbox: Arc<Outbox>) -> Route {
         let mut routes = self.lock();
@@ -105,6 +125,10 @@ impl Fabric {
                 vacant.insert(Entrance { generation, outbox });
                 handles().connections.increment(1);
             }
+        }
+        drop(routes);
+        if let Some(wakes) = self.wakes.get() {
+            wakes.connected(device);
         }
         Route { fabric: self.clone(), device, generation }
     }
@@ -211,7 +235,11 @@ impl Fabric {
 impl CommitSink for Fabric {
     fn committed(&self, row: Committed) {
         handles().stored.increment(1);
-        if let Some(outbox) = self.outbox(row.to) {
+        let outbox = self.outbox(row.to);
+        if let Some(wakes) = self.wakes.get() {
+            wakes.committed(&row, outbox.is_some());
+        }
+        if let Some(outbox) = outbox {
             outbox.push(row);
         }
     }

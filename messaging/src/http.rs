@@ -14,6 +14,7 @@ mod groups;
 mod keys;
 mod poll;
 mod preferences;
+mod push;
 mod reports;
 mod socket;
 
@@ -69,6 +70,8 @@ pub(crate) fn router(node: Arc<Node>) -> Router {
         .route("/v1/groups/{id}/link", only(post(groups::link)))
         .route("/v1/groups/{id}/devices", only(post(groups::devices)).layer(large()))
         .route("/v1/preferences", only(get(preferences::show).put(preferences::set)))
+        .route("/v1/push", only(get(push::view).put(push::set).delete(push::remove)))
+        .route("/v1/push/test", only(post(push::test)))
         .route("/v1/blocks", only(get(blocks::list)))
         .route("/v1/blocks/{account}", only(put(blocks::add).delete(blocks::remove)))
         .route("/v1/report", only(post(reports::report)))

@@ -33,6 +33,7 @@ mod links;
 pub mod metrics;
 mod node;
 mod presence;
+mod push;
 mod reports;
 mod secrets;
 mod sessions;
@@ -50,10 +51,11 @@ use tokio::sync::Notify;
 use tracing::info;
 use waxwing_protocol::grant::{GrantToken, Jwks};
 
-pub use self::config::{Config, ConfigError};
+pub use self::config::{ApnsConfig, Config, ConfigError, FcmConfig, PushConfig, WebConfig};
 pub use self::grants::mint_edge_grant;
 pub use self::invites::{InviteCode, mint_invite};
 pub use self::limits::LimitView;
+pub use self::push::CredentialsError;
 pub use self::secrets::SecretError;
 pub use self::survey::{AccountSurvey, DeviceSurvey, LaneSurvey, SurveyError};
 
@@ -72,6 +74,7 @@ use self::limits::Limit;
 use self::links::Links;
 use self::node::Node;
 use self::presence::Presence;
+use self::push::{Providers, Push};
 use self::reports::Reports;
 use self::sessions::Sessions;
 use self::store::{EmbeddedStore, EmbeddedStoreError};
@@ -84,6 +87,7 @@ const STORE_DIR: &str = "store";
 pub struct Messaging {
     node: Arc<Node>,
     stop_sweeper: Arc<Notify>,
+    stop_waking: Arc<Notify>,
 }
 
 /// Why a node could not be opened.
@@ -117,6 +121,9 @@ pub enum OpenError {
     /// A secret cannot be read or made.
     #[error(transparent)]
     Secret(#[from] SecretError),
+    /// Credentials for a push provider cannot be used.
+    #[error("push: {0}")]
+    Push(#[from] CredentialsError),
 }
 
 impl Messaging {
@@ -127,7 +134,7 @@ impl Messaging {
     pub async fn open(config: Config, data_dir: &Path) -> Result<Self, OpenError> {
         config.check()?;
         let fabric = Arc::new(Fabric::default());
-        let (store, grants, invites) = {
+        let (store, grants, invites, providers) = {
             let (dir, config, sink) = (data_dir.to_owned(), config.clone(), fabric.clone());
             let opened = tokio::task::spawn_blocking(move || {
                 std::fs::create_dir_all(&dir).map_err(|source| OpenError::DataDir { dir: dir.clone(), source })?;
@@ -136,13 +143,16 @@ impl Messaging {
                     EmbeddedStoreError::Locked => OpenError::Locked { dir: dir.clone() },
                     EmbeddedStoreError::Engine(reason) => OpenError::Store { dir: dir.clone(), reason },
                 })?;
-                Ok::<_, OpenError>((store, Grants::open(&config, &dir)?, Invites::open(&dir)?))
+                let providers = Providers::open(&config.push, &dir)?;
+                Ok::<_, OpenError>((store, Grants::open(&config, &dir)?, Invites::open(&dir)?, providers))
             });
             opened.await.map_err(|error| OpenError::Store { dir: data_dir.to_owned(), reason: error.to_string() })??
         };
         let store = Arc::new(store);
         let interval = config::seconds(config.sweep_interval_s);
         let clock = Arc::new(Clock::start());
+        let push = Push::new(&config.push, providers, store.clone(), fabric.clone(), clock.clone());
+        let push = Arc::new(push);
         let node = Arc::new(Node {
             clock: clock.clone(),
             accounts: Accounts::new(store.clone(), invites, &config),
@@ -154,6 +164,7 @@ impl Messaging {
             delivery: Delivery::new(store.clone(), store.clone(), fabric.clone(), &config),
             groups: Groups::new(store.clone(), store.clone(), &config),
             presence: Arc::new(Presence::new(store.clone(), fabric.clone(), clock)),
+            push: push.clone(),
             fabric,
             mailboxes: store,
             hellos: Limit::new("hellos", config.hellos_per_minute, Duration::from_secs(60)),
@@ -162,12 +173,15 @@ impl Messaging {
             reports: Reports::new(data_dir),
             config,
         });
-        let stop_sweeper = Arc::new(Notify::new());
+        let (stop_sweeper, stop_waking) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
         tokio::spawn(sweeper::run(Arc::downgrade(&node), interval, stop_sweeper.clone()));
         tokio::spawn(presence::run(Arc::downgrade(&node)));
         tokio::spawn(groups::tell_receipts(Arc::downgrade(&node), node.fabric.clone()));
+        if push.is_used() {
+            push::start(&push, stop_waking.clone());
+        }
         info!(data_dir = %data_dir.display(), "messaging is open");
-        Ok(Self { node, stop_sweeper })
+        Ok(Self { node, stop_sweeper, stop_waking })
     }
 
     /// The HTTP interface and the socket.
@@ -195,6 +209,7 @@ impl Messaging {
     /// connection are dropped.
     pub async fn close(&self) {
         self.stop_sweeper.notify_one();
+        self.stop_waking.notify_one();
         let mut waves = self.node.fabric.drain();
         while self.node.fabric.drain_wave(&mut waves) {
             tokio::time::sleep(WAVE_PAUSE).await;

@@ -8,7 +8,7 @@ use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 use waxwing_protocol::frames::Class;
 
 /// Names and meanings. The kind is in the name: `_total` counts, `_fsync_seconds` is a histogram, anything else a gauge.
-pub const METRICS: [(&str, &str); 15] = [
+pub const METRICS: [(&str, &str); 20] = [
     (CONNECTIONS, "Devices with a connection to this node."),
     (CLOSED, "Connections that this node closed, by WebSocket close code."),
     (SENDS, "Sends that were well-formed and went to the mailboxes' store, by class of message."),
@@ -23,6 +23,11 @@ pub const METRICS: [(&str, &str); 15] = [
     (OLDEST, "When the oldest envelope that waits was taken, as of that round; 0 when none waits."),
     (SWEPT, "Envelopes that were erased because they were acked or had expired."),
     (PRESENCE, "Presence told: one for each account and each connection that is told of it."),
+    (PUSH_WAKES, "Wakes that a push provider was asked for, or was not, by provider and by what came of it."),
+    (PUSH_COALESCED, "Envelopes that needed no wake of their own, since one was outstanding."),
+    (PUSH_DEVICES, "Devices that can be woken."),
+    (PUSH_DUE, "Wakes that wait for their time."),
+    (PUSH_CLOSED, "Push providers and origins that are left alone for a while, since they fail or refuse this server."),
     (REFUSALS, "Requests and frames refused because somebody asked too often, by limit."),
 ];
 
@@ -40,6 +45,11 @@ const DEEPEST: &str = "waxwing_mailbox_deepest_rows";
 const OLDEST: &str = "waxwing_mailbox_oldest_timestamp_seconds";
 const SWEPT: &str = "waxwing_envelopes_swept_total";
 const PRESENCE: &str = "waxwing_presence_items_total";
+const PUSH_WAKES: &str = "waxwing_push_wakes_total";
+const PUSH_COALESCED: &str = "waxwing_push_coalesced_total";
+const PUSH_DEVICES: &str = "waxwing_push_devices";
+const PUSH_DUE: &str = "waxwing_push_due";
+const PUSH_CLOSED: &str = "waxwing_push_closed";
 const REFUSALS: &str = "waxwing_limit_refusals_total";
 
 /// The handles of this process. They count nothing until a recorder is installed, which comes before messaging opens.
@@ -57,6 +67,10 @@ static HANDLES: LazyLock<Handles> = LazyLock::new(|| Handles {
     oldest: gauge!(OLDEST),
     swept: counter!(SWEPT),
     presence: counter!(PRESENCE),
+    push_coalesced: counter!(PUSH_COALESCED),
+    push_devices: gauge!(PUSH_DEVICES),
+    push_due: gauge!(PUSH_DUE),
+    push_closed: gauge!(PUSH_CLOSED),
 });
 
 /// Classes that clients send.
@@ -83,6 +97,10 @@ pub(crate) struct Handles {
     pub(crate) oldest: Gauge,
     pub(crate) swept: Counter,
     pub(crate) presence: Counter,
+    pub(crate) push_coalesced: Counter,
+    pub(crate) push_devices: Gauge,
+    pub(crate) push_due: Gauge,
+    pub(crate) push_closed: Gauge,
 }
 
 impl Handles {
@@ -102,6 +120,11 @@ pub(crate) fn handles() -> &'static Handles {
 /// Counts a connection that this node closes.
 pub(crate) fn closed(code: u16) {
     counter!(CLOSED, "code" => code.to_string()).increment(1);
+}
+
+/// Counts a wake, with what came of it.
+pub(crate) fn wake(provider: &'static str, reason: &'static str) {
+    counter!(PUSH_WAKES, "provider" => provider, "reason" => reason).increment(1);
 }
 
 /// The counter of what a limit refuses.

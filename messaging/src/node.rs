@@ -16,6 +16,7 @@ use crate::keys::Keys;
 use crate::limits::Limit;
 use crate::links::Links;
 use crate::presence::Presence;
+use crate::push::Push;
 use crate::reports::Reports;
 use crate::sessions::Sessions;
 use crate::store::{DeviceAddress, MailboxStore};
@@ -33,6 +34,7 @@ pub(crate) struct Node {
     pub(crate) delivery: Delivery,
     pub(crate) groups: Groups,
     pub(crate) presence: Arc<Presence>,
+    pub(crate) push: Arc<Push>,
     pub(crate) fabric: Arc<Fabric>,
     pub(crate) mailboxes: Arc<dyn MailboxStore>,
     pub(crate) hellos: Limit<DeviceAddress>,

@@ -8,6 +8,7 @@ mod embedded;
 mod groups;
 #[cfg(test)]
 mod suite;
+mod targets;
 
 use std::fmt;
 
@@ -20,6 +21,7 @@ use waxwing_protocol::{AccountId, DeviceId, GroupId, Handle, MsgId, Timestamp};
 
 pub(crate) use embedded::{EmbeddedStore, EmbeddedStoreError};
 pub(crate) use groups::{GroupCommit, GroupCommitted, GroupProgress, GroupRecord, GroupSend, GroupStore};
+pub(crate) use targets::{WakeTarget, WakeTargets};
 
 /// A device of an account: the address of a mailbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

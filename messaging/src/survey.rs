@@ -133,6 +133,7 @@ impl Messaging {
             claims,
             one_time_claims,
             node.presence.typing_limit(),
+            node.push.test_limit(),
             node.reports.limit(),
             requests,
             registrations,

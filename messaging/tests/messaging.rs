@@ -28,6 +28,10 @@ mod node;
 mod polls;
 #[path = "messaging/presence.rs"]
 mod presence;
+#[path = "messaging/provider.rs"]
+mod provider;
+#[path = "messaging/push.rs"]
+mod push;
 #[path = "messaging/random.rs"]
 mod random;
 #[path = "messaging/receipts.rs"]

@@ -5,11 +5,13 @@
 
 mod devices;
 mod groups;
+mod push;
 
 use serde::{Deserialize, Serialize};
 
 pub use self::devices::*;
 pub use self::groups::*;
+pub use self::push::*;
 use crate::identity::{Base64, PublicKey, REGISTER_DOMAIN, SignedDeviceList, SignedPrekey, signed_bytes};
 use crate::{AccountId, BlobId, DeviceId, Handle, MsgId, Timestamp};
 

@@ -306,6 +306,7 @@ mod tests {
     use crate::limits::Limit;
     use crate::links::Links;
     use crate::presence::Presence;
+    use crate::push::{Providers, Push};
     use crate::reports::Reports;
     use crate::store::{
         AccountRecord, Append, AppendError, Appended, Body as Ciphertext, Directory as _, EmbeddedStore, MailboxStore,
@@ -419,7 +420,8 @@ mod tests {
             grants: Grants::open(&config, dir.path()).unwrap(),
             delivery: Delivery::new(store.clone(), store.clone(), fabric.clone(), &config),
             groups: Groups::new(store.clone(), store.clone(), &config),
-            presence: Arc::new(Presence::new(store.clone(), fabric.clone(), clock)),
+            presence: Arc::new(Presence::new(store.clone(), fabric.clone(), clock.clone())),
+            push: Arc::new(Push::new(&config.push, Providers::default(), store.clone(), fabric.clone(), clock)),
             fabric,
             mailboxes: Arc::new(CommitsAfterOpen { store, message }),
             hellos: Limit::new("hellos", config.hellos_per_minute, Duration::from_secs(60)),

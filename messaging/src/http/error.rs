@@ -17,6 +17,7 @@ use crate::devices::DevicesError;
 use crate::groups::GroupsError;
 use crate::keys::KeysError;
 use crate::links::LinkError;
+use crate::push::{PushError, TargetRefused};
 use crate::reports::ReportError;
 use crate::store::{StoreError, StoreErrorKind};
 
@@ -209,6 +210,23 @@ impl From<ReportError> for HttpError {
                 Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "a fault of the server")
             }
         }
+    }
+}
+
+impl From<PushError> for HttpError {
+    fn from(refused: PushError) -> Self {
+        let (status, slug) = match &refused {
+            PushError::Target(TargetRefused::NotOffered(_)) => (StatusCode::UNPROCESSABLE_ENTITY, "push-not-offered"),
+            PushError::Target(_) => (StatusCode::UNPROCESSABLE_ENTITY, "push-target-refused"),
+            PushError::NotFound => (StatusCode::NOT_FOUND, "device-not-found"),
+            PushError::NoTarget => (StatusCode::NOT_FOUND, "push-target-not-found"),
+            PushError::TooMany { retry_after } => {
+                let wait = *retry_after;
+                return Self::new(StatusCode::TOO_MANY_REQUESTS, "rate-limited", refused).retry_after(wait);
+            }
+            PushError::Store(failed) => return failed.clone().into(),
+        };
+        Self::new(status, slug, refused)
     }
 }
 

@@ -21,6 +21,7 @@ mod receipts;
 mod records;
 mod sweep;
 mod tables;
+mod targets;
 mod writer;
 
 use std::path::Path;

@@ -1,5 +1,7 @@
 //! The engine suite: the guarantees of [`MailboxStore`] and [`Directory`], as tests that every engine passes.
 
+mod targets;
+
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 

@@ -129,6 +129,7 @@ impl Turn<'_> {
         let directory = &self.tables.directory;
         self.batch.remove(directory, of_device(tag::DEVICE, device, &[]));
         self.batch.remove(directory, of_device(tag::FALLBACK, device, &[]));
+        self.batch.remove(directory, of_device(tag::WAKE_TARGET, device, &[]));
         self.batch.remove(&self.tables.mailboxes, tables::address(device));
         self.batch.insert(directory, tables::removed(device), []);
         self.memory.mailboxes.remove(&device);

@@ -147,6 +147,8 @@ pub(super) mod tag {
     pub(in crate::store::embedded) const PROGRESS: u8 = b'p';
     /// Account and group it is in.
     pub(in crate::store::embedded) const MEMBER: u8 = b'm';
+    /// Device to where its wakes go.
+    pub(in crate::store::embedded) const WAKE_TARGET: u8 = b't';
     /// Mailbox, lane, sending device and coalesce key to seq.
     pub(in crate::store::embedded) const COALESCE: u8 = b'c';
 }

@@ -32,7 +32,7 @@ use crate::metrics::handles;
 use crate::store::{
     AckRequest, Append, AppendError, Appended, Blocked, Claimed, CommitSink, Committed, DeviceAddress, GroupCommit,
     GroupCommitted, GroupSend, Held, ListChange, ListChanged, NewAccount, Opened, PrekeysHeld, Registered, Renamed,
-    StoreError, StoreErrorKind, Swept,
+    StoreError, StoreErrorKind, Swept, WakeTarget,
 };
 
 /// Commands that may wait for the writer; more are refused at once, and clients try again.
@@ -132,6 +132,16 @@ pub(super) enum Command {
         blocked: bool,
         reply: Reply<Blocked>,
     },
+    SetWakeTarget {
+        device: DeviceAddress,
+        target: WakeTarget,
+        reply: Reply<bool>,
+    },
+    RemoveWakeTarget {
+        device: DeviceAddress,
+        only: Option<Timestamp>,
+        reply: Reply<bool>,
+    },
     AddPrekeys {
         device: DeviceAddress,
         one_time: Vec<SignedPrekey>,
@@ -174,6 +184,8 @@ impl Command {
                 | Self::PromoteToken { .. }
                 | Self::SetPreferences { .. }
                 | Self::SetBlocked { .. }
+                | Self::SetWakeTarget { .. }
+                | Self::RemoveWakeTarget { .. }
                 | Self::AddPrekeys { .. }
                 | Self::ClaimPrekey { .. }
         )
@@ -381,6 +393,8 @@ impl Turn<'_> {
             Command::SetBlocked { account, peer, blocked, reply } => {
                 answer(self.set_blocked(account, peer, blocked), reply)
             }
+            Command::SetWakeTarget { device, target, reply } => answer(self.set_wake_target(device, &target), reply),
+            Command::RemoveWakeTarget { device, only, reply } => answer(self.remove_wake_target(device, only), reply),
             Command::AddPrekeys { device, one_time, fallback, now, reply } => {
                 answer(self.add_prekeys(device, &one_time, fallback.as_deref(), now), reply)
             }
