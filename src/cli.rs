@@ -1,6 +1,7 @@
 //! What can be typed: commands, their flags and their help.
 
 mod groups;
+mod push;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -10,6 +11,7 @@ use waxwing_client::{LinkCode, TransferId};
 use waxwing_protocol::{BlobId, DeviceId, Handle, OwnerTag};
 
 pub(crate) use self::groups::{BenchGroupArgs, GroupArgs, GroupCommand};
+pub(crate) use self::push::PushCommand;
 use crate::commands::{BlobArgs, EdgePeer, Peer};
 
 /// The address `waxwing dev` listens on and clients talk to unless told otherwise.
@@ -74,6 +76,9 @@ pub(crate) enum Command {
     },
     /// Make groups, change who is in them, and write to them.
     Group(GroupArgs),
+    /// Have this device woken by a push service when something waits for it.
+    #[command(subcommand)]
+    Push(PushCommand),
     /// Download a file by share link, or by the id of a blob this profile has sent or received.
     Get(GetArgs),
     /// Have a blob kept by the service from now on, or for the whole time again. It counts towards your quota.

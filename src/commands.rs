@@ -13,6 +13,7 @@ mod groups;
 mod messages;
 mod own_service;
 mod profile;
+mod push;
 mod serve;
 mod transfers;
 mod watch;
@@ -45,6 +46,7 @@ pub(crate) async fn run(command: Command, output: &Output) -> anyhow::Result<()>
         Command::Drop(args) => blobs::let_go(args, output).await,
         Command::Blocks { profile } => blocks::blocks(profile, output).await,
         Command::Group(args) => groups::group(args, output).await,
+        Command::Push(command) => push::run(command, output).await,
         Command::Get(args) => transfers::get(args, output).await,
         Command::Share(args) => transfers::share(args, output).await,
         Command::Resume(args) => transfers::resume(args, output).await,

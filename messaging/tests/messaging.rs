@@ -32,6 +32,8 @@ mod presence;
 mod provider;
 #[path = "messaging/push.rs"]
 mod push;
+#[path = "messaging/push_libraries.rs"]
+mod push_libraries;
 #[path = "messaging/random.rs"]
 mod random;
 #[path = "messaging/receipts.rs"]

@@ -40,6 +40,7 @@ mod prekeys;
 mod presence;
 mod profile;
 mod progress;
+mod push;
 mod receipts;
 mod repair;
 mod route;
