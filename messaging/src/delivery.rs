@@ -137,6 +137,7 @@ impl Delivery {
             // A copy: a slice would keep the whole WebSocket message in memory for as long as anybody is slow.
             body: Bytes::copy_from_slice(&target.body),
             epoch: target.epoch,
+            urgency: send.urgency,
             ..Envelope::default()
         };
         let said = Group { epoch: 0, devices_hash: Bytes::new(), ..target.clone() };
