@@ -19,6 +19,7 @@ mod transfers;
 mod watch;
 
 pub(crate) use bench::{EdgePeer, Peer};
+pub(crate) use blobs::BlobArgs;
 
 use crate::cli::Command;
 use crate::output::Output;

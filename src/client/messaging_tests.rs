@@ -306,7 +306,7 @@ async fn a_lost_ack_shows_nothing_twice() {
     assert_eq!(next_words(&mut events).await, "once");
     let me = bob_.whoami().unwrap().account;
     town.server.until(|world| world.hellos.iter().filter(|(account, _)| *account == me).count() == 2).await;
-    assert_eq!(town.server.world().hellos.last().unwrap().1.have.unwrap().normal, 1);
+    assert_eq!(town.server.world().hellos.last().unwrap().1.have.as_ref().unwrap().normal, 1);
     alice.send_content(&bob(), msg(2), text("twice")).await.unwrap();
     assert_eq!(next_words(&mut events).await, "twice");
     watcher.abort();

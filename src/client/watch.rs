@@ -227,8 +227,16 @@ impl Watch<'_> {
                     self.drained(&lanes);
                 }
                 // The sender may have stopped waiting; its message is in the outbox until it learns of this.
-                Body::SendResult(result) => drop(replies.remove(&id).map(|reply| reply.send(Reply::Taken(result)))),
-                Body::Ok(_) => drop(replies.remove(&id).map(|reply| reply.send(Reply::Done))),
+                Body::SendResult(result) => {
+                    if let Some(reply) = replies.remove(&id) {
+                        drop(reply.send(Reply::Taken(result)));
+                    }
+                }
+                Body::Ok(_) => {
+                    if let Some(reply) = replies.remove(&id) {
+                        drop(reply.send(Reply::Done));
+                    }
+                }
                 Body::Error(error) => match replies.remove(&id) {
                     Some(reply) => drop(reply.send(Reply::Refused(error))),
                     None => tracing::warn!(code = error.code().as_str_name(), "the server reports: {}", error.message),

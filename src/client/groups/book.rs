@@ -112,6 +112,9 @@ pub(crate) enum Applied {
     Refused(GroupError),
 }
 
+/// Somebody in a group, and their devices; `None` when this profile does not know them.
+pub(crate) type Reached = (AccountId, Option<Vec<Device>>);
+
 impl Book {
     fn new(state: GroupState) -> Self {
         let (hashes, former, gone) = (Vec::new(), Vec::new(), Vec::new());
@@ -135,7 +138,7 @@ impl Book {
 
     /// The devices of everybody in the group, by rising account, this one among them. `None` stands for whom this profile
     /// does not know.
-    pub(crate) fn audience(&self, tx: &impl Rows) -> Result<Vec<(AccountId, Option<Vec<Device>>)>, ClientError> {
+    pub(crate) fn audience(&self, tx: &impl Rows) -> Result<Vec<Reached>, ClientError> {
         let own = contacts::own(tx)?;
         let mut audience = Vec::with_capacity(self.state.members.len());
         for member in &self.state.members {

@@ -267,7 +267,10 @@ impl Connection {
                 let mailbox = world.mailboxes.get(&self.caller).map_or(&[][..], |mailbox| mailbox);
                 let tail_seq = mailbox.last().map_or(0, |envelope| envelope.seq);
                 let lane = Lane::Normal.into();
-                let pending = vec![Pending { lane, count_estimate: mailbox.len() as u64, tail_seq }];
+                let head_seq = mailbox.first().map_or(0, |envelope| envelope.seq);
+                let bytes = mailbox.iter().map(|envelope| envelope.body.len() as u64).sum();
+                let count_estimate = mailbox.len() as u64;
+                let pending = vec![Pending { lane, count_estimate, tail_seq, head_seq, bytes }];
                 let welcome = Welcome { heartbeat_s: 55, epoch: 1, pending, ..Welcome::default() };
                 let empty = Body::QueueEmpty(QueueEmpty { lane, up_to: tail_seq });
                 let welcome = Frame::with_id(id, Body::Welcome(welcome));

@@ -191,7 +191,7 @@ fn devices_of(n: u8, from: u8, to: u8) -> ListChange {
         let tail = if revision == 1 { vec![] } else { vec![revision] };
         SignedDeviceList { list: Base64([vec![n], tail].concat()), signature: Base64(vec![n; 64]) }
     };
-    let what = if to % 2 == 0 {
+    let what = if to.is_multiple_of(2) {
         DeviceChange::Added(Box::new(NewDevice {
             device: 2.try_into().unwrap(),
             reg_id: REG_ID,
