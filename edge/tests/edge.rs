@@ -12,10 +12,12 @@ mod edge {
     mod fills;
     mod grants;
     mod harness;
+    mod model;
     mod origin;
     mod peers;
     mod purges;
     mod ranges;
     mod raw;
     mod share;
+    mod storms;
 }

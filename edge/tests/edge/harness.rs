@@ -155,6 +155,14 @@ impl TestEdge {
         Open { body }
     }
 
+    /// GET of a blob, left with the first bytes of its body; `None` when there was none.
+    pub(crate) async fn hang_up(&self, id: BlobId) -> Option<usize> {
+        let bearer = format!("Bearer {}", self.grant);
+        let request = self.request(Method::GET, &path(id), &[(AUTHORIZATION, &bearer)]);
+        let mut body = self.client.request(request).await.unwrap().into_body();
+        Some(body.frame().await?.ok()?.into_data().ok()?.len())
+    }
+
     /// A body straight from the router, without a socket whose buffers would read ahead of the test.
     pub(crate) async fn body_without_socket(&self, id: BlobId) -> axum::body::Body {
         let bearer = format!("Bearer {}", self.grant);
@@ -162,6 +170,14 @@ impl TestEdge {
         let answer = self.edge.router().oneshot(request.map(axum::body::Body::new)).await.unwrap();
         assert_eq!(answer.status(), StatusCode::OK);
         answer.into_body()
+    }
+
+    /// The answer to a GET of a blob straight from the router, asked when it is awaited.
+    pub(crate) fn answer_without_socket(&self, id: BlobId) -> impl Future<Output = axum::response::Response> + 'static {
+        let bearer = format!("Bearer {}", self.grant);
+        let request = self.request(Method::GET, &path(id), &[(AUTHORIZATION, &bearer)]);
+        let answer = self.edge.router().oneshot(request.map(axum::body::Body::new));
+        async move { answer.await.unwrap() }
     }
 
     /// GET of a blob, to be sent when it is awaited, wherever that is.

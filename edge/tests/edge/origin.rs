@@ -1,6 +1,6 @@
 //! A real origin on a real socket, which does as it is told and remembers what it was asked.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -36,6 +36,10 @@ pub(crate) enum Manner {
     CutAt(u64),
     /// Ends every body cleanly at this offset, against its own head.
     ChunkedShortAt(u64),
+    /// Falls silent amid every body, at this offset of the blob.
+    SilentAt(u64),
+    /// Sends a kilobyte at a time, and lets everybody else go first each time.
+    Trickle,
     /// Sends this byte of the blob with a bit flipped.
     FlipAt(u64),
     IgnoreRange,
@@ -68,6 +72,8 @@ struct Shared {
     blobs: Mutex<HashMap<BlobId, Arc<Stored>>>,
     /// What to do, and how many more answers to do it for.
     manner: Mutex<(Manner, usize)>,
+    /// How often it did each kind of wrong, by name.
+    misdeeds: Mutex<BTreeMap<String, u64>>,
     asked: watch::Sender<Vec<Asked>>,
     answered: watch::Sender<usize>,
     authorizations: Mutex<Vec<String>>,
@@ -89,6 +95,7 @@ impl Origin {
         let shared = Arc::new(Shared {
             blobs: Mutex::default(),
             manner: Mutex::new((Manner::Honest, usize::MAX)),
+            misdeeds: Mutex::default(),
             asked: watch::channel(Vec::new()).0,
             answered: watch::channel(0).0,
             authorizations: Mutex::default(),
@@ -141,6 +148,16 @@ impl Origin {
     pub(crate) async fn wait_for_purges_known(&self) {
         let newest = self.shared.purges.lock().unwrap().next - 1;
         self.shared.purges_known.subscribe().wait_for(|known| *known >= newest).await.unwrap();
+    }
+
+    /// Waits from now on for an edge that has yet to be told of all purges.
+    pub(crate) fn forget_who_knows(&self) {
+        self.shared.purges_known.send_replace(0);
+    }
+
+    /// How often it did each kind of wrong, by name.
+    pub(crate) fn misdeeds(&self) -> BTreeMap<String, u64> {
+        self.shared.misdeeds.lock().unwrap().clone()
     }
 
     /// From now on.
@@ -205,6 +222,13 @@ impl Shared {
         self.authorizations.lock().unwrap().push(authorization.unwrap_or_default());
     }
 
+    /// Counts what it is about to do wrong.
+    fn does(&self, manner: Manner) {
+        let name = format!("{manner:?}");
+        let name = name.split('(').next().unwrap_or_default();
+        *self.misdeeds.lock().unwrap().entry(name.to_owned()).or_default() += 1;
+    }
+
     fn find(&self, id: &str) -> Option<Arc<Stored>> {
         self.blobs.lock().unwrap().get(&id.parse().unwrap()).cloned()
     }
@@ -227,13 +251,25 @@ async fn blob(State(shared): State<Arc<Shared>>, Path(id): Path<String>, headers
     shared.note(Asked::Range(asked.start, asked.end), &headers);
     let Some(stored) = shared.find(&id) else { return StatusCode::NOT_FOUND.into_response() };
     let mut bytes = stored.bytes.clone();
+    let takes_effect = match manner {
+        Manner::Honest | Manner::ForeignOutboard | Manner::NoOutboardSize => false,
+        Manner::CutAt(at) | Manner::ChunkedShortAt(at) | Manner::SilentAt(at) | Manner::FlipAt(at) => {
+            spec.resolve(bytes.len() as u64).is_some_and(|range| (range.start..range.end).contains(&at))
+        }
+        _ => true,
+    };
+    if takes_effect {
+        shared.does(manner);
+    }
     match manner {
         Manner::Status(status) => return StatusCode::from_u16(status).unwrap().into_response(),
         Manner::Mute => return std::future::pending().await,
         Manner::Padded => bytes = [&bytes[..], &[0]].concat().into(),
         Manner::FlipAt(offset) => {
             let mut flipped = bytes.to_vec();
-            flipped[offset as usize] ^= 1;
+            if let Some(byte) = flipped.get_mut(offset as usize) {
+                *byte ^= 1;
+            }
             bytes = flipped.into();
         }
         _ => {}
@@ -253,12 +289,31 @@ async fn blob(State(shared): State<Arc<Shared>>, Path(id): Path<String>, headers
         Manner::ChunkedShortAt(offset) if offset < range.end => (false, offset),
         _ => (false, range.end),
     };
+    let pace = match manner {
+        Manner::SilentAt(at) => Pace { silent_at: at, ..Pace::default() },
+        Manner::Trickle => Pace { piece_bytes: 1_021, ..Pace::default() },
+        _ => Pace::default(),
+    };
     let chunked = matches!(manner, Manner::ChunkedShortAt(_));
-    let body = Body::from_stream(pieces(shared, bytes, range.start..end, is_cut));
+    let body = Body::from_stream(pieces(shared, bytes, range.start..end, is_cut, pace));
     let length = if chunked { None } else { Some((CONTENT_LENGTH, range.byte_count().to_string())) };
     let mut answer = (StatusCode::PARTIAL_CONTENT, [(CONTENT_RANGE, told)], body).into_response();
     answer.headers_mut().extend(length.map(|(name, value)| (name, value.parse().unwrap())));
     answer
+}
+
+/// How a body is sent.
+#[derive(Clone, Copy)]
+struct Pace {
+    piece_bytes: u64,
+    /// Where nothing more comes.
+    silent_at: u64,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self { piece_bytes: PIECE_BYTES, silent_at: u64::MAX }
+    }
 }
 
 /// The bytes, as far as the gate is open; at the end either the end or a broken connection.
@@ -267,6 +322,7 @@ fn pieces(
     bytes: Bytes,
     range: std::ops::Range<u64>,
     is_cut: bool,
+    pace: Pace,
 ) -> impl futures_util::Stream<Item = Result<Bytes, std::io::Error>> {
     let gate = shared.gate.subscribe();
     stream::unfold((range, gate, shared), move |(mut range, mut gate, shared)| {
@@ -276,8 +332,14 @@ fn pieces(
                 let cut = std::io::Error::other("told to break off");
                 return is_cut.then(|| (Err(cut), (0..0, gate, shared)));
             }
+            if pace.silent_at <= range.start {
+                return std::future::pending().await;
+            }
+            if pace.piece_bytes < PIECE_BYTES {
+                tokio::task::yield_now().await;
+            }
             let limit = *gate.wait_for(|limit| *limit > range.start).await.unwrap();
-            let end = range.end.min(range.start + PIECE_BYTES).min(limit);
+            let end = range.end.min(range.start + pace.piece_bytes).min(limit).min(pace.silent_at);
             let piece = bytes.slice(range.start as usize..end as usize);
             range.start = end;
             // Not at the end of the stream: a server that has sent what it announced does not ask for more.
@@ -316,6 +378,12 @@ async fn outboard(State(shared): State<Arc<Shared>>, Path(id): Path<String>, hea
     let Some(stored) = shared.find(&id) else { return StatusCode::NOT_FOUND.into_response() };
     let mut size = stored.bytes.len() as u64;
     let mut outboard = stored.outboard.clone();
+    if matches!(
+        manner,
+        Manner::Status(_) | Manner::Mute | Manner::NoOutboardSize | Manner::Padded | Manner::ForeignOutboard
+    ) {
+        shared.does(manner);
+    }
     match manner {
         Manner::Status(status) => return StatusCode::from_u16(status).unwrap().into_response(),
         Manner::Mute => return std::future::pending().await,
