@@ -273,7 +273,8 @@ async fn an_origin_that_never_answers_is_a_gateway_timeout() {
 
 #[tokio::test]
 async fn an_origin_that_falls_silent_amid_a_body_is_given_up() {
-    let edge = TestEdge::start_with(Config { upstream_idle_timeout_ms: 50, ..Config::default() }).await;
+    // Long enough for what comes at all.
+    let edge = TestEdge::start_with(Config { upstream_idle_timeout_ms: 2_000, ..Config::default() }).await;
     let bytes = sample_bytes(LEN);
     let id = edge.origin.store(bytes.clone());
     edge.origin.open_gate_to(GROUP as u64 + 1);

@@ -51,7 +51,6 @@ async fn a_fill_from_before_a_purge_does_not_bring_the_blob_back() {
         assert_eq!(edge.edge.stats().disk_units, 0);
         // Uploaded again, it is a blob like any other.
         edge.origin.store(bytes.clone());
-        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
         let edge = edge.restart(Config { absent_ms: 0, ..config() }, |_| {}).await;
         edge.get(id, &[]).await.assert_is(StatusCode::OK, &bytes);
     }
