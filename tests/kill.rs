@@ -21,6 +21,7 @@ mod harness {
     pub mod cycles;
     pub mod devices;
     pub mod disk;
+    pub mod edges;
     pub mod recorder;
     pub mod uploader;
     pub mod verdict;
@@ -29,6 +30,7 @@ mod harness {
 use std::process::ExitCode;
 
 use harness::cycles::{Chaos, Report, messages, uploads};
+use harness::edges::edges;
 use harness::{couriers, devices, disk, recorder, uploader};
 use libtest_mimic::{Arguments, Failed, Trial};
 
@@ -40,6 +42,9 @@ const COMPACTION: &str = "small-packs,churn-packs";
 
 /// Power cuts: each costs an unmount and a mount.
 const CUTS: usize = 6;
+
+/// Kills of an edge: it has no window between record and answer, so fewer will do.
+const EDGE_KILLS: usize = 20;
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -87,6 +92,9 @@ fn trials() -> Vec<Trial> {
             breaks(messages(Chaos::power_cuts(CUTS).with_fault("skip-sync")))
         })
         .with_ignored_flag(no_disk.is_some()),
+        Trial::test("an_edge_killed_with_9_serves_no_wrong_byte", || Ok(edges(EDGE_KILLS, false).shows_something()?)),
+        Trial::test("an_edge_whose_power_is_cut_serves_no_wrong_byte", || Ok(edges(CUTS, true).shows_something()?))
+            .with_ignored_flag(no_disk.is_some()),
     ]
 }
 
