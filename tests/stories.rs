@@ -24,6 +24,7 @@ mod stories {
     mod operating;
     mod people;
     mod roles;
+    mod secured;
     mod structure;
     mod webhook;
 }

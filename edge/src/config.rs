@@ -34,7 +34,11 @@ pub struct Config {
     pub access_log: Option<PathBuf>,
     /// Further origins of the same blobs, in the order in which they are asked when those before fail. Default: none.
     pub other_origins: Vec<String>,
-    /// How other edges reach this one by plain HTTP, such as `http://10.0.0.3:8460`. Needed with `peers`. Default: none.
+    /// The authorities, as certificates in PEM, that vouch for origins, peers and shields whose URLs begin with `https`.
+    /// Read at the start. Default: those of the operating system.
+    pub ca_file: Option<PathBuf>,
+    /// How other edges reach this one, such as `http://10.0.0.3:8460` or `https://edge-3.example`. Needed with `peers`.
+    /// Default: none.
     pub own_url: Option<String>,
     /// Edges that share the work: for each stretch of a blob one of them is responsible, and the others ask it. The same
     /// list, this edge's own URL included, on all of them. They must take this edge's grant. Default: none.
@@ -81,6 +85,7 @@ impl Default for Config {
             purge_poll_ms: 1_000,
             access_log: None,
             other_origins: Vec::new(),
+            ca_file: None,
             own_url: None,
             peers: Vec::new(),
             shields: Vec::new(),
@@ -153,6 +158,11 @@ impl Config {
     pub(crate) fn disk(&self, data_dir: &Path) -> Option<Settings> {
         let dir = self.disk_path.clone().unwrap_or_else(|| data_dir.to_owned());
         (self.disk_bytes > 0).then_some(Settings { dir, disk_bytes: self.disk_bytes })
+    }
+
+    /// The URLs of peers and shields.
+    pub(crate) fn neighbours(&self) -> impl Iterator<Item = &str> {
+        self.peers.iter().chain(&self.shields).map(String::as_str)
     }
 
     /// [`Self::fill_wait_ms`] as a duration.

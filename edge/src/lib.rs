@@ -31,6 +31,7 @@ mod scrub;
 mod slice;
 mod stats;
 mod tombstones;
+mod trust;
 mod upstream;
 mod via;
 
@@ -108,6 +109,12 @@ pub enum EdgeError {
         key: &'static str,
         /// What is wrong with its value.
         reason: &'static str,
+    },
+    /// Nobody can be believed over TLS.
+    #[error("the authorities that vouch for origins and other edges cannot be used: {reason}")]
+    Authorities {
+        /// What is wrong with them.
+        reason: String,
     },
     /// The access log cannot be opened.
     #[error("the edge's access log {path} cannot be opened: {reason}")]

@@ -15,6 +15,7 @@ use http::header::{AUTHORIZATION, CONTENT_RANGE, RANGE};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt as _, Empty};
 use hyper::body::Incoming;
+use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
@@ -29,6 +30,7 @@ use crate::fill::{FillError, Lie};
 use crate::metrics::handles;
 use crate::peers::{Neighbour, Peers, Route};
 use crate::stats::Counters;
+use crate::trust;
 use crate::via::{Name, Via};
 use crate::{Config, EdgeError};
 
@@ -56,7 +58,7 @@ pub(crate) struct Upstream {
     pub(crate) name: Name,
     /// Up to which purge of each origin everything here is done.
     pub(crate) cursors: Cursors,
-    client: Client<HttpConnector, Empty<Bytes>>,
+    client: Client<HttpsConnector<HttpConnector>, Empty<Bytes>>,
     /// In the order of preference; at least one.
     origins: Vec<Origin>,
     authorization: HeaderValue,
@@ -117,6 +119,7 @@ impl Upstream {
         counters: Arc<Counters>,
     ) -> Result<Self, EdgeError> {
         let urls = std::iter::once(origin_url).chain(config.other_origins.iter().map(String::as_str));
+        let is_encrypted = urls.clone().chain(config.neighbours()).any(|url| url.starts_with("https:"));
         let origins = urls.map(Origin::new).collect::<Result<Vec<_>, _>>()?;
         let mut authorization =
             HeaderValue::try_from(format!("Bearer {edge_grant}")).map_err(|_| EdgeError::EdgeGrant)?;
@@ -128,7 +131,7 @@ impl Upstream {
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE_CONNECTION_LIFETIME)
             .pool_max_idle_per_host(IDLE_CONNECTIONS_MAX)
-            .build(connector);
+            .build(trust::connector(connector, config.ca_file.as_deref(), is_encrypted)?);
         let peers = Peers::new(config)?;
         let cursors = Cursors::new(origins.len());
         Ok(Self {
@@ -317,8 +320,8 @@ impl Upstream {
 pub(crate) fn check_url(url: &str) -> Result<(), EdgeError> {
     let refuse = |reason| EdgeError::OriginUrl { url: url.to_owned(), reason };
     let parsed: Uri = url.parse().map_err(|_| refuse("it is not a URL"))?;
-    if parsed.scheme_str() != Some("http") {
-        return Err(refuse("it must begin with http://"));
+    if !matches!(parsed.scheme_str(), Some("http" | "https")) {
+        return Err(refuse("it must begin with http:// or https://"));
     }
     if parsed.query().is_some() {
         return Err(refuse("it must not have a query"));
@@ -456,6 +459,18 @@ mod tests {
         }
         assert_eq!(Upstream::new(&config, "http://origin", "a\nb", Arc::default()).unwrap_err(), EdgeError::EdgeGrant);
         assert!(Upstream::new(&config, "http://origin:8460/under/a/path/", "grant", Arc::default()).is_ok());
+    }
+
+    /// Better no edge than one that shows its grant to whoever answers.
+    #[test]
+    fn without_authorities_to_believe_there_is_no_edge() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let ca_file = dir.path().join("ca.pem");
+        let config = Config { ca_file: Some(ca_file.clone()), ..Config::default() };
+        let refused = || Upstream::new(&config, "https://origin", "grant", Arc::default()).unwrap_err().to_string();
+        assert!(refused().contains("ca.pem"), "{}", refused());
+        std::fs::write(&ca_file, "no certificate").unwrap();
+        assert!(refused().contains("there is no certificate in it"), "{}", refused());
     }
 
     /// The edge's grant opens every blob of the origin; it must not appear where debug output goes.
