@@ -18,7 +18,7 @@ use anyhow::{Context as _, bail};
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
-pub(crate) use entry::{Listener, Network, Tls};
+pub(crate) use entry::{Acme, Listener, Network, Tls};
 
 /// Everything a node is told.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -180,8 +180,8 @@ impl Config {
         if self.listener.proxy_protocol && self.listener.proxy_networks.is_empty() {
             bail!("`listener.proxy_protocol` needs `listener.proxy_networks`: whose headers are to be believed");
         }
-        if self.tls.cert_file.is_some() != self.tls.key_file.is_some() {
-            bail!("`tls.cert_file` and `tls.key_file` are set both or not at all");
+        if let Err(reason) = self.tls.check() {
+            bail!("{reason}");
         }
         let cluster = &self.cluster;
         if self.plays(Role::Edge) && !self.plays(Role::Origin) && cluster.origin_url.is_none() {
@@ -284,6 +284,9 @@ mod tests {
             ("[listener]\nproxy_protocol = true", "proxy_networks"),
             ("[tls]\ncert_file = \"cert.pem\"", "tls.key_file"),
             ("[listener]\nthreads = 2", "listener.threads"),
+            ("[tls.acme]\ncontact = [\"mailto:a@b.example\"]", "tls.acme.domains"),
+            ("[tls.acme]\ndomains = [\"*.media.example\"]", "wildcards"),
+            ("[tls]\ncert_file = \"c\"\nkey_file = \"k\"\n[tls.acme]\ndomains = [\"media.example\"]", "not both"),
         ] {
             let error = parse(text).unwrap().check().unwrap_err().to_string();
             assert!(error.contains(key), "{error}");

@@ -24,7 +24,7 @@ use tracing::info;
 use crate::config::Config;
 use cores::Served;
 pub(crate) use listener::Limits;
-use listener::{Entry, LOOK_PAUSE, Tls};
+use listener::{Entry, Keeper, LOOK_PAUSE, Tls, certificate_file};
 use metrics::Recorder;
 use node::{Node, Reached};
 
@@ -36,6 +36,8 @@ pub(crate) struct Serving {
     /// Whether each has a thread of its own.
     is_per_core: bool,
     entry: Entry,
+    /// Who keeps the certificate, when it is got by ACME.
+    keeper: Option<Keeper>,
     admin: Option<TcpListener>,
     /// Where the edge of this process asks its origin, when the public address speaks more than plain HTTP.
     inner: Option<TcpListener>,
@@ -60,7 +62,7 @@ impl Serving {
         };
         let limits = Limits { connections_max: config.connections_max, ..Limits::default() };
         let drain = Duration::from_secs(config.drain_s);
-        let entry = entry(&config)?;
+        let (entry, keeper) = entry(&config)?;
         let address = listeners[0].local_addr()?;
         let is_plain = entry.tls.is_none() && entry.proxies.is_empty();
         let inner = if is_plain { None } else { Some(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?) };
@@ -68,7 +70,7 @@ impl Serving {
         let reached = Reached { address, scheme: scheme(&entry), origin_at };
         // Boxed: it is awaited once, and what opens three roles is large.
         let node = Box::pin(Node::open(config, reached)).await?;
-        Ok(Self { node, listeners, is_per_core, entry, admin, inner, recorder, limits, drain })
+        Ok(Self { node, listeners, is_per_core, entry, keeper, admin, inner, recorder, limits, drain })
     }
 
     /// Where it listens, as a URL.
@@ -103,6 +105,9 @@ impl Serving {
         if let Some(tls) = self.entry.tls.clone() {
             tokio::spawn(tls.follow_files(LOOK_PAUSE));
         }
+        if let Some(keeper) = self.keeper {
+            tokio::spawn(keeper.keep());
+        }
         let node = self.node.clone();
         let stopping = async move {
             stop.await;
@@ -131,14 +136,21 @@ impl Serving {
     }
 }
 
-/// What connections to the public address bring before requests.
-fn entry(config: &Config) -> anyhow::Result<Entry> {
-    let tls = match (&config.tls.cert_file, &config.tls.key_file) {
-        (Some(cert), Some(key)) => Some(Tls::from_files(cert, key).context("TLS cannot be offered")?),
-        _ => None,
-    };
+/// What connections to the public address bring before requests, and who keeps the certificate for them.
+fn entry(config: &Config) -> anyhow::Result<(Entry, Option<Keeper>)> {
+    let (mut tls, mut keeper) = (None, None);
+    if let (Some(cert), Some(key)) = (&config.tls.cert_file, &config.tls.key_file) {
+        tls = Some(Tls::from_files(cert, key).context("TLS cannot be offered")?);
+    }
+    if let Some(acme) = &config.tls.acme {
+        let dir = config.data.join("acme");
+        std::fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        let awaiting = Tls::awaiting(&certificate_file(&dir)).context("TLS cannot be offered")?;
+        keeper = Some(Keeper::new(acme.clone(), dir, awaiting.clone()));
+        tls = Some(awaiting);
+    }
     let proxies = if config.listener.proxy_protocol { config.listener.proxy_networks.clone() } else { Vec::new() };
-    Ok(Entry { proxies, tls })
+    Ok((Entry { proxies, tls }, keeper))
 }
 
 const fn scheme(entry: &Entry) -> &'static str {

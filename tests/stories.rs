@@ -7,6 +7,7 @@
 mod support;
 
 mod stories {
+    mod acme;
     mod bad_input;
     mod bad_networks;
     mod devices;

@@ -22,7 +22,7 @@ pub(crate) struct Listener {
     pub threads: usize,
 }
 
-/// TLS on the public address. Both files, or neither.
+/// TLS on the public address: by a certificate in files, both of them, or by ACME.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Tls {
@@ -33,6 +33,66 @@ pub(crate) struct Tls {
     /// Its private key, PEM (PKCS #8, PKCS #1 or SEC 1).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub key_file: Option<PathBuf>,
+    /// An authority that certificates are got from. Default: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub acme: Option<Acme>,
+}
+
+/// How certificates are got by ACME (RFC 8555). The authority proves names by TLS-ALPN-01, so it must reach `listen` at
+/// port 443 of each. To name one here is to agree to its terms.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Acme {
+    /// The names that the certificate is for, such as `["media.example"]`. At least one; no wildcards.
+    pub domains: Vec<String>,
+    /// Where the authority writes to when something is wrong, such as `["mailto:ops@media.example"]`. Default: none.
+    pub contact: Vec<String>,
+    /// The directory of the authority. Default: Let's Encrypt's.
+    pub directory_url: String,
+    /// The authority, as a certificate in PEM, that vouches for the directory: for one of your own. Default: those of the
+    /// operating system.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ca_file: Option<PathBuf>,
+}
+
+impl Default for Acme {
+    fn default() -> Self {
+        Self {
+            domains: Vec::new(),
+            contact: Vec::new(),
+            directory_url: "https://acme-v02.api.letsencrypt.org/directory".to_owned(),
+            ca_file: None,
+        }
+    }
+}
+
+impl Tls {
+    /// Refuses what contradicts itself.
+    pub(super) fn check(&self) -> Result<(), String> {
+        if self.cert_file.is_some() != self.key_file.is_some() {
+            return Err("`tls.cert_file` and `tls.key_file` are set both or not at all".to_owned());
+        }
+        let Some(acme) = &self.acme else { return Ok(()) };
+        if self.cert_file.is_some() {
+            return Err("the certificate is in `tls.cert_file` or got by `tls.acme`, not both".to_owned());
+        }
+        if acme.domains.is_empty() {
+            return Err("`tls.acme.domains` needs a name".to_owned());
+        }
+        let is_name = |domain: &String| {
+            let is_part = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || ".-".contains(c);
+            domain.chars().all(is_part) && domain.parse::<IpAddr>().is_err() && !domain.is_empty()
+        };
+        if let Some(wrong) = acme.domains.iter().find(|domain| !is_name(domain)) {
+            return Err(format!(
+                "`{wrong}` in `tls.acme.domains` is no name in lower-case letters; wildcards cannot be had"
+            ));
+        }
+        if !acme.directory_url.starts_with("https://") {
+            return Err("`tls.acme.directory_url` must begin with https://".to_owned());
+        }
+        Ok(())
+    }
 }
 
 /// A network: an address and how many of its leading bits count. A bare address is a network of its own.

@@ -3,6 +3,7 @@
 //! hyper serves whoever connects for as long as they like. The limits here are what stands between the process and
 //! clients that open a connection and say nothing, or a thousand streams at once.
 
+mod acme;
 mod placed;
 mod proxy;
 mod tls;
@@ -39,6 +40,7 @@ use super::interim::Line;
 use super::metrics::REFUSED;
 use super::strict::{Strict, Switched};
 use crate::config::Network;
+pub(crate) use acme::{Keeper, certificate_file};
 use placed::Placed;
 pub(crate) use tls::{LOOK_PAUSE, Tls};
 
@@ -219,6 +221,8 @@ impl Arriving {
         };
         // Boxed: a handshake's state is large, and gone when the connection begins.
         match Box::pin(tls.accept(stream, self.shared.terms.head_timeout)).await {
+            // An authority has seen what it wanted to see; this protocol has no requests.
+            Ok(stream) if stream.get_ref().1.alpn_protocol() == Some(tls::ALPN_ACME) => {}
             Ok(stream) => self.hand_to_hyper(stream, Bytes::new(), client).await,
             Err(error) => {
                 refused("tls-handshake");

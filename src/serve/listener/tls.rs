@@ -1,4 +1,5 @@
-//! TLS by rustls: one certificate from files, taken up anew when they change.
+//! TLS by rustls: one certificate from files, taken up anew when they change. Who puts them there, an operator or
+//! [`super::acme`], is no matter here.
 //!
 //! Certificates last weeks, and a server that has to be restarted for each new one is restarted at the worst moment, or
 //! forgotten. So the files are looked at again and again, and a pair that cannot be used leaves the old one in place.
@@ -6,6 +7,7 @@
 //! Promises: a handshake has an end, and so does the number of those under way; no handshake fails because files were
 //! being written.
 
+use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -38,6 +40,9 @@ const VERSIONS: [&SupportedProtocolVersion; 2] = [&rustls::version::TLS13, &rust
 /// What HTTP/2 is called within TLS.
 pub(super) const ALPN_H2: &[u8] = b"h2";
 
+/// What an authority that looks for the answer to a challenge speaks, RFC 8737.
+pub(super) const ALPN_ACME: &[u8] = b"acme-tls/1";
+
 /// TLS of a listener. Clones share the certificate.
 #[derive(Clone)]
 pub(crate) struct Tls {
@@ -52,7 +57,10 @@ struct Certificate {
     cert_file: PathBuf,
     key_file: PathBuf,
     provider: Arc<CryptoProvider>,
-    current: RwLock<Arc<CertifiedKey>>,
+    /// `None` until there is one.
+    current: RwLock<Option<Arc<CertifiedKey>>>,
+    /// What is shown to an authority, by the name it asks about.
+    challenges: RwLock<HashMap<String, Arc<CertifiedKey>>>,
 }
 
 /// What a file was like when it was looked at. A rename puts another file in its place, a write makes it younger.
@@ -71,17 +79,38 @@ impl Tls {
     pub(crate) fn from_files(cert_file: &Path, key_file: &Path) -> anyhow::Result<Self> {
         let provider = Arc::new(aws_lc_rs::default_provider());
         let current = read(cert_file, key_file, &provider)?;
+        Self::with(cert_file, key_file, provider, Some(current))
+    }
+
+    /// TLS with the certificate chain and the key of one file, which may not be there yet: until it is, no handshake
+    /// succeeds but those of authorities.
+    ///
+    /// # Errors
+    /// When TLS cannot be set up.
+    pub(crate) fn awaiting(file: &Path) -> anyhow::Result<Self> {
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let current = read(file, file, &provider).ok();
+        Self::with(file, file, provider, current)
+    }
+
+    fn with(
+        cert_file: &Path,
+        key_file: &Path,
+        provider: Arc<CryptoProvider>,
+        current: Option<CertifiedKey>,
+    ) -> anyhow::Result<Self> {
         let certificate = Arc::new(Certificate {
             cert_file: cert_file.to_owned(),
             key_file: key_file.to_owned(),
             provider: Arc::clone(&provider),
-            current: RwLock::new(Arc::new(current)),
+            current: RwLock::new(current.map(Arc::new)),
+            challenges: RwLock::default(),
         });
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_protocol_versions(&VERSIONS)?
             .with_no_client_auth()
             .with_cert_resolver(Arc::<Certificate>::clone(&certificate));
-        config.alpn_protocols = vec![ALPN_H2.to_vec(), b"http/1.1".to_vec()];
+        config.alpn_protocols = vec![ALPN_H2.to_vec(), b"http/1.1".to_vec(), ALPN_ACME.to_vec()];
         // Who comes again is spared the signature and a round trip, and nothing is kept here for it.
         config.ticketer = aws_lc_rs::Ticketer::new()?;
         let acceptor = TlsAcceptor::from(Arc::new(config));
@@ -98,6 +127,32 @@ impl Tls {
             self.acceptor.accept(stream).await
         };
         tokio::time::timeout(timeout, handshake).await?
+    }
+
+    /// Shows `chain` from now on to an authority that asks about `name`.
+    ///
+    /// # Errors
+    /// When it cannot be used.
+    pub(super) fn begin_challenge(
+        &self,
+        name: &str,
+        chain: Vec<CertificateDer<'static>>,
+        key: PrivateKeyDer<'static>,
+    ) -> anyhow::Result<()> {
+        let shown = CertifiedKey::from_der(chain, key, &self.certificate.provider)?;
+        let mut challenges = self.certificate.challenges.write().unwrap_or_else(PoisonError::into_inner);
+        challenges.insert(name.to_ascii_lowercase(), Arc::new(shown));
+        Ok(())
+    }
+
+    /// Shows authorities nothing any more.
+    pub(super) fn end_challenges(&self) {
+        self.certificate.challenges.write().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    /// Takes the certificate up that is in the files now.
+    pub(super) fn renew(&self) {
+        self.certificate.renew();
     }
 
     /// Takes the certificate up anew whenever its files change, looking each `pause`, or the process gets SIGHUP; never
@@ -126,7 +181,7 @@ impl Certificate {
     fn renew(&self) {
         match read(&self.cert_file, &self.key_file, &self.provider) {
             Ok(renewed) => {
-                *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(renewed);
+                *self.current.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(renewed));
                 info!("took up the certificate of {}", self.cert_file.display());
             }
             // Half of a renewal, most often: the other file will change too, and is seen then.
@@ -145,8 +200,13 @@ impl Certificate {
 
 impl ResolvesServerCert for Certificate {
     /// One for all names: which of them it is good for is in it.
-    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner)))
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        // An authority offers nothing else, RFC 8737 §3; whoever does gets what a client gets.
+        if hello.alpn().is_some_and(|mut offered| offered.next() == Some(ALPN_ACME) && offered.next().is_none()) {
+            let challenges = self.challenges.read().unwrap_or_else(PoisonError::into_inner);
+            return challenges.get(&hello.server_name()?.to_ascii_lowercase()).cloned();
+        }
+        self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
