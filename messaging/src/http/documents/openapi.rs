@@ -218,6 +218,14 @@ fn paths() -> Value {
             "delete",
             Op::new("unblock", "To hear of somebody again").path("account", "The account's id.").gives_nothing(),
         ),
+        ("/v1/push", "get", Op::new("viewPush", "Where the device is woken").gives("200", "PushView")),
+        (
+            "/v1/push",
+            "put",
+            Op::new("setPush", "Where to wake the device when it is away").takes("PushTarget").gives_nothing(),
+        ),
+        ("/v1/push", "delete", Op::new("removePush", "To be woken no more").gives_nothing()),
+        ("/v1/push/test", "post", Op::new("testPush", "Wakes the device now").gives("200", "PushTest")),
         (
             "/v1/report",
             "post",
@@ -351,6 +359,7 @@ fn reference(schema: &str) -> Value {
 }
 
 fn schemas() -> Value {
+    let text = || json!({"type": "string"});
     let schemas = [
         (
             "Problem",
@@ -532,6 +541,37 @@ fn schemas() -> Value {
                 "gone": {"type": "array", "items": reference("AccountId")}, "more": {"type": "boolean"},
             }}),
         ),
+        (
+            "PushTarget",
+            json!({"oneOf": [
+                {"type": "object", "required": ["provider", "token", "topic"], "additionalProperties": false, "properties": {
+                    "provider": {"enum": ["apns"]}, "token": text(), "topic": text(), "sandbox": {"type": "boolean"},
+                    "voip_token": text(),
+                }},
+                {"type": "object", "required": ["provider", "token"], "additionalProperties": false, "properties": {
+                    "provider": {"enum": ["fcm"]}, "token": text(),
+                }},
+                {"type": "object", "required": ["provider", "endpoint", "p256dh", "auth"], "additionalProperties": false,
+                    "properties": {
+                        "provider": {"enum": ["web-push", "unified-push"]}, "endpoint": text(), "p256dh": text(), "auth": text(),
+                    },
+                },
+            ]}),
+        ),
+        (
+            "PushView",
+            json!({"type": "object", "required": ["providers"], "properties": {
+                "providers": {"type": "array", "items": reference("PushProvider")}, "vapid_key": text(),
+                "provider": reference("PushProvider"), "set_at": reference("Time"),
+            }}),
+        ),
+        (
+            "PushTest",
+            json!({"type": "object", "required": ["provider", "accepted", "reason"], "properties": {
+                "provider": reference("PushProvider"), "accepted": {"type": "boolean"}, "reason": text(),
+            }}),
+        ),
+        ("PushProvider", json!({"enum": ["apns", "fcm", "web-push", "unified-push"]})),
         (
             "ReportRequest",
             json!({"type": "object", "required": ["account", "reason"], "additionalProperties": false, "properties": {
