@@ -26,7 +26,7 @@ token, key = given["authorization"].removeprefix("vapid t=").split(", k=")
 
 # The library takes our subscription and key as they are.
 subscription = {"endpoint": given["endpoint"], "keys": {"p256dh": given["p256dh"], "auth": given["auth"]}}
-sealed = pywebpush.WebPusher(subscription).encode("wake", content_encoding="aes128gcm")
+sealed = pywebpush.WebPusher(subscription).encode(b"wake", content_encoding="aes128gcm")
 print(
     json.dumps(
         {
