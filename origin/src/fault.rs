@@ -35,7 +35,7 @@ pub(crate) enum Fault {
 #[derive(Debug, Default)]
 pub(crate) struct Faults {
     #[cfg(any(test, feature = "fault-injection"))]
-    on: [AtomicBool; 6],
+    on: [AtomicBool; 7],
 }
 
 /// A name in `WAXWING_FAULT` that is no fault: a misspelt switch would make a harness pass for nothing.

@@ -374,6 +374,7 @@ async fn giving_back_room_fences_earlier_claims() {
     assert_eq!(disks.store().give_back(id(1)).await.unwrap(), 0, "there is nothing more");
     let late = first.write((2 << 20) + 1000, vec![bytes(1000)]).await.unwrap_err();
     assert_eq!(late.kind(), StoreErrorKind::Stale);
+    drop(first);
     let disks = disks.reopen();
     let mut next = disks.store().claim(id(1)).await.unwrap().unwrap();
     assert_eq!(next.record.offset, 2 << 20);
