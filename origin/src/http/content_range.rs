@@ -178,6 +178,9 @@ pub(super) async fn send(
         content_bytes,
         content_digest: digests::content_digest(&parts.headers),
     };
+    let bears_308 = parts.headers.get(&NO_308).is_none_or(|value| value != "yes");
+    // A head keeps the buffer it was read into, 16 KiB for as long as its content comes.
+    drop(parts);
     let progress = match sent {
         None => {
             let append = Append { ends: true, length: content_bytes, ..append };
@@ -197,7 +200,7 @@ pub(super) async fn send(
             ask(app, append, length).await
         }
     };
-    Ok(answer(&parts.headers, &progress.map_err(refusal)?))
+    Ok(answer(bears_308, &progress.map_err(refusal)?))
 }
 
 /// Tells how far an upload is. A total that was not known and is just what is stored finishes it: a client that streams
@@ -212,10 +215,10 @@ async fn ask(app: &App, append: Append, length: Option<u64>) -> Result<Progress,
     app.uploads.append(append, content(Body::empty()), now()).await
 }
 
-fn answer(asked: &HeaderMap, progress: &Progress) -> Response {
+fn answer(bears_308: bool, progress: &Progress) -> Response {
     let Some(blob) = progress.blob else {
         let mut response = StatusCode::PERMANENT_REDIRECT.into_response();
-        if asked.get(&NO_308).is_some_and(|value| value == "yes") {
+        if !bears_308 {
             *response.status_mut() = StatusCode::OK;
             response.headers_mut().insert(STATUS_OVERRIDE, HeaderValue::from_static("308"));
         }

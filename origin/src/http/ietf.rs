@@ -85,7 +85,9 @@ pub(super) async fn create(app: &App, grant: &UploadGrant, request: Request) -> 
         return Err(refused_for_good(app, grant, UploadError::TooLarge { limit }));
     }
     let location = |id: UploadId| headers::plain(&format!("{base_url}/v1/uploads/{id}"));
-    let interim = parts.extensions.get::<Interim>().zip(spoken_version(&parts.headers));
+    let interim = parts.extensions.get::<Interim>().cloned().zip(spoken_version(&parts.headers));
+    // A head keeps the buffer it was read into, 16 KiB for as long as its content comes.
+    drop(parts);
     let progress = match interim.filter(|_| content_bytes != Some(0)) {
         None => {
             let content = (content_bytes != Some(0)).then(|| content(body));
@@ -159,6 +161,8 @@ pub(super) async fn append(
         content_bytes: if body.is_end_stream() { Some(0) } else { headers::content_length(&parts.headers)? },
         content_digest: digests::content_digest(&parts.headers),
     };
+    // A head keeps the buffer it was read into, 16 KiB for as long as its content comes.
+    drop(parts);
     match app.uploads.append(append, content(body), now()).await {
         Ok(progress) => Ok(answer(app, grant, StatusCode::OK, ends, &progress)),
         Err(error @ UploadError::TooLarge { limit }) => {

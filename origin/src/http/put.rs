@@ -32,6 +32,8 @@ pub(super) async fn put(app: &App, grant: &UploadGrant, request: Request) -> Res
         content_bytes: headers::content_length(&parts.headers)?,
         content_digest: digests::content_digest(&parts.headers),
     };
+    // A head keeps the buffer it was read into, 16 KiB for as long as its content comes.
+    drop(parts);
     let blob = app.uploads.put(new, content(body), now()).await?;
     Ok((StatusCode::CREATED, [(WAXWING_BLOB, headers::plain(&blob))], Json(Stored { blob })).into_response())
 }

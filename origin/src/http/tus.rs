@@ -112,6 +112,8 @@ pub(super) async fn create(app: &App, grant: &UploadGrant, request: Request) -> 
     }
     let (content, content_digest) = digests::checked(headers, body)?;
     let new = NewUpload { content_digest: content_digest.filter(|_| has_content), ..new };
+    // A head keeps the buffer it was read into, 16 KiB for as long as its content comes.
+    drop(parts);
     let progress = app.uploads.create(new, has_content.then_some(content), now()).await.map_err(refusal)?;
     let location = headers::plain(&format!("{base_url}/v1/uploads/{}", progress.id));
     Ok((StatusCode::CREATED, [(LOCATION, location)], moved(&progress)).into_response())
@@ -166,6 +168,8 @@ pub(super) async fn append(
         content_bytes: headers::content_length(headers)?,
         content_digest,
     };
+    // A head keeps the buffer it was read into, 16 KiB for as long as its content comes.
+    drop(parts);
     let progress = app.uploads.append(append, content, now()).await.map_err(refusal)?;
     Ok((StatusCode::NO_CONTENT, moved(&progress)).into_response())
 }

@@ -17,6 +17,9 @@ use super::pace::{Pace, Patience};
 /// Bytes after which a batch is written.
 const BATCH_BYTES: u64 = 1 << 20;
 
+/// Bytes a batch has at most when it is made of small pieces alone: the last may go over.
+const BATCH_ROOM: usize = (1 << 20) + COPY_MAX;
+
 /// A batch is written at the latest after this long, so that a slow client's bytes do not wait in memory.
 const BATCH_AGE_MAX: Duration = Duration::from_secs(1);
 
@@ -30,9 +33,13 @@ const DRAIN_MAX: Duration = Duration::from_millis(250);
 /// How long nothing may come meanwhile. What waits in a socket comes at once; this is for threads that are busy.
 const DRAIN_QUIET: Duration = Duration::from_millis(50);
 
-/// Pieces smaller than this are copied together. Each would keep alive the whole buffer it was received into, which for
-/// a client that sends single bytes is thousands of times their size.
-const COPY_BELOW: usize = 16 * 1024;
+/// Pieces up to this size, that of HTTP/2's frames, are copied together. Each would keep alive the whole buffer it was
+/// received into, which for a client that sends single bytes is thousands of times their size; and many pieces that begin
+/// anywhere are hashed and written at twice the cost of a whole one.
+const COPY_MAX: usize = 16 * 1024;
+
+/// Copied bytes after which room is made for a whole batch: whoever sends as much most likely sends on.
+const COPIED_MUCH: usize = 64 * 1024;
 
 /// Memory for bytes on their way to the store, over all requests. When it is used up batches get smaller, not slower.
 pub(super) const BUFFER_BYTES_MAX: usize = 32 << 20;
@@ -188,7 +195,10 @@ impl Batch {
     fn push(&mut self, chunk: Bytes, buffers: &Arc<Semaphore>) -> bool {
         self.bytes += chunk.len() as u64;
         let units = u32::try_from(chunk.len().div_ceil(BUFFER_UNIT_BYTES)).unwrap_or(u32::MAX);
-        if chunk.len() < COPY_BELOW {
+        if chunk.len() <= COPY_MAX {
+            if self.small.len() >= COPIED_MUCH {
+                self.small.reserve(BATCH_ROOM.saturating_sub(self.small.len()).max(chunk.len()));
+            }
             self.small.extend_from_slice(&chunk);
         } else {
             self.close();
@@ -253,6 +263,17 @@ mod tests {
         let mut intake = Intake::new(chunks(&[1; 1000]), &stop, PATIENCE, &buffers, u64::MAX);
         let batch = intake.gather(false).await;
         assert_eq!((batch.bytes, batch.chunks.len(), batch.pause), (1000, 1, Pause::End));
+    }
+
+    /// HTTP/2 brings nothing but frames of 16 KiB at most, which begin anywhere.
+    #[tokio::test]
+    async fn frames_are_copied_into_one_piece_of_a_whole_batch() {
+        let (stop, buffers) = (CancellationToken::new(), buffers(BUFFER_BYTES_MAX));
+        let mut intake = Intake::new(chunks(&[16_384, 9_000, 16_384].repeat(60)), &stop, PATIENCE, &buffers, u64::MAX);
+        let batch = intake.gather(false).await;
+        assert_eq!((batch.chunks.len(), batch.pause), (1, Pause::Full));
+        assert!(batch.bytes >= BATCH_BYTES && batch.bytes <= BATCH_ROOM as u64, "{}", batch.bytes);
+        assert_eq!(intake.gather(true).await.bytes + batch.bytes, 60 * 41_768);
     }
 
     #[tokio::test]

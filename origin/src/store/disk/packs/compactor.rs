@@ -76,11 +76,11 @@ impl Compactor {
         urgency: Urgency,
         stop: &CancellationToken,
     ) -> Result<u64, StoreError> {
-        let mut state = match (urgency, self.0.try_lock()) {
-            (_, Ok(state)) => state,
-            (Urgency::Waiting, Err(_)) => self.0.lock().unwrap_or_else(PoisonError::into_inner),
-            (_, Err(TryLockError::Poisoned(poisoned))) => poisoned.into_inner(),
-            (Urgency::NowAndThen, Err(TryLockError::WouldBlock)) => return Ok(0),
+        let mut state = match self.0.try_lock() {
+            Ok(state) => state,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) if urgency == Urgency::NowAndThen => return Ok(0),
+            Err(TryLockError::WouldBlock) => self.0.lock().unwrap_or_else(PoisonError::into_inner),
         };
         let began = Instant::now();
         let rests = urgency == Urgency::NowAndThen && state.due.is_some_and(|due| began < due);
