@@ -19,4 +19,4 @@ mod sync;
 pub use self::book::{GroupInfo, GroupMember, GroupNews};
 pub use self::link::{GroupLink, GroupLinkError};
 pub use self::outbox::SentGroupMessage;
-pub(crate) use self::sync::{group_of, unknown};
+pub(crate) use self::sync::{brings, group_of, unknown};

@@ -274,10 +274,13 @@ impl Watch<'_> {
     /// Stores what was delivered; the Ack is for afterwards.
     async fn take(&self, deliver: &Deliver, epoch: u64) -> Result<Option<Ack>, ClientError> {
         let client = self.client;
-        let mut refused = HashMap::new();
+        let (mut refused, mut learnt) = (HashMap::new(), Vec::new());
         for (group, epoch) in client.profile.read(|tx| groups::unknown(tx, deliver))? {
             match client.learn_group(group, epoch).await {
-                Ok(()) => client.learn_members(group).await?,
+                Ok(news) => {
+                    client.learn_members(group).await?;
+                    learnt.extend(news.filter(|_| groups::brings(deliver, group, epoch)));
+                }
                 Err(error @ (ClientError::NotInGroup { .. } | ClientError::GroupForged { .. })) => {
                     tracing::warn!("{error}");
                 }
@@ -303,7 +306,7 @@ impl Watch<'_> {
             self.with_report(|report| report.copied += 1);
             (self.on)(WatchEvent::SentElsewhere { to: handle, msg_id, content: MessageSummary::of(&content) });
         }
-        for news in receipt.groups {
+        for news in learnt.into_iter().chain(receipt.groups) {
             self.with_report(|report| report.group_changes += 1);
             if client.has_news(&news).await? {
                 self.call_for_tending();

@@ -97,7 +97,8 @@ pub(crate) trait GroupStore: Send + Sync + 'static {
     /// A group as it stands.
     fn group(&self, group: GroupId) -> BoxFuture<'static, Result<Option<GroupRecord>, StoreError>>;
 
-    /// Changes of a group above the epoch `after`, by rising epoch, `limit` at most.
+    /// Changes of a group above the epoch `after`, by rising epoch: `limit` at most, fewer when they are large, and one when
+    /// there is one.
     fn group_changes(
         &self,
         group: GroupId,

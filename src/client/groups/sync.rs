@@ -40,6 +40,12 @@ pub(crate) fn unknown(tx: &impl Rows, deliver: &Deliver) -> Result<Vec<(GroupId,
     Ok(unknown)
 }
 
+/// Whether a delivered frame has the change that made an epoch of a group.
+pub(crate) fn brings(deliver: &Deliver, group: GroupId, epoch: u64) -> bool {
+    let changes = deliver.envelopes.iter().filter(|envelope| envelope.class() == Class::GroupChange);
+    changes.filter(|envelope| group_of(envelope) == Some(group)).any(|envelope| envelope.epoch == epoch)
+}
+
 impl Client {
     /// Fetches the changes of a group that this profile does not know and takes them, from its founding on when it knows
     /// none.
@@ -67,22 +73,25 @@ impl Client {
         }
     }
 
-    /// Begins to know a group at an epoch, or catches up with it.
-    pub(crate) async fn learn_group(&self, group: GroupId, epoch: u64) -> Result<(), ClientError> {
+    /// Begins to know a group at an epoch, or catches up with it. Gives the change that it begins with.
+    pub(crate) async fn learn_group(&self, group: GroupId, epoch: u64) -> Result<Option<GroupNews>, ClientError> {
         let known = self.profile.read(|tx| Ok(book::load(tx, group)?.is_some_and(|book| !book.left)))?;
         if !known {
             let path = format!("/v1/groups/{group}/states/{epoch}");
             let view: GroupStateView = self.group_get(group, &path).await?;
             let state = GroupState::from_bytes(&view.state.0);
-            let state = state.and_then(|state| view.change.verify_result(&state).map(|_| state));
-            if let Ok(state) = state
+            let verified = state.and_then(|state| Ok((view.change.verify_result(&state)?, state)));
+            if let Ok((change, state)) = verified
                 && (state.group, state.epoch) == (group, epoch)
             {
-                return self.profile.write(|tx| book::begin(tx, state));
+                self.profile.write(|tx| book::begin(tx, state))?;
+                let (by, what) = (change.actor, change.what);
+                return Ok(Some(GroupNews { group, epoch, by, what, left: false }));
             }
             // Whoever left by that change is not in the state to vouch for it: the whole history does.
         }
-        self.catch_up(group).await
+        self.catch_up(group).await?;
+        Ok(None)
     }
 
     /// Learns of groups that this account is in and this profile does not know, such as on a new device.

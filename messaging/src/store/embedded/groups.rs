@@ -27,6 +27,9 @@ use crate::store::{
 /// Earlier sets of devices that a group remembers, to say whose devices changed since.
 const PAST_MAX: usize = 32;
 
+/// Bytes of changes in one page, unless a single one is larger: most have 300, but one that lets a thousand in has 57 KB.
+const PAGE_BYTES_MAX: usize = 384 * 1024;
+
 /// A group's record.
 #[derive(Clone, PartialEq, Message)]
 struct GroupRow {
@@ -83,7 +86,18 @@ impl GroupStore for EmbeddedStore {
         after: u64,
         limit: usize,
     ) -> BoxFuture<'static, Result<Vec<SignedGroupChange>, StoreError>> {
-        self.read_with(move |tables| changes(tables, group, after).take(limit).collect())
+        self.read_with(move |tables| {
+            let (mut page, mut bytes) = (Vec::new(), 0);
+            for signed in changes(tables, group, after).take(limit) {
+                let signed = signed?;
+                bytes += signed.change.0.len();
+                if bytes > PAGE_BYTES_MAX && !page.is_empty() {
+                    break;
+                }
+                page.push(signed);
+            }
+            Ok(page)
+        })
     }
 
     fn group_at(&self, group: GroupId, epoch: u64) -> BoxFuture<'static, Result<Option<GroupRecord>, StoreError>> {
