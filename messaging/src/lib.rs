@@ -23,6 +23,7 @@ mod delivery;
 mod devices;
 mod fabric;
 mod fault;
+mod fill;
 mod grants;
 mod groups;
 mod http;
@@ -52,6 +53,7 @@ use tracing::info;
 use waxwing_protocol::grant::{GrantToken, Jwks};
 
 pub use self::config::{ApnsConfig, Config, ConfigError, FcmConfig, PushConfig, WebConfig};
+pub use self::fill::fill;
 pub use self::grants::mint_edge_grant;
 pub use self::invites::{InviteCode, mint_invite};
 pub use self::limits::LimitView;

@@ -7,25 +7,31 @@
 //! The writer thread is also the lock under which seqs are given: it alone appends, so what commits later has a higher
 //! seq, and a reader sees a seq only when every lower one is there.
 
+mod batch;
 mod blocks;
 mod bodies;
+mod checkpoint;
 mod deletion;
 mod devices;
 mod directory;
 mod groups;
+mod journal;
 mod lane;
 mod mailboxes;
 mod pages;
 mod progress;
 mod receipts;
+mod recent;
 mod records;
 mod sweep;
+mod table;
 mod tables;
 mod targets;
 mod writer;
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use futures_util::future::BoxFuture;
 use tokio::sync::{Semaphore, oneshot};
@@ -33,6 +39,7 @@ use waxwing_protocol::api::Preferences;
 use waxwing_protocol::identity::SignedPrekey;
 use waxwing_protocol::{AccountId, DeviceId, Handle, Timestamp};
 
+use self::batch::Batch;
 use self::tables::Tables;
 use self::writer::{Command, Writer};
 use super::{
@@ -44,6 +51,9 @@ use super::{
 /// Reads that may be under way at once. Each takes a thread of tokio's blocking pool: a crowd that reconnects waits
 /// here and not in hundreds of threads.
 const READS_MAX: usize = 8;
+
+/// Accounts put with one sync when a store is filled.
+const FILLED_AT_ONCE: usize = 1024;
 
 /// Why the embedded store could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -67,10 +77,23 @@ pub(crate) struct EmbeddedStore {
 impl EmbeddedStore {
     /// Opens the store in `dir`, creating it if it is not there. Blocks while the journal is replayed.
     pub(crate) fn open(dir: &Path, sink: Arc<dyn CommitSink>) -> Result<Self, EmbeddedStoreError> {
-        let tables = Tables::open(dir)?;
-        let writer =
-            Writer::start(tables.clone(), sink).map_err(|error| EmbeddedStoreError::Engine(error.to_string()))?;
+        let failed = Arc::new(AtomicBool::new(false));
+        let (tables, commits) = Tables::open(dir, &failed)?;
+        let writer = Writer::start(tables.clone(), commits, failed, sink);
+        let writer = writer.map_err(|error| EmbeddedStoreError::Engine(error.to_string()))?;
         Ok(Self { tables, writer, reads: Arc::new(Semaphore::new(READS_MAX)) })
+    }
+
+    /// Puts accounts into a store that has none of them, many with each sync. Nothing is checked.
+    pub(crate) fn fill(dir: &Path, accounts: impl Iterator<Item = NewAccount>) -> Result<(), EmbeddedStoreError> {
+        let (tables, mut commits) = Tables::open(dir, &Arc::default())?;
+        let mut accounts = accounts.peekable();
+        while accounts.peek().is_some() {
+            let mut batch = Batch::default();
+            accounts.by_ref().take(FILLED_AT_ONCE).for_each(|account| directory::put(&mut batch, &tables, &account));
+            commits.commit(batch).map_err(|error| EmbeddedStoreError::Engine(error.to_string()))?;
+        }
+        Ok(())
     }
 
     /// Runs `read` on a thread that may block.
@@ -101,8 +124,8 @@ impl EmbeddedStore {
     /// Rows in mailboxes, bodies of groups, and the bytes of both with their keys.
     #[cfg(test)]
     pub(super) fn stored(&self) -> (usize, usize, usize) {
-        let entries = |keyspace: &fjall::Keyspace| {
-            let entries = keyspace.iter().map(|guard| guard.into_inner().expect("a sound store"));
+        let entries = |table: &table::Table| {
+            let entries = table.iter().map(|guard| guard.into_inner().expect("a sound store"));
             entries.map(|(key, value)| key.len() + value.len()).collect::<Vec<_>>()
         };
         let (rows, bodies) = (entries(&self.tables.rows), entries(&self.tables.bodies));

@@ -8,7 +8,6 @@
 use std::collections::HashMap;
 
 use bytes::Bytes;
-use fjall::{Readable, Snapshot};
 use prost::Message as _;
 use waxwing_protocol::GroupId;
 use waxwing_protocol::frames::{Envelope, Lane};
@@ -59,9 +58,9 @@ pub(super) fn pointer(row: &[u8]) -> Option<BodyKey> {
 }
 
 /// The envelope of a row; `None` when the body that it stands for is gone.
-pub(super) fn envelope(tables: &Tables, snapshot: &Snapshot, row: &[u8]) -> Result<Option<Envelope>, StoreError> {
+pub(super) fn envelope(tables: &Tables, row: &[u8]) -> Result<Option<Envelope>, StoreError> {
     let Some(key) = pointer(RowHead::body(row)?) else { return row_envelope(row).map(Some) };
-    let Some(value) = snapshot.get(&tables.bodies, part(&key, ENVELOPE)).map_err(engine_error)? else {
+    let Some(value) = tables.bodies.get(part(&key, ENVELOPE)).map_err(engine_error)? else {
         return Ok(None);
     };
     let envelope = Envelope::decode(Bytes::copy_from_slice(&value)).map_err(|_| corrupt("a group's message"))?;

@@ -4,10 +4,10 @@
 //! takes away at once what makes an account an account, and leaves a mark; the sweeper erases the rest a step at a time
 //! and the mark last, so that a crash in between only makes it go on later.
 
-use fjall::Keyspace;
 use waxwing_protocol::AccountId;
 
 use super::directory;
+use super::table::Table;
 use super::tables::{self, corrupt, engine_error, of_device, tag};
 use super::writer::Turn;
 use crate::store::{DeviceAddress, StoreError};
@@ -87,9 +87,9 @@ impl Turn<'_> {
     }
 
     /// Erases records under a prefix, as many as are `left` of the step.
-    fn erase(&mut self, keyspace: &Keyspace, prefix: &[u8], left: &mut usize) -> Result<(), StoreError> {
-        for guard in keyspace.prefix(prefix).take(*left) {
-            self.batch.remove(keyspace, guard.key().map_err(engine_error)?);
+    fn erase(&mut self, table: &Table, prefix: &[u8], left: &mut usize) -> Result<(), StoreError> {
+        for guard in table.prefix(prefix).take(*left) {
+            self.batch.remove(table, guard.key().map_err(engine_error)?);
             *left -= 1;
         }
         Ok(())

@@ -10,6 +10,7 @@ use waxwing_protocol::api::{ONE_TIME_KEYS_MAX, Preferences};
 use waxwing_protocol::identity::{PrekeyKind, SignedPrekey};
 use waxwing_protocol::{AccountId, DeviceId, Handle, Timestamp};
 
+use super::batch::Batch;
 use super::blocks;
 use super::records::{AccountRow, DeviceRow, MailboxRow, PreferencesRow, PrekeyRow};
 use super::tables::{self, Tables, corrupt, engine_error, of_device, tag};
@@ -136,6 +137,19 @@ fn one_time_keys(tables: &Tables, device: DeviceAddress) -> Result<Vec<(Vec<u8>,
     rows.collect()
 }
 
+/// Puts the records of a new account and its first device.
+pub(super) fn put(batch: &mut Batch, tables: &Tables, new: &NewAccount) {
+    let record = &new.record;
+    let device = DeviceAddress { account: record.account, device: new.device };
+    let row = DeviceRow { token_hash: new.token_hash.to_vec(), reg_id: new.reg_id, ..DeviceRow::default() };
+    let directory = &tables.directory;
+    batch.insert(directory, tables::account(record.account), AccountRow::new(record, 0).encode_to_vec());
+    batch.insert(directory, tables::handle(&record.handle), record.account.as_bytes());
+    batch.insert(directory, of_device(tag::DEVICE, device, &[]), row.encode_to_vec());
+    let mailbox = MailboxRow::new(new.epoch).encode_to_vec();
+    batch.insert(&tables.mailboxes, tables::address(device), mailbox);
+}
+
 impl Turn<'_> {
     /// Registers an account with its first device.
     pub(super) fn register(&mut self, new: &NewAccount) -> Result<Registered, StoreError> {
@@ -160,13 +174,7 @@ impl Turn<'_> {
             let ends = invite.expires_at.as_millis().to_be_bytes();
             self.batch.insert(&self.tables.directory, key, [&ends[..], record.account.as_bytes()].concat());
         }
-        let directory = &self.tables.directory;
-        let row = DeviceRow { token_hash: new.token_hash.to_vec(), reg_id: new.reg_id, ..DeviceRow::default() };
-        self.batch.insert(directory, tables::account(record.account), AccountRow::new(record, 0).encode_to_vec());
-        self.batch.insert(directory, tables::handle(&record.handle), record.account.as_bytes());
-        self.batch.insert(directory, of_device(tag::DEVICE, device, &[]), row.encode_to_vec());
-        let mailbox = MailboxRow::new(new.epoch).encode_to_vec();
-        self.batch.insert(&self.tables.mailboxes, tables::address(device), mailbox);
+        put(&mut self.batch, self.tables, new);
         Ok(Registered::Created)
     }
 

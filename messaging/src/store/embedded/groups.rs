@@ -14,7 +14,7 @@ use waxwing_protocol::frames::{Envelope, Lane};
 use waxwing_protocol::group::{GroupState, SignedGroupChange, devices_hash};
 use waxwing_protocol::{AccountId, GroupId, Timestamp};
 
-use super::records::SendRow;
+use super::records::{SEND_HASH_BYTES, SendRow};
 use super::tables::{self, Tables, corrupt, engine_error, lane_index};
 use super::writer::{Command, Turn};
 use super::{EmbeddedStore, bodies, progress};
@@ -203,7 +203,7 @@ impl Turn<'_> {
     pub(super) fn send_group(&mut self, send: &GroupSend) -> Result<Appended, AppendError> {
         let send_key = tables::send(send.from, send.msg_id);
         if let Some(earlier) = self.earlier_send(&send_key)? {
-            if earlier.content_hash != send.content_hash {
+            if !send.content_hash.starts_with(&earlier.content_hash) {
                 return Err(AppendError::OtherContent);
             }
             let server_ts = Timestamp::from_millis(earlier.server_ts);
@@ -228,7 +228,8 @@ impl Turn<'_> {
         let envelope = send.envelope.clone();
         let conv_seq = self.fan_out(send.group, envelope, &audience.devices, Some(send.from), send.quota)?;
         let server_ts = send.envelope.server_ts;
-        let row = SendRow { content_hash: send.content_hash.to_vec(), server_ts, conv_seq };
+        let content_hash = send.content_hash[..SEND_HASH_BYTES].to_vec();
+        let row = SendRow { content_hash, server_ts, conv_seq };
         self.batch.insert(&self.tables.sends, send_key, row.encode_to_vec());
         self.sends.insert(send_key, row);
         Ok(Appended { server_ts: Timestamp::from_millis(server_ts), duplicate: false, conv_seq })

@@ -6,7 +6,7 @@ use waxwing_protocol::frames::{Envelope, Lane};
 use waxwing_protocol::{AccountId, DeviceId, Timestamp};
 
 use super::directory;
-use super::records::{LaneRow, MailboxRow, RowHead, SendRow, row_to_bytes};
+use super::records::{LaneRow, MailboxRow, RowHead, SEND_HASH_BYTES, SendRow, row_to_bytes};
 use super::tables::{self, RowKey, corrupt, engine_error, lane_index};
 use super::writer::Turn;
 use crate::metrics::handles;
@@ -15,12 +15,15 @@ use crate::store::{
 };
 use prost::Message as _;
 
+/// Rows that an ack erases at most: the largest window. What a client acks beyond that waits for the sweeper.
+const ERASED_AT_ONCE: usize = 4096;
+
 impl Turn<'_> {
     /// Takes a message, or nothing of it.
     pub(super) fn append(&mut self, append: &Append) -> Result<Appended, AppendError> {
         let send_key = tables::send(append.from, append.msg_id);
         if let Some(earlier) = self.earlier_send(&send_key)? {
-            if earlier.content_hash != append.content_hash {
+            if !append.content_hash.starts_with(&earlier.content_hash) {
                 return Err(AppendError::OtherContent);
             }
             let server_ts = Timestamp::from_millis(earlier.server_ts);
@@ -71,7 +74,8 @@ impl Turn<'_> {
             self.memory.written.insert((from, to), true);
         }
         let server_ts = append.envelope.server_ts;
-        let send = SendRow { content_hash: append.content_hash.to_vec(), server_ts, conv_seq: 0 };
+        let content_hash = append.content_hash[..SEND_HASH_BYTES].to_vec();
+        let send = SendRow { content_hash, server_ts, conv_seq: 0 };
         self.batch.insert(&self.tables.sends, send_key, send.encode_to_vec());
         self.sends.insert(send_key, send);
         Ok(Appended { server_ts: Timestamp::from_millis(server_ts), duplicate: false, conv_seq: 0 })
@@ -164,6 +168,7 @@ impl Turn<'_> {
                 self.ack(&AckRequest { mailbox: address, lane, up_to, ranges: Vec::new(), receipts: held.receipts })?;
             }
         }
+        self.opened.push(address);
         let mailbox = self.changed(address);
         mailbox.generation += 1;
         mailbox.opened_at = held.receipts.now.as_millis();
@@ -199,11 +204,26 @@ impl Turn<'_> {
                 return Ok(());
             };
             lane.bytes_acked = bytes;
-            self.unswept.insert(ack.mailbox);
         }
         handles().acked.increment(before.waiting() - lane.waiting());
         self.note_deliveries(ack, &before, &lane)?;
+        self.erase_fresh(ack.mailbox, ack.lane, &mut lane)?;
+        if lane.swept < lane.acked {
+            self.unswept.insert(ack.mailbox);
+        }
         self.changed(ack.mailbox).lanes[index] = lane;
+        Ok(())
+    }
+
+    /// Erases acked rows that stand in memory alone: most do, and leave nothing behind. Others wait for the sweeper.
+    fn erase_fresh(&mut self, mailbox: DeviceAddress, lane: Lane, counts: &mut LaneRow) -> Result<(), StoreError> {
+        let keys = (counts.swept + 1..=counts.acked).map(|seq| tables::row(mailbox, lane, seq));
+        let fresh: Vec<_> = keys.take(ERASED_AT_ONCE).take_while(|key| self.tables.rows.is_fresh(key)).collect();
+        let until = counts.swept + fresh.len() as u64;
+        self.release_swept(mailbox, lane, counts, until)?;
+        fresh.into_iter().for_each(|key| self.batch.remove(&self.tables.rows, key));
+        handles().swept.increment(until - counts.swept);
+        counts.swept = until;
         Ok(())
     }
 

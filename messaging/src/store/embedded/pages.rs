@@ -3,7 +3,6 @@
 use waxwing_protocol::Timestamp;
 use waxwing_protocol::frames::{Envelope, Lane};
 
-use fjall::Readable as _;
 use tracing::error;
 
 use super::bodies;
@@ -14,10 +13,10 @@ use crate::store::{DeviceAddress, LaneDepth, MailboxView, Page, PageRequest, Sto
 /// Rows looked at for one page, so that a long run of expired ones cannot hold a reading thread.
 const ROWS_SEEN_MAX: usize = 4096;
 
-/// Reads the live rows above `request.after`, from one snapshot, so that watermark and rows belong together.
+/// Reads the live rows above `request.after`. The watermark is read first: rows that are acked and erased after that are
+/// missing, as they may be, and the page then says that it is not the end.
 pub(super) fn read(tables: &Tables, request: &PageRequest) -> Result<Page, StoreError> {
-    let snapshot = tables.snapshot();
-    let mailbox = snapshot.get(&tables.mailboxes, tables::address(request.mailbox)).map_err(engine_error)?;
+    let mailbox = tables.mailboxes.get(tables::address(request.mailbox)).map_err(engine_error)?;
     let Some(mailbox) = mailbox else {
         return Ok(Page { rows: Vec::new(), up_to: request.after, end: true });
     };
@@ -32,12 +31,15 @@ pub(super) fn read(tables: &Tables, request: &PageRequest) -> Result<Page, Store
     let first = tables::row(request.mailbox, request.lane, after + 1);
     let last = tables::row(request.mailbox, request.lane, lane.last);
     let mut bytes = 0;
-    for guard in snapshot.range(&tables.rows, first..=last).take(ROWS_SEEN_MAX) {
+    for guard in tables.rows.range(first..=last).take(ROWS_SEEN_MAX) {
         let (key, value) = guard.into_inner().map_err(engine_error)?;
         let seq = tables::seq_of(&key).ok_or_else(|| corrupt("a message"))?;
         if RowHead::read(&value)?.expires_at > request.now && !lane.is_acked(seq) {
-            let Some(envelope) = bodies::envelope(tables, &snapshot, &value)? else {
-                error!(device = %request.mailbox, seq, "the body of a group's message is gone: its row is passed over");
+            let Some(envelope) = bodies::envelope(tables, &value)? else {
+                // A row that was acked meanwhile may have gone with its body.
+                if tables.rows.contains_key(&key).map_err(engine_error)? {
+                    error!(device = %request.mailbox, seq, "the body of a group's message is gone: its row is passed over");
+                }
                 page.up_to = seq;
                 continue;
             };
@@ -56,17 +58,16 @@ pub(super) fn read(tables: &Tables, request: &PageRequest) -> Result<Page, Store
     Ok(page)
 }
 
-/// How much waits in a mailbox, from one snapshot.
+/// How much waits in a mailbox.
 pub(super) fn view(tables: &Tables, mailbox: DeviceAddress) -> Result<Option<MailboxView>, StoreError> {
-    let snapshot = tables.snapshot();
-    let Some(row) = snapshot.get(&tables.mailboxes, tables::address(mailbox)).map_err(engine_error)? else {
+    let Some(row) = tables.mailboxes.get(tables::address(mailbox)).map_err(engine_error)? else {
         return Ok(None);
     };
     let row = MailboxRow::read(&row)?;
     let mut lanes = [LaneDepth::default(); 2];
     for (lane, (row, depth)) in [Lane::Normal, Lane::Urgent].into_iter().zip(row.lanes.iter().zip(&mut lanes)) {
-        let head = snapshot.get(&tables.rows, tables::row(mailbox, lane, row.acked + 1)).map_err(engine_error)?;
-        let oldest = head.map(|head| bodies::envelope(tables, &snapshot, &head)).transpose()?.flatten();
+        let head = tables.rows.get(tables::row(mailbox, lane, row.acked + 1)).map_err(engine_error)?;
+        let oldest = head.map(|head| bodies::envelope(tables, &head)).transpose()?.flatten();
         *depth = LaneDepth {
             acked: row.acked,
             last: row.last,

@@ -145,6 +145,11 @@ impl MailboxRow {
         Self { epoch, generation: 0, lanes: vec![LaneRow::default(); 2], opened_at: 0 }
     }
 
+    /// Whether nothing waits in it and nothing is left to be erased.
+    pub(super) fn is_empty(&self) -> bool {
+        self.lanes.iter().all(|lane| lane.swept == lane.last)
+    }
+
     pub(super) fn read(value: &[u8]) -> Result<Self, StoreError> {
         let row = Self::decode(value).map_err(|_| corrupt("a mailbox"))?;
         if row.lanes.len() == 2 { Ok(row) } else { Err(corrupt("a mailbox")) }
@@ -189,9 +194,14 @@ pub(super) struct RangeRow {
     pub(super) last: u64,
 }
 
+/// Bytes of a content's hash that are kept for two days. Whoever finds two contents that share them deceives itself alone:
+/// the message id is its own.
+pub(super) const SEND_HASH_BYTES: usize = 16;
+
 /// That a message was taken.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct SendRow {
+    /// The first bytes of it.
     #[prost(bytes = "vec", tag = "1")]
     pub(super) content_hash: Vec<u8>,
     #[prost(uint64, tag = "2")]

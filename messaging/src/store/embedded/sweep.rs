@@ -10,7 +10,6 @@ use std::time::Duration;
 use waxwing_protocol::Timestamp;
 use waxwing_protocol::frames::Lane;
 
-use fjall::Readable as _;
 use prost::Message;
 use tracing::error;
 
@@ -106,7 +105,6 @@ impl Turn<'_> {
             Stage::Idle if now < self.memory.sweep.next_pass => Stage::Idle,
             Stage::Idle => {
                 self.memory.sweep.next_pass = now.plus(PASS_INTERVAL);
-                self.tables.relieve_journal()?;
                 Stage::Mailboxes(Vec::new())
             }
             Stage::Mailboxes(from) => match self.sweep_mailboxes(&from, now, swept)? {
@@ -147,12 +145,12 @@ impl Turn<'_> {
         let mut last = None;
         let range = (Bound::Excluded(from), Bound::Unbounded);
         let mut seen = 0;
-        for guard in self.tables.snapshot().range::<&[u8], _>(&self.tables.mailboxes, range).take(STEP) {
+        for guard in self.tables.mailboxes.range::<&[u8], _>(range).take(STEP) {
             let (key, value) = guard.into_inner().map_err(engine_error)?;
             let address = tables::address_of(&key).ok_or_else(|| corrupt("a mailbox"))?;
             seen += 1;
             // Most mailboxes are empty and swept: those need no place in the cache.
-            let idle = MailboxRow::read(&value).is_ok_and(|row| row.lanes.iter().all(|lane| lane.swept == lane.last));
+            let idle = MailboxRow::read(&value).is_ok_and(|row| row.is_empty());
             if !idle && !self.sweep_past_damage(address, now, swept)? {
                 self.unswept.insert(address);
             }

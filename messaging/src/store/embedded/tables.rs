@@ -4,69 +4,124 @@
 //! bytes is order of numbers: a lane is one contiguous range, and a read starts right above the watermark.
 
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
-use fjall::{Database, Keyspace, KeyspaceCreateOptions, Snapshot};
+use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 use tracing::info;
 use waxwing_protocol::frames::Lane;
 use waxwing_protocol::{AccountId, DeviceId, GroupId, Handle, MsgId};
 
 use super::EmbeddedStoreError;
+use super::checkpoint::Commits;
+use super::journal::Journal;
+use super::recent::{Generation, ROWS, Recent, TABLES};
+use super::table::Table;
 use crate::store::{DeviceAddress, Invite, StoreError, StoreErrorKind};
 
 /// Bytes of memory that a keyspace's newest writes take before they go to a table on disk.
 const MEMTABLE_BYTES: u64 = 32 * 1024 * 1024;
 
-/// Bytes of journals above which keyspaces are told to write their tables: an idle one would pin them for ever.
+/// Bytes of the engine's own journals above which keyspaces are told to write their tables: an idle one would pin them
+/// for ever.
 const JOURNAL_BYTES_HIGH: u64 = 256 * 1024 * 1024;
 
-/// The open keyspaces.
+/// Directory of the journal, in the store's.
+const JOURNAL_DIR: &str = "journal";
+
+/// Keys of the keyspace that knows how far the engine has come.
+const CHECKPOINT: &str = "up-to";
+const JOURNAL_KEY: &str = "key";
+
+/// The open tables.
 #[derive(Clone)]
 pub(super) struct Tables {
     pub(super) db: Database,
     /// Accounts, devices, prekeys; told apart by a first byte.
-    pub(super) directory: Keyspace,
+    pub(super) directory: Table,
     /// A record for each mailbox: epoch, generation, watermarks.
-    pub(super) mailboxes: Keyspace,
+    pub(super) mailboxes: Table,
     /// The messages waiting: mailbox, lane, seq.
-    pub(super) rows: Keyspace,
+    pub(super) rows: Table,
     /// Idempotency records: sending device, message id.
-    pub(super) sends: Keyspace,
+    pub(super) sends: Table,
     /// What groups were sent, once each: group, place in the conversation.
-    pub(super) bodies: Keyspace,
+    pub(super) bodies: Table,
+    /// The journal's key, and the last of its records that the engine has.
+    checkpoints: Keyspace,
+    /// What the engine does not have yet.
+    pub(super) recent: Arc<Recent>,
 }
 
 impl Tables {
-    pub(super) fn open(dir: &Path) -> Result<Self, EmbeddedStoreError> {
+    /// Opens them with what the journal holds, and the end through which commits go. `failed` is set when nothing can be
+    /// written any more.
+    pub(super) fn open(dir: &Path, failed: &Arc<AtomicBool>) -> Result<(Self, Commits), EmbeddedStoreError> {
         let engine = |error: fjall::Error| match error {
             fjall::Error::Locked => EmbeddedStoreError::Locked,
             error => EmbeddedStoreError::Engine(error.to_string()),
         };
+        let io = |error: std::io::Error| EmbeddedStoreError::Engine(error.to_string());
         let db = behind_others(|| Database::builder(dir).worker_threads(WORKERS).open()).map_err(engine)?;
         let keyspace = |name| {
             db.keyspace(name, || KeyspaceCreateOptions::default().max_memtable_size(MEMTABLE_BYTES)).map_err(engine)
         };
-        Ok(Self {
-            directory: keyspace("directory")?,
-            mailboxes: keyspace("mailboxes")?,
-            rows: keyspace("rows")?,
-            sends: keyspace("sends")?,
-            bodies: keyspace("bodies")?,
-            db,
-        })
+        let checkpoints = keyspace("checkpoints")?;
+        let key = match checkpoints.get(JOURNAL_KEY).map_err(engine)? {
+            Some(key) => key[..].try_into().map_err(|_| EmbeddedStoreError::Engine("a damaged key".into()))?,
+            None => {
+                let key = crate::node::random();
+                checkpoints.insert(JOURNAL_KEY, key).map_err(engine)?;
+                db.persist(PersistMode::SyncAll).map_err(engine)?;
+                key
+            }
+        };
+        let seen = match checkpoints.get(CHECKPOINT).map_err(engine)? {
+            Some(number) => number[..].try_into().map(u64::from_be_bytes),
+            None => Ok(0),
+        };
+        let seen = seen.map_err(|_| EmbeddedStoreError::Engine("a damaged checkpoint".into()))?;
+        let (journal, mut replayed) = Journal::open(&dir.join(JOURNAL_DIR), key, seen).map_err(io)?;
+        let frozen = (!replayed.batches.is_empty()).then(Arc::<Generation>::default);
+        if let Some(generation) = &frozen {
+            info!(records = replayed.batches.len(), "the journal holds what the tables do not");
+            replayed.batches.drain(..).for_each(|batch| generation.apply(batch, true));
+        }
+        let recent = Arc::new(Recent::with_frozen(frozen));
+        let table = |number, name| Ok(Table::new(number, keyspace(name)?, recent.clone()));
+        let tables = Self {
+            directory: table(0, "directory")?,
+            mailboxes: table(1, "mailboxes")?,
+            rows: table(ROWS, "rows")?,
+            sends: table(3, "sends")?,
+            bodies: table(4, "bodies")?,
+            checkpoints,
+            recent: recent.clone(),
+            db: db.clone(),
+        };
+        let commits = Commits::start(journal, replayed, recent, tables.clone(), failed.clone()).map_err(io)?;
+        Ok((tables, commits))
     }
 
-    /// A view in which several reads agree.
-    pub(super) fn snapshot(&self) -> Snapshot {
-        self.db.snapshot()
+    /// All tables, by number.
+    pub(super) fn all(&self) -> [&Table; TABLES] {
+        [&self.directory, &self.mailboxes, &self.rows, &self.sends, &self.bodies]
     }
 
-    /// Lets the engine remove old journals when they have grown.
-    pub(super) fn relieve_journal(&self) -> Result<(), StoreError> {
-        let bytes = self.db.journal_disk_space().map_err(engine_error)?;
+    /// Notes that the engine has every record of the journal up to `up_to`: durably so, and all that it was given before.
+    pub(super) fn note_checkpoint(&self, up_to: u64, durability: Option<PersistMode>) -> fjall::Result<()> {
+        let mut batch = self.db.batch().durability(durability);
+        batch.insert(&self.checkpoints, CHECKPOINT, up_to.to_be_bytes());
+        batch.commit()
+    }
+
+    /// Lets the engine remove old journals of its own when they have grown.
+    pub(super) fn relieve_journal(&self) -> fjall::Result<()> {
+        let bytes = self.db.journal_disk_space()?;
         if bytes > JOURNAL_BYTES_HIGH {
             info!(journal_bytes = bytes, "writing tables so that journals can go");
-            for keyspace in [&self.directory, &self.mailboxes, &self.rows, &self.sends, &self.bodies] {
-                keyspace.rotate_memtable().map_err(engine_error)?;
+            for keyspace in self.all().map(Table::keyspace).into_iter().chain([&self.checkpoints]) {
+                keyspace.rotate_memtable()?;
             }
         }
         Ok(())
@@ -77,23 +132,26 @@ impl Tables {
 /// for each core, as is its default, a merge of some seconds on a small machine can keep that many waiting.
 const WORKERS: usize = 4;
 
-/// How much the engine's own threads yield to those that serve, which they would else share a core with as equals while
-/// they write a table. They still get a quarter of a core that is always busy.
+/// How much the threads that write tables yield to those that serve, which they would else share a core with as equals.
+/// They still get a tenth of a core that is always busy. Nothing that serves waits for them.
 #[cfg(target_os = "linux")]
-const WORKERS_NICE: i32 = 5;
+const WORKERS_NICE: i32 = 10;
+
+/// Does `work` on this thread, and on the threads that it starts, behind those of others.
+pub(super) fn yielding<T>(work: impl FnOnce() -> T) -> T {
+    // On Linux a thread has a priority of its own, and those it starts begin with it. Elsewhere it is the whole process's
+    // and stays as it is.
+    #[cfg(target_os = "linux")]
+    if let Err(error) = rustix::process::nice(WORKERS_NICE) {
+        tracing::debug!(%error, "the store's threads run at the priority of all others");
+    }
+    work()
+}
 
 /// Runs `open` on a thread whose threads in turn yield to others.
 fn behind_others<T: Send>(open: impl FnOnce() -> T + Send) -> T {
     std::thread::scope(|scope| {
-        let opening = scope.spawn(|| {
-            // On Linux a thread has a priority of its own, and those it starts begin with it. Elsewhere it is the whole
-            // process's and stays as it is.
-            #[cfg(target_os = "linux")]
-            if let Err(error) = rustix::process::nice(WORKERS_NICE) {
-                tracing::debug!(%error, "the store's threads run at the priority of all others");
-            }
-            open()
-        });
+        let opening = scope.spawn(|| yielding(open));
         opening.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })
 }

@@ -12,7 +12,6 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::time::Instant;
 
-use fjall::{OwnedWriteBatch, PersistMode};
 use prost::Message as _;
 use tokio::sync::oneshot;
 use tracing::error;
@@ -20,14 +19,15 @@ use waxwing_protocol::api::Preferences;
 use waxwing_protocol::identity::SignedPrekey;
 use waxwing_protocol::{AccountId, DeviceId, GroupId, Handle, Timestamp};
 
+use super::batch::Batch;
 use super::bodies::Bodies;
+use super::checkpoint::Commits;
 use super::groups::GroupMemory;
 use super::progress::Progress;
 use super::receipts::Deliveries;
 use super::records::{MailboxRow, SendRow};
 use super::sweep::Sweep;
 use super::tables::{self, RowKey, Tables};
-use crate::fault;
 use crate::metrics::handles;
 use crate::store::{
     AckRequest, Append, AppendError, Appended, Blocked, Claimed, CommitSink, Committed, DeviceAddress, GroupCommit,
@@ -201,12 +201,17 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    pub(super) fn start(tables: Tables, sink: Arc<dyn CommitSink>) -> std::io::Result<Self> {
+    /// Starts the thread. `failed` is what tells that nothing can be written any more.
+    pub(super) fn start(
+        tables: Tables,
+        commits: Commits,
+        failed: Arc<AtomicBool>,
+        sink: Arc<dyn CommitSink>,
+    ) -> std::io::Result<Self> {
         let (commands, waiting) = sync_channel(COMMANDS_WAITING_MAX);
         let bytes_waiting = Arc::new(AtomicUsize::new(0));
-        let failed = Arc::new(AtomicBool::new(false));
         let bytes = bytes_waiting.clone();
-        let work = Work { tables, sink, waiting, bytes_waiting: bytes, failed: failed.clone(), next: None };
+        let work = Work { tables, commits, sink, waiting, bytes_waiting: bytes, next: None };
         std::thread::Builder::new().name("mailbox-writer".into()).spawn(move || work.run())?;
         Ok(Self { commands, bytes_waiting, failed })
     }
@@ -239,10 +244,10 @@ impl Writer {
 /// What the writer thread owns.
 struct Work {
     tables: Tables,
+    commits: Commits,
     sink: Arc<dyn CommitSink>,
     waiting: Receiver<Command>,
     bytes_waiting: Arc<AtomicUsize>,
-    failed: Arc<AtomicBool>,
     /// A command that was taken and did not fit its turn.
     next: Option<Command>,
 }
@@ -270,7 +275,9 @@ pub(super) struct Turn<'a> {
     pub(super) memory: &'a mut Memory,
     /// Mailboxes with rows at or below their watermark.
     pub(super) unswept: &'a mut HashSet<DeviceAddress>,
-    pub(super) batch: OwnedWriteBatch,
+    pub(super) batch: Batch,
+    /// Mailboxes that a connection was opened for.
+    pub(super) opened: Vec<DeviceAddress>,
     /// Mailboxes to be written at the end of the turn.
     pub(super) changed: HashSet<DeviceAddress>,
     /// Sends taken in this turn, which the engine does not show yet.
@@ -298,12 +305,12 @@ impl Work {
         let mut open = true;
         while open {
             let Some(first) = self.next.take().or_else(|| self.waiting.recv().ok()) else { break };
-            let batch = self.tables.db.batch().durability((!fault::skip_sync()).then_some(PersistMode::SyncData));
             let mut turn = Turn {
                 tables: &self.tables,
                 memory: &mut memory,
                 unswept: &mut unswept,
-                batch,
+                batch: Batch::default(),
+                opened: Vec::new(),
                 changed: HashSet::new(),
                 sends: HashMap::new(),
                 put: HashMap::new(),
@@ -330,11 +337,10 @@ impl Work {
                 let full = answers.len() >= TURN_COMMANDS_MAX || bytes >= TURN_BYTES_MAX || !open;
                 command = if full { None } else { self.waiting.try_recv().ok() };
             }
-            let (rows, progressed, done) = turn.commit();
+            let (rows, progressed, done) = turn.commit(&mut self.commits);
             if done.is_err() {
                 // What the memory says was not stored.
                 memory = Memory::default();
-                self.failed.store(true, Ordering::Relaxed);
             } else {
                 for row in rows {
                     self.sink.committed(row);
@@ -360,6 +366,9 @@ impl Work {
                 if memory.groups.len() > GROUPS_CACHED_MAX {
                     memory.groups.clear();
                 }
+            }
+            if !open {
+                self.commits.settle();
             }
             for answer in answers {
                 answer(done.clone());
@@ -406,7 +415,7 @@ impl Turn<'_> {
     }
 
     /// Commits the batch; after that everything in it is durable.
-    fn commit(mut self) -> (Vec<Committed>, HashSet<GroupId>, Result<(), StoreError>) {
+    fn commit(mut self, commits: &mut Commits) -> (Vec<Committed>, HashSet<GroupId>, Result<(), StoreError>) {
         if let Err(error) = self.write_deliveries() {
             // What was acked stays acked; its senders are not told.
             error!(%error, "delivery receipts were not written");
@@ -425,12 +434,18 @@ impl Turn<'_> {
             self.batch.insert(&self.tables.mailboxes, tables::address(*address), row.encode_to_vec());
         }
         let began = Instant::now();
-        let done = self.batch.commit();
+        let could_write = !commits.has_failed();
+        let done = commits.commit(self.batch);
         handles().commit_time.record(began.elapsed());
-        let done = done.map_err(|error| {
+        if let (true, Err(error)) = (could_write, &done) {
             error!(%error, "the store could not commit and takes no more writes");
-            StoreError::new(StoreErrorKind::Other, error)
-        });
+        }
+        for address in self.opened {
+            // Whoever connects often says nothing for hours, and a mailbox that is empty is read again quickly.
+            if self.memory.mailboxes.get(&address).is_some_and(MailboxRow::is_empty) {
+                self.memory.mailboxes.remove(&address);
+            }
+        }
         (self.committed, progressed, done)
     }
 }
