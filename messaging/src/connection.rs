@@ -622,7 +622,7 @@ mod tests {
         size_of::<F>()
     }
 
-    /// An idle connection costs its task, its state, a read buffer of 1 KiB, and what hyper and tokio keep of a socket:
+    /// An idle connection costs its task, its state, a read buffer of 768 bytes, and what hyper and tokio keep of a socket:
     /// 4 KiB are promised for all of it.
     #[test]
     fn the_task_and_the_state_of_a_connection_are_small() {

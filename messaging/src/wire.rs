@@ -16,7 +16,7 @@ use waxwing_protocol::frames::codec::Codec;
 use waxwing_protocol::frames::{BATCH_BYTES, Frame, close, frame::Body};
 
 /// Bytes a connection reads at once: the whole read buffer of an idle one.
-pub(crate) const READ_BUFFER_BYTES: usize = 1024;
+pub(crate) const READ_BUFFER_BYTES: usize = 768;
 
 /// Bytes of a WebSocket message at most: a frame of the largest size with its prefix.
 pub(crate) const fn message_bytes_max(codec: Codec) -> usize {

@@ -79,7 +79,16 @@ pub(crate) struct Outbox {
 
 #[derive(Debug, Default)]
 struct Waiting {
-    taken: Taken,
+    /// None while nothing waits, as nearly always.
+    taken: Option<Box<Taken>>,
+    /// See [`Taken::stop`].
+    stop: Option<Stop>,
+}
+
+impl Waiting {
+    fn taken(&mut self) -> &mut Taken {
+        self.taken.get_or_insert_default()
+    }
 }
 
 /// What has waited.
@@ -109,7 +118,7 @@ impl Outbox {
     /// Adds a row, or forgets it when there is no room.
     pub(crate) fn push(&self, row: Committed) {
         self.change(|waiting| {
-            let taken = &mut waiting.taken;
+            let taken = waiting.taken();
             // After one was forgotten the rest would only be read again.
             if taken.overflowed || taken.rows.len() >= ROWS_MAX || !taken.held.add(row.envelope.body.len()) {
                 taken.overflowed = true;
@@ -120,13 +129,13 @@ impl Outbox {
     }
 
     pub(crate) fn keys_low(&self, remaining: u32) {
-        self.change(|waiting| waiting.taken.keys_low = Some(remaining));
+        self.change(|waiting| waiting.taken().keys_low = Some(remaining));
     }
 
     /// Adds an account whose devices changed; of each only the newest revision is kept.
     pub(crate) fn devices_changed(&self, account: AccountId, revision: u64) {
         self.change(|waiting| {
-            let changed = &mut waiting.taken.devices_changed;
+            let changed = &mut waiting.taken().devices_changed;
             changed.retain(|(earlier, _)| *earlier != account);
             if changed.len() < DEVICES_CHANGED_MAX {
                 changed.push((account, revision));
@@ -137,8 +146,9 @@ impl Outbox {
     /// Adds something for the moment, or drops it when there is no room.
     pub(crate) fn ephemeral(&self, push: EphemeralPush) {
         self.change(|waiting| {
-            if waiting.taken.ephemerals.len() < EPHEMERALS_MAX {
-                waiting.taken.ephemerals.push(push);
+            let ephemerals = &mut waiting.taken().ephemerals;
+            if ephemerals.len() < EPHEMERALS_MAX {
+                ephemerals.push(push);
             }
         });
     }
@@ -146,7 +156,7 @@ impl Outbox {
     /// Adds presence; of each account only the newest is kept, so that it is bounded by the subscriptions.
     pub(crate) fn presence(&self, items: Vec<PresenceItem>) {
         self.change(|waiting| {
-            let older = &mut waiting.taken.presence;
+            let older = &mut waiting.taken().presence;
             older.retain(|old| !items.iter().any(|item| item.account == old.account));
             older.extend(items);
         });
@@ -155,7 +165,7 @@ impl Outbox {
     /// Adds how far a group is; of each only the newest is kept.
     pub(crate) fn receipts(&self, summary: ReceiptSummary) {
         self.change(|waiting| {
-            let receipts = &mut waiting.taken.receipts;
+            let receipts = &mut waiting.taken().receipts;
             receipts.retain(|earlier| earlier.conv_id != summary.conv_id);
             if receipts.len() < RECEIPTS_MAX {
                 receipts.push(summary);
@@ -166,15 +176,16 @@ impl Outbox {
     /// Tells the connection to end. The first reason stands.
     pub(crate) fn stop(&self, stop: Stop) {
         self.change(|waiting| {
-            waiting.taken.stop.get_or_insert(stop);
+            waiting.stop.get_or_insert(stop);
         });
     }
 
     /// Takes everything that waits.
     pub(crate) fn take(&self) -> Taken {
         let mut waiting = self.lock();
-        let stop = waiting.taken.stop;
-        std::mem::replace(&mut waiting.taken, Taken { stop, ..Taken::default() })
+        let mut taken = waiting.taken.take().map_or_else(Taken::default, |taken| *taken);
+        taken.stop = waiting.stop;
+        taken
     }
 
     /// Waits until something was added since the last call.
