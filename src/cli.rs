@@ -12,7 +12,7 @@ use waxwing_protocol::{BlobId, DeviceId, Handle, OwnerTag};
 
 pub(crate) use self::groups::{BenchGroupArgs, GroupArgs, GroupCommand};
 pub(crate) use self::push::PushCommand;
-use crate::commands::{BlobArgs, EdgePeer, Peer};
+use crate::commands::{BenchRestartArgs, BenchSoakArgs, BlobArgs, Broker, EdgePeer, Peer};
 
 /// The address `waxwing dev` listens on and clients talk to unless told otherwise.
 pub(crate) const DEV_ADDRESS: &str = "127.0.0.1:8460";
@@ -605,6 +605,10 @@ pub(crate) enum BenchCommand {
     Group(BenchGroupArgs),
     /// Memory that clients cost which do not read what is sent to them.
     Slow(BenchSlowArgs),
+    /// What the store and the server's memory grow to while messages are sent and acked for minutes.
+    Soak(BenchSoakArgs),
+    /// Time after a kill -9 until a server with a million mailboxes serves again.
+    Restart(BenchRestartArgs),
     /// The load generator of the others: a job on stdin, figures on stdout.
     #[command(hide = true)]
     Load,
@@ -627,6 +631,9 @@ pub(crate) struct BenchMessagesArgs {
     /// How often it is measured.
     #[arg(long, default_value_t = 5)]
     pub rounds: u32,
+    /// A running MQTT broker to measure in the same rounds, unless this is `latency`: NAME=HOST:PORT,PID. Can be repeated.
+    #[arg(long, value_name = "PEER")]
+    pub mqtt: Vec<Broker>,
 }
 
 #[derive(Debug, Args)]

@@ -4,6 +4,7 @@
 //! own with its CPU time and memory read from the kernel, and where there are two cores, server and generator have one
 //! each.
 
+mod broker;
 mod connections;
 mod drain;
 mod edge;
@@ -12,8 +13,10 @@ mod group;
 mod latency;
 mod load;
 mod messages;
+mod restart;
 mod server;
 mod slow;
+mod soak;
 mod upload;
 
 use std::path::Path;
@@ -22,7 +25,10 @@ use tokio::task::JoinSet;
 
 use crate::cli::BenchCommand;
 use crate::output::Output;
+pub(crate) use broker::Broker;
 pub(crate) use edge::Peer as EdgePeer;
+pub(crate) use restart::BenchRestartArgs;
+pub(crate) use soak::BenchSoakArgs;
 pub(crate) use upload::Peer;
 
 /// Runs a benchmark.
@@ -36,6 +42,8 @@ pub(crate) async fn run(command: BenchCommand, output: Output) -> anyhow::Result
         BenchCommand::Drain(args) => drain::run(args, output).await,
         BenchCommand::Group(args) => group::run(args, output).await,
         BenchCommand::Slow(args) => slow::run(args, output).await,
+        BenchCommand::Soak(args) => soak::run(args, output).await,
+        BenchCommand::Restart(args) => restart::run(args, output).await,
         BenchCommand::Load => load::run(output).await,
     }
 }

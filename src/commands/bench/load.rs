@@ -7,6 +7,7 @@
 mod drain;
 mod group;
 mod hold;
+mod mqtt;
 mod pairs;
 mod people;
 mod slow;
@@ -28,6 +29,7 @@ pub(super) use self::drain::{Drained, Draining};
 pub(super) use self::group::{Fanned, Grouping};
 pub(super) use self::hold::Holding;
 pub(super) use self::pairs::{Paced, Pairs, Peak, Times};
+pub(super) use self::people::unsigned;
 pub(super) use self::slow::Slow;
 
 /// Bytes of a message's body, as a short text has when it is sealed.
@@ -41,6 +43,8 @@ pub(super) enum Job {
     Pairs(Pairs),
     /// Pairs that send at a steady rate.
     Paced(Paced),
+    /// The same pairs against an MQTT broker.
+    MqttPairs(Pairs),
     /// Connections that say nothing.
     Hold(Holding),
     /// Mailboxes that fill and are drained.
@@ -57,6 +61,7 @@ pub(super) async fn run(output: Output) -> anyhow::Result<()> {
     let job = told.next().await?.context("no job on stdin")?;
     match serde_json::from_str(&job)? {
         Job::Pairs(job) => told.tell(&pairs::peak(job).await?),
+        Job::MqttPairs(job) => told.tell(&mqtt::peak(job).await?),
         Job::Paced(job) => told.tell(&pairs::paced(job).await?),
         Job::Hold(job) => hold::run(job, &mut told).await?,
         Job::Drain(job) => drain::run(job, &mut told).await?,
@@ -125,6 +130,11 @@ impl Generator {
         self.stdin.write_all(format!("{line}\n").as_bytes()).await?;
         Ok(self.stdin.flush().await?)
     }
+}
+
+/// Connects as the person of that number, until it is welcomed.
+pub(super) async fn greet(address: &str, number: u32) -> anyhow::Result<()> {
+    socket::Socket::connect(address, source(0), &people::Person::nth(number), 0).await.map(drop)
 }
 
 /// The address connections come from: one has 28,000 ports, which many connections use up.

@@ -67,6 +67,11 @@ impl Server {
         Ok(client.grant(GrantRequest::Upload).await?.grant.to_string())
     }
 
+    /// Kills it with -9 and waits until it is gone.
+    pub(super) async fn kill(mut self) -> anyhow::Result<()> {
+        Ok(self.process.kill().await?)
+    }
+
     /// What the kernel tells of it.
     pub(super) fn process(&self) -> anyhow::Result<Process> {
         Ok(Process { pid: self.process.id().context("the service ended by itself")? })

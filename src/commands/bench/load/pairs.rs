@@ -83,10 +83,19 @@ pub(super) async fn peak(job: Pairs) -> anyhow::Result<Peak> {
         let acked = acked.clone();
         running.spawn(async move { receive(receiver, &acked, None).await.map(|_| ()) });
     }
+    measured(&acked, running, job.seconds).await
+}
+
+/// What is acked in each second while everybody runs, who never ends.
+pub(super) async fn measured(
+    acked: &AtomicU64,
+    mut running: JoinSet<anyhow::Result<()>>,
+    seconds: f64,
+) -> anyhow::Result<Peak> {
     let measured = async {
         sleep(WARM_UP).await;
         let (began, before) = (Instant::now(), acked.load(Ordering::Relaxed));
-        sleep(Duration::from_secs_f64(job.seconds)).await;
+        sleep(Duration::from_secs_f64(seconds)).await;
         #[allow(clippy::cast_precision_loss, reason = "a count far below 2^53")]
         let moved = (acked.load(Ordering::Relaxed) - before) as f64;
         Peak { per_s: moved / began.elapsed().as_secs_f64() }

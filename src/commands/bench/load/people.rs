@@ -62,7 +62,15 @@ impl Person {
     fn registration(&self) -> anyhow::Result<RegisterRequest> {
         let key = self.account_key();
         let public = PublicKey(key.verifying_key().to_bytes());
-        let sign = |domain, message: &[u8]| Base64(key.sign(&signed_bytes(domain, message)).to_bytes().to_vec());
+        self.registration_with(public, |domain, message| key.sign(&signed_bytes(domain, message)).to_bytes())
+    }
+
+    fn registration_with(
+        &self,
+        public: PublicKey,
+        sign: impl Fn(&str, &[u8]) -> [u8; 64],
+    ) -> anyhow::Result<RegisterRequest> {
+        let sign = |domain, message: &[u8]| Base64(sign(domain, message).to_vec());
         let device = Device { id: DeviceId::FIRST, reg_id: self.reg_id(), curve25519: public, ed25519: public };
         let list = DeviceList {
             account: self.account,
@@ -84,6 +92,14 @@ impl Person {
             invite: None,
         })
     }
+}
+
+/// The registration of the person of that number, as long as a genuine one but signed by nobody, and the reg_id of its
+/// device: for a store that is filled without asking.
+pub(in crate::commands::bench) fn unsigned(number: u32) -> anyhow::Result<(RegisterRequest, u32)> {
+    let person = Person::nth(number);
+    let registration = person.registration_with(PublicKey(Person::secret(number)), |_, _| [0; 64])?;
+    Ok((registration, person.reg_id()))
 }
 
 /// Registers the people `first..first + count`.
