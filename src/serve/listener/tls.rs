@@ -139,7 +139,8 @@ impl Tls {
         chain: Vec<CertificateDer<'static>>,
         key: PrivateKeyDer<'static>,
     ) -> anyhow::Result<()> {
-        let shown = CertifiedKey::from_der(chain, key, &self.certificate.provider)?;
+        // Not by `from_der`, which looks whether both belong together and knows nothing of RFC 8737's critical extension.
+        let shown = CertifiedKey::new(chain, self.certificate.provider.key_provider.load_private_key(key)?);
         let mut challenges = self.certificate.challenges.write().unwrap_or_else(PoisonError::into_inner);
         challenges.insert(name.to_ascii_lowercase(), Arc::new(shown));
         Ok(())
