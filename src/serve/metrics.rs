@@ -207,7 +207,10 @@ mod tests {
     fn names_are_well_formed() {
         for (name, meaning) in all() {
             assert!(name.starts_with("waxwing_") || name.starts_with("process_"), "{name}");
-            assert!(name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'), "{name}");
+            assert!(
+                name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_'),
+                "{name}"
+            );
             assert!(meaning.ends_with('.'), "{name}: {meaning}");
         }
     }

@@ -70,6 +70,12 @@ fn start(stage: &Stage, role: &str, home: &str) -> Worker {
 fn settle(stage: &Stage) -> Result<(), String> {
     for _ in 0..2 {
         for home in SENDERS.iter().chain(&RECEIVERS).chain(&SENDERS) {
+            // Something must come, or there would be no end to wait for.
+            let (by, to) = if SENDERS.contains(home) { ("bob", "alice") } else { ("alice", "bob") };
+            let sent = waxwing(stage.dir.path(), &["send", "--text", "settled?", "--to", to, "--home", by]);
+            if !sent.status.success() {
+                return Err(format!("{by} can no longer send: {}", sent.stderr.trim()));
+            }
             let done = waxwing(stage.dir.path(), &["watch", "--once", "--home", home]);
             if !done.status.success() {
                 return Err(format!("{home} can no longer watch: {}", done.stderr.trim()));

@@ -9,9 +9,10 @@ use std::sync::Mutex;
 
 /// Runs the recorder: prints its address, then appends every line that anybody sends to `log`.
 pub fn run(log: &Path) {
+    // The log first: whoever knows the address may read it.
+    let log = Mutex::new(File::create(log).expect("the log can be made"));
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     println!("{}", listener.local_addr().expect("it is bound"));
-    let log = Mutex::new(File::create(log).expect("the log can be made"));
     std::thread::scope(|scope| {
         for stream in listener.incoming() {
             let log = &log;

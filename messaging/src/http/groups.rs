@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
 use http::{HeaderMap, StatusCode, header};
 use serde::Deserialize;
@@ -70,8 +71,10 @@ pub(crate) async fn changes(
     State(node): State<Arc<Node>>,
     Authenticated(caller): Authenticated,
     Path(group): Path<String>,
-    Query(After { after }): Query<After>,
+    after: Result<Query<After>, QueryRejection>,
 ) -> Result<axum::Json<GroupChanges>, HttpError> {
+    let Query(After { after }) =
+        after.map_err(|refused| HttpError::new(StatusCode::BAD_REQUEST, "malformed-query", refused.body_text()))?;
     Ok(axum::Json(node.groups.changes(caller.device.account, parsed(&group)?, after).await?))
 }
 

@@ -15,6 +15,7 @@ mod tls;
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -36,6 +37,10 @@ pub(super) use self::tls::client_config;
 
 /// The longest a request may take, from the name to the last byte of the answer.
 const REQUEST_LIMIT: Duration = Duration::from_secs(10);
+
+/// Times that a request goes out which the other end did not look at. A provider that shuts servers down one after the
+/// other may send it on more than once.
+const ATTEMPTS: usize = 3;
 
 /// Addresses of a name that are tried.
 const ADDRESSES_MAX: usize = 3;
@@ -144,6 +149,8 @@ pub(super) struct Net {
     tls: TlsConnector,
     resolver: Arc<dyn Resolver>,
     places: Mutex<HashMap<Place, Arc<tokio::sync::Mutex<Kept>>>>,
+    /// How many connections there were: each has a number.
+    connected: AtomicU64,
 }
 
 /// What is kept of a place.
@@ -151,28 +158,37 @@ pub(super) struct Net {
 enum Kept {
     #[default]
     Nothing,
-    Http2(http2::SendRequest<Full<Bytes>>),
+    /// With its number.
+    Http2(http2::SendRequest<Full<Bytes>>, u64),
     /// It speaks HTTP/1.1: a connection a request.
     Http1,
 }
 
 enum Connection {
-    Http2(http2::SendRequest<Full<Bytes>>),
+    Http2(http2::SendRequest<Full<Bytes>>, u64),
     Http1(http1::SendRequest<Full<Bytes>>),
 }
 
 impl Net {
     pub(super) fn new(tls: rustls::ClientConfig, resolver: Arc<dyn Resolver>) -> Self {
-        Self { tls: TlsConnector::from(Arc::new(tls)), resolver, places: Mutex::default() }
+        Self {
+            tls: TlsConnector::from(Arc::new(tls)),
+            resolver,
+            places: Mutex::default(),
+            connected: AtomicU64::new(0),
+        }
     }
 
-    /// POSTs, and waits for the answer. What the other end said it did not look at goes out once more by a new connection.
+    /// POSTs, and waits for the answer. What the other end said it did not look at goes out again by a new connection.
     pub(super) async fn post(&self, place: &Place, ask: Ask) -> Result<Answer, NetError> {
         let asked = async {
-            match self.post_once(place, ask.clone()).await {
-                Err(NetError::NotProcessed) => self.post_once(place, ask).await,
-                other => other,
+            for _ in 1..ATTEMPTS {
+                match self.post_once(place, ask.clone()).await {
+                    Err(NetError::NotProcessed) => {}
+                    other => return other,
+                }
             }
+            self.post_once(place, ask).await
         };
         // Boxed: two attempts with their handshakes are kilobytes.
         match tokio::time::timeout(REQUEST_LIMIT, Box::pin(asked)).await {
@@ -198,10 +214,16 @@ impl Net {
             Ok::<_, NetError>(request)
         };
         match self.connection(place).await? {
-            Connection::Http2(mut sender) => {
+            Connection::Http2(mut sender, number) => {
                 let request = request(format!("https://{authority}{}", ask.path))?;
-                sender.ready().await.map_err(|_| NetError::NotProcessed)?;
-                read(sender.send_request(request).await).await
+                let answered = match sender.ready().await {
+                    Ok(()) => read(sender.send_request(request).await).await,
+                    Err(_) => Err(NetError::NotProcessed),
+                };
+                if matches!(answered, Err(NetError::NotProcessed)) {
+                    self.retire(place, number).await;
+                }
+                answered
             }
             Connection::Http1(mut sender) => {
                 let mut request = request(ask.path.clone())?;
@@ -218,12 +240,14 @@ impl Net {
         let slot = self.slot(place);
         let mut kept = slot.lock().await;
         match &*kept {
-            Kept::Http2(sender) if !sender.is_closed() => return Ok(Connection::Http2(sender.clone())),
+            Kept::Http2(sender, number) if !sender.is_closed() => {
+                return Ok(Connection::Http2(sender.clone(), *number));
+            }
             Kept::Http1 => drop(kept),
-            Kept::Nothing | Kept::Http2(_) => {
+            Kept::Nothing | Kept::Http2(..) => {
                 let connection = self.connect(place).await?;
                 *kept = match &connection {
-                    Connection::Http2(sender) => Kept::Http2(sender.clone()),
+                    Connection::Http2(sender, number) => Kept::Http2(sender.clone(), *number),
                     Connection::Http1(_) => Kept::Http1,
                 };
                 return Ok(connection);
@@ -269,7 +293,7 @@ impl Net {
                     debug!(%error, "a connection to a push provider ended");
                 }
             });
-            return Ok(Connection::Http2(sender));
+            return Ok(Connection::Http2(sender, self.connected.fetch_add(1, Ordering::Relaxed)));
         }
         let (sender, connection) = http1::handshake(stream).await.map_err(NetError::Broken)?;
         tokio::spawn(async move {
@@ -286,6 +310,15 @@ impl Net {
             places.retain(|_, slot| Arc::strong_count(slot) > 1);
         }
         places.entry(place.clone()).or_default().clone()
+    }
+
+    /// Gives this connection nothing more, even though it is not closed yet: its other end takes nothing.
+    async fn retire(&self, place: &Place, number: u64) {
+        let slot = self.slot(place);
+        let mut kept = slot.lock().await;
+        if matches!(&*kept, Kept::Http2(_, it) if *it == number) {
+            *kept = Kept::Nothing;
+        }
     }
 
     fn forget(&self, place: &Place) {

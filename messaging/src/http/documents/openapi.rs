@@ -382,7 +382,10 @@ fn schemas() -> Value {
         ("Handle", json!({"type": "string", "pattern": "^[a-z][a-z0-9._-]{1,31}$"})),
         ("DeviceId", json!({"type": "integer", "minimum": 1, "maximum": u32::MAX})),
         ("Time", json!({"type": "integer", "minimum": 0})),
-        ("Bytes", json!({"type": "string", "contentEncoding": "base64", "pattern": "^([A-Za-z0-9+/]{4})*$"})),
+        (
+            "Bytes",
+            json!({"type": "string", "contentEncoding": "base64", "pattern": "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"}),
+        ),
         (
             "Key",
             json!({"type": "string", "contentEncoding": "base64", "pattern": "^[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=$",

@@ -365,9 +365,9 @@ mod tests {
         assert!(replayed.batches.is_empty());
         (9..=10).for_each(|n| drop(append(&mut journal, &batch(n, 100))));
         drop(journal);
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "the first is used again");
         let (journal, replayed) = Journal::open(dir.path(), KEY, 8).unwrap();
         assert_eq!((replayed.batches, journal.last()), (vec![batch(9, 100), batch(10, 100)], 10));
-        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "the first is used again");
     }
 
     #[test]
