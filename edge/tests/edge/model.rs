@@ -437,8 +437,8 @@ fn check(blob: &Blob, request: &Request, answer: &Answer, may_be_there: bool, ma
         StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT => return "refused",
         _ => assert!(may_be_there, "{request:?}: {status} for a blob that was purged"),
     }
-    let asked = match &request.shape {
-        Shape::Whole | Shape::Head => vec![0..len],
+    let asked: Vec<_> = match &request.shape {
+        Shape::Whole | Shape::Head => std::iter::once(0..len).collect(),
         ranges => {
             let specs = parse_ranges(&range_header(ranges, blob.bytes.len())).expect("ranges as we write them");
             specs.iter().filter_map(|spec| spec.resolve(len)).map(|range| range.start..range.end).collect()
