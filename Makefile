@@ -33,6 +33,7 @@ test: lint ## everything that CI runs: lint, unit, engine-suite and end-to-end t
 	@infra/install-clients.sh
 	@infra/install-fault-tools.sh
 	@infra/install-seaweedfs.sh
+	@infra/install-postgres.sh
 	$(CARGO) nextest run --locked --workspace --features fault-injection
 
 soak: ## every parser fuzzed without end, another seed each turn; says how many inputs (Ctrl-C ends it)

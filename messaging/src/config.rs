@@ -3,6 +3,7 @@
 //! Every key has a default that suits one small server. Bounds are part of the configuration on purpose: a server
 //! whose queues grow as long as strangers like is one that strangers can stop.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -77,6 +78,9 @@ pub struct Config {
     /// Links of groups that an account may try a minute; as many again in a burst. Default 60: nobody guesses a link, and
     /// nobody should try.
     pub group_links_per_minute: u32,
+    /// The database that holds mailboxes and directory in place of the data directory: any number of nodes share it.
+    /// Default: none.
+    pub postgres: Option<PostgresConfig>,
     /// Seconds between two rounds of the sweeper, which erases what was acked or has expired. Default 60.
     pub sweep_interval_s: u32,
     /// How devices are woken for which something waits.
@@ -113,10 +117,23 @@ impl Default for Config {
             claims_per_hour: 10_000,
             group_changes_per_minute: 120,
             group_links_per_minute: 60,
+            postgres: None,
             sweep_interval_s: 60,
             push: PushConfig::default(),
         }
     }
+}
+
+/// A PostgreSQL database, version 15 or newer.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct PostgresConfig {
+    /// Where it is, such as `postgres://waxwing@db.example:5432/waxwing`. Several hosts with commas between them are tried
+    /// in turn for the one that takes writes: `…/waxwing?target_session_attrs=read-write`.
+    pub url: String,
+    /// A file with the password, so that it stands in no configuration. Default: the URL's, or none.
+    #[serde(default)]
+    pub password_file: Option<PathBuf>,
 }
 
 /// Why a configuration makes no sense.

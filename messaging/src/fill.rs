@@ -8,8 +8,8 @@ use std::path::Path;
 use waxwing_protocol::DeviceId;
 use waxwing_protocol::api::RegisterRequest;
 
+use crate::opening::{OpenError, STORE_DIR};
 use crate::store::{AccountRecord, EmbeddedStore, EmbeddedStoreError, NewAccount};
-use crate::{OpenError, STORE_DIR};
 
 /// Puts accounts into the data directory of a node that has none of them, each with its first device and an empty
 /// mailbox. What their signatures say is believed; those whose token hash has not 32 bytes are left out.

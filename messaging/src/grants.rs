@@ -77,6 +77,11 @@ impl Grants {
         self.signer.jwks()
     }
 
+    /// The key of owner tags: all nodes of a cluster share it.
+    pub(crate) fn owner_key(&self) -> [u8; 32] {
+        self.owner_key
+    }
+
     fn owner(&self, account: AccountId) -> OwnerTag {
         let hash = blake3::keyed_hash(&self.owner_key, account.as_bytes());
         OwnerTag::from_bytes(*hash.as_bytes().first_chunk().expect("a hash has 32 bytes"))

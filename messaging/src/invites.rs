@@ -51,6 +51,11 @@ impl Invites {
         Ok(Self { key: blake3::derive_key(INVITE_KEY_CONTEXT, &secret) })
     }
 
+    /// The key of codes: all nodes of a cluster share it.
+    pub(crate) fn key(&self) -> [u8; 32] {
+        self.key
+    }
+
     fn mint(&self, number: [u8; NUMBER_BYTES], expires: Timestamp) -> InviteCode {
         let seconds = u32::try_from(expires.as_secs()).unwrap_or(u32::MAX);
         let mut code = [0; CODE_BYTES];

@@ -33,6 +33,7 @@ mod limits;
 mod links;
 pub mod metrics;
 mod node;
+mod opening;
 mod presence;
 mod push;
 mod reports;
@@ -52,11 +53,12 @@ use tokio::sync::Notify;
 use tracing::info;
 use waxwing_protocol::grant::{GrantToken, Jwks};
 
-pub use self::config::{ApnsConfig, Config, ConfigError, FcmConfig, PushConfig, WebConfig};
+pub use self::config::{ApnsConfig, Config, ConfigError, FcmConfig, PostgresConfig, PushConfig, WebConfig};
 pub use self::fill::fill;
 pub use self::grants::mint_edge_grant;
 pub use self::invites::{InviteCode, mint_invite};
 pub use self::limits::LimitView;
+pub use self::opening::OpenError;
 pub use self::push::CredentialsError;
 pub use self::secrets::SecretError;
 pub use self::survey::{AccountSurvey, DeviceSurvey, LaneSurvey, SurveyError};
@@ -68,21 +70,16 @@ use self::clock::Clock;
 use self::delivery::Delivery;
 use self::devices::Devices;
 use self::fabric::Fabric;
-use self::grants::Grants;
 use self::groups::Groups;
-use self::invites::Invites;
 use self::keys::Keys;
 use self::limits::Limit;
 use self::links::Links;
 use self::node::Node;
+use self::opening::{Opened, Stores};
 use self::presence::Presence;
-use self::push::{Providers, Push};
+use self::push::Push;
 use self::reports::Reports;
 use self::sessions::Sessions;
-use self::store::{EmbeddedStore, EmbeddedStoreError};
-
-/// Directory of the embedded store, in the data directory.
-const STORE_DIR: &str = "store";
 
 /// A messaging node. Clones are the same node.
 #[derive(Clone)]
@@ -90,42 +87,6 @@ pub struct Messaging {
     node: Arc<Node>,
     stop_sweeper: Arc<Notify>,
     stop_waking: Arc<Notify>,
-}
-
-/// Why a node could not be opened.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// The configuration makes no sense.
-    #[error(transparent)]
-    Config(#[from] ConfigError),
-    /// The data directory cannot be made.
-    #[error("data directory {dir}: {source}")]
-    DataDir {
-        /// The directory.
-        dir: std::path::PathBuf,
-        /// Why not.
-        source: std::io::Error,
-    },
-    /// Another process uses the data directory.
-    #[error("another process uses the data directory {dir}")]
-    Locked {
-        /// The directory.
-        dir: std::path::PathBuf,
-    },
-    /// The store in the data directory cannot be opened.
-    #[error("data directory {dir}: {reason}")]
-    Store {
-        /// The directory.
-        dir: std::path::PathBuf,
-        /// What the engine said.
-        reason: String,
-    },
-    /// A secret cannot be read or made.
-    #[error(transparent)]
-    Secret(#[from] SecretError),
-    /// Credentials for a push provider cannot be used.
-    #[error("push: {0}")]
-    Push(#[from] CredentialsError),
 }
 
 impl Messaging {
@@ -136,39 +97,26 @@ impl Messaging {
     pub async fn open(config: Config, data_dir: &Path) -> Result<Self, OpenError> {
         config.check()?;
         let fabric = Arc::new(Fabric::default());
-        let (store, grants, invites, providers) = {
-            let (dir, config, sink) = (data_dir.to_owned(), config.clone(), fabric.clone());
-            let opened = tokio::task::spawn_blocking(move || {
-                std::fs::create_dir_all(&dir).map_err(|source| OpenError::DataDir { dir: dir.clone(), source })?;
-                // The store first: whoever does not get its lock touches no keys.
-                let store = EmbeddedStore::open(&dir.join(STORE_DIR), sink).map_err(|error| match error {
-                    EmbeddedStoreError::Locked => OpenError::Locked { dir: dir.clone() },
-                    EmbeddedStoreError::Engine(reason) => OpenError::Store { dir: dir.clone(), reason },
-                })?;
-                let providers = Providers::open(&config.push, &dir)?;
-                Ok::<_, OpenError>((store, Grants::open(&config, &dir)?, Invites::open(&dir)?, providers))
-            });
-            opened.await.map_err(|error| OpenError::Store { dir: data_dir.to_owned(), reason: error.to_string() })??
-        };
-        let store = Arc::new(store);
+        let Opened { stores, grants, invites, providers } = opening::open(&config, data_dir, fabric.clone()).await?;
+        let Stores { mailboxes, directory, groups, targets } = stores;
         let interval = config::seconds(config.sweep_interval_s);
         let clock = Arc::new(Clock::start());
-        let push = Push::new(&config.push, providers, store.clone(), fabric.clone(), clock.clone());
+        let push = Push::new(&config.push, providers, targets, mailboxes.clone(), fabric.clone(), clock.clone());
         let push = Arc::new(push);
         let node = Arc::new(Node {
             clock: clock.clone(),
-            accounts: Accounts::new(store.clone(), invites, &config),
+            accounts: Accounts::new(directory.clone(), invites, &config),
             addresses: Addresses::new(&config),
-            keys: Keys::new(store.clone(), fabric.clone(), &config),
-            devices: Devices::new(store.clone(), fabric.clone()),
+            keys: Keys::new(directory.clone(), fabric.clone(), &config),
+            devices: Devices::new(directory.clone(), fabric.clone()),
             links: Links::default(),
             grants,
-            delivery: Delivery::new(store.clone(), store.clone(), fabric.clone(), &config),
-            groups: Groups::new(store.clone(), store.clone(), &config),
-            presence: Arc::new(Presence::new(store.clone(), fabric.clone(), clock)),
+            delivery: Delivery::new(mailboxes.clone(), groups.clone(), fabric.clone(), &config),
+            groups: Groups::new(groups, directory.clone(), &config),
+            presence: Arc::new(Presence::new(directory, fabric.clone(), clock)),
             push: push.clone(),
             fabric,
-            mailboxes: store,
+            mailboxes,
             hellos: Limit::new("hellos", config.hellos_per_minute, Duration::from_secs(60)),
             admission: Admission::new(&config),
             sessions: Sessions::default(),

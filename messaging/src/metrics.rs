@@ -117,6 +117,46 @@ pub(crate) fn handles() -> &'static Handles {
     &HANDLES
 }
 
+/// What waits in all mailboxes, as a full round of a sweeper sees it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Depth {
+    rows: u64,
+    deepest: u64,
+    /// When the oldest was taken, in milliseconds since 1970; 0 for none.
+    oldest: u64,
+}
+
+impl Depth {
+    /// So many rows wait in a lane.
+    pub(crate) fn waiting(&mut self, rows: u64) {
+        self.rows += rows;
+        self.deepest = self.deepest.max(rows);
+    }
+
+    /// One of them was taken at this time, in milliseconds since 1970.
+    pub(crate) fn taken(&mut self, at: u64) {
+        let known = Some(self.oldest).filter(|oldest| *oldest > 0);
+        self.oldest = known.map_or(at, |oldest| oldest.min(at));
+    }
+
+    /// The same of other mailboxes.
+    pub(crate) fn add(&mut self, other: Self) {
+        self.rows += other.rows;
+        self.deepest = self.deepest.max(other.deepest);
+        if other.oldest > 0 {
+            self.taken(other.oldest);
+        }
+    }
+
+    /// Tells it to whoever watches metrics.
+    #[allow(clippy::cast_precision_loss, reason = "gauges are floating-point numbers")]
+    pub(crate) fn tell(self) {
+        handles().rows.set(self.rows as f64);
+        handles().deepest.set(self.deepest as f64);
+        handles().oldest.set(self.oldest as f64 / 1000.0);
+    }
+}
+
 /// Counts a connection that this node closes.
 pub(crate) fn closed(code: u16) {
     counter!(CLOSED, "code" => code.to_string()).increment(1);

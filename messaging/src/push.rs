@@ -77,16 +77,17 @@ pub(crate) enum PushError {
 }
 
 impl Push {
-    pub(crate) fn new<S: WakeTargets + MailboxStore>(
+    pub(crate) fn new(
         config: &PushConfig,
         providers: Providers,
-        store: Arc<S>,
+        targets: Arc<dyn WakeTargets>,
+        mailboxes: Arc<dyn MailboxStore>,
         fabric: Arc<Fabric>,
         clock: Arc<Clock>,
     ) -> Self {
         Self {
-            targets: store.clone(),
-            mailboxes: store,
+            targets,
+            mailboxes,
             fabric,
             clock,
             wakes: Arc::new(Wakes::new(config)),

@@ -6,6 +6,7 @@
 
 mod embedded;
 mod groups;
+mod postgres;
 #[cfg(test)]
 mod suite;
 mod targets;
@@ -21,6 +22,7 @@ use waxwing_protocol::{AccountId, DeviceId, GroupId, Handle, MsgId, Timestamp};
 
 pub(crate) use embedded::{EmbeddedStore, EmbeddedStoreError};
 pub(crate) use groups::{GroupCommit, GroupCommitted, GroupProgress, GroupRecord, GroupSend, GroupStore};
+pub(crate) use postgres::PostgresStore;
 pub(crate) use targets::{WakeTarget, WakeTargets};
 
 /// A device of an account: the address of a mailbox.
@@ -43,6 +45,8 @@ pub(crate) enum StoreErrorKind {
     Unavailable,
     /// A record does not say what it should.
     Corrupt,
+    /// The engine does not keep such things.
+    Unsupported,
     /// The disk or the engine failed; the store takes no more writes.
     Other,
 }

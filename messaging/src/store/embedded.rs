@@ -27,6 +27,8 @@ mod sweep;
 mod table;
 mod tables;
 mod targets;
+#[cfg(test)]
+pub(super) mod tests;
 mod writer;
 
 use std::path::Path;
@@ -38,6 +40,10 @@ use tokio::sync::{Semaphore, oneshot};
 use waxwing_protocol::api::Preferences;
 use waxwing_protocol::identity::SignedPrekey;
 use waxwing_protocol::{AccountId, DeviceId, Handle, Timestamp};
+
+pub(super) use self::mailboxes::compare_devices;
+pub(super) use self::records::{LaneRow, RangeRow};
+pub(super) use self::tables::lane_index;
 
 use self::batch::Batch;
 use self::tables::Tables;

@@ -1,6 +1,11 @@
 //! The engine suite: the guarantees of [`MailboxStore`] and [`Directory`], as tests that every engine passes.
+//!
+//! `store_suite!(Harness)` in an engine's own tests makes a test of each function here.
 
+mod groups;
 mod targets;
+
+pub(crate) use self::targets::*;
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -15,15 +20,13 @@ use waxwing_protocol::{AccountId, DeviceId, MsgId, Timestamp};
 
 use super::*;
 
-mod groups;
-
-const NOW: Timestamp = Timestamp::from_secs(1_800_000_000);
-const EPOCH: u64 = 77;
-const REG_ID: u32 = 5;
+pub(crate) const NOW: Timestamp = Timestamp::from_secs(1_800_000_000);
+pub(crate) const EPOCH: u64 = 77;
+pub(crate) const REG_ID: u32 = 5;
 
 /// What an engine told its sink.
 #[derive(Default)]
-struct Heard(Mutex<Vec<Committed>>);
+pub(crate) struct Heard(pub(crate) Mutex<Vec<Committed>>);
 
 impl CommitSink for Heard {
     fn committed(&self, row: Committed) {
@@ -33,34 +36,93 @@ impl CommitSink for Heard {
     fn progressed(&self, _: GroupId) {}
 }
 
-/// An engine in a directory of its own, which can be closed and opened again.
-struct Engine {
-    dir: tempfile::TempDir,
-    heard: Arc<Heard>,
-    store: EmbeddedStore,
+/// An engine under test, in a place of its own.
+pub(crate) trait Harness: Sized + Send {
+    /// Random lives of a mailbox that are tried.
+    const LIVES: u32;
+
+    type Store: MailboxStore + Directory + WakeTargets;
+
+    /// An empty store; `None` when what it stores to is not installed, which it says.
+    fn start(sink: Arc<dyn CommitSink>) -> impl Future<Output = Option<(Self, Self::Store)>> + Send;
+
+    /// What the store left, opened again after nobody has it any more.
+    fn reopen(&self, sink: Arc<dyn CommitSink>) -> impl Future<Output = Self::Store> + Send;
+
+    /// Records that name an account, wherever they are.
+    fn records_under(&self, store: &Self::Store, account: AccountId) -> impl Future<Output = usize> + Send;
 }
 
-impl Engine {
-    fn start() -> Self {
-        let dir = tempfile::tempdir().unwrap();
+macro_rules! store_suite {
+    ($harness:ty) => {
+        $crate::store::suite::store_suite!($harness:
+            rows_come_back_in_the_order_of_their_seqs_and_survive_a_reopen,
+            a_page_holds_what_was_asked_for_and_says_where_it_ends,
+            a_repeated_send_is_stored_once_even_when_both_wait_for_the_same_commit,
+            message_ids_are_each_senders_own,
+            a_message_for_the_wrong_devices_is_not_stored_and_the_difference_is_told,
+            the_senders_own_device_is_not_among_its_accounts_recipients,
+            a_full_mailbox_refuses_until_something_was_acked,
+            acked_rows_are_gone_after_a_reopen_and_unacked_ones_are_there,
+            what_a_client_holds_counts_as_acked_only_in_the_same_epoch,
+            expired_rows_are_skipped_at_once_and_swept_later,
+            sends_are_remembered_for_two_days,
+            a_closed_store_refuses_and_has_kept_what_it_took,
+            registering_is_idempotent_and_handles_and_ids_are_unique,
+            of_many_who_want_one_handle_at_once_one_gets_it,
+            fifty_claims_at_once_get_fifty_different_keys_and_none_comes_back,
+            prekeys_are_counted_once_bounded_and_handed_out_oldest_first,
+            an_ack_tells_the_sender_in_one_row_as_long_as_that_waits,
+            nobody_is_told_of_what_is_no_message_or_expired_or_from_a_stranger_or_not_to_be_told,
+            a_message_with_a_coalesce_key_replaces_the_one_that_waits_also_within_one_commit,
+            what_a_deleted_account_leaves_is_erased_also_when_a_crash_comes_between,
+            a_target_stays_over_a_restart_and_goes_with_its_device_and_its_account,
+            a_target_that_was_set_again_is_not_removed_for_what_was_said_of_the_one_before,
+        );
+
+        /// Whatever happens, the mailbox shows exactly what was taken and not acked, in order.
+        #[test]
+        fn a_mailbox_holds_what_a_list_would() {
+            $crate::store::suite::a_mailbox_holds_what_a_list_would::<$harness>();
+        }
+    };
+    ($harness:ty: $($test:ident,)+) => {
+        $(#[tokio::test]
+        async fn $test() {
+            if let Some(engine) = $crate::store::suite::Engine::<$harness>::start().await {
+                $crate::store::suite::$test(engine).await;
+            }
+        })+
+    };
+}
+pub(crate) use store_suite;
+
+/// An engine, and what it told of.
+pub(crate) struct Engine<H: Harness> {
+    harness: H,
+    heard: Arc<Heard>,
+    store: H::Store,
+}
+
+impl<H: Harness> Engine<H> {
+    /// An empty one, if it is installed.
+    pub(crate) async fn start() -> Option<Self> {
         let heard = Arc::new(Heard::default());
-        let store = EmbeddedStore::open(dir.path(), heard.clone()).unwrap();
-        Self { dir, heard, store }
+        let (harness, store) = H::start(heard.clone()).await?;
+        Some(Self { harness, heard, store })
+    }
+
+    /// Another one.
+    async fn another(&self) -> Self {
+        Self::start().await.expect("what was installed a moment ago")
     }
 
     /// Drops the engine as it is, and opens what it left.
-    fn reopened(self) -> Self {
-        let Self { dir, heard, store } = self;
+    async fn reopened(self) -> Self {
+        let Self { harness, heard, store } = self;
         drop(store);
-        // The writer thread lets go of the directory when it sees that nobody is left.
-        let store = loop {
-            match EmbeddedStore::open(dir.path(), heard.clone()) {
-                Ok(store) => break store,
-                Err(EmbeddedStoreError::Locked) => std::thread::yield_now(),
-                Err(error) => panic!("{error}"),
-            }
-        };
-        Self { dir, heard, store }
+        let store = harness.reopen(heard.clone()).await;
+        Self { harness, heard, store }
     }
 
     async fn with_account(self, n: u8) -> Self {
@@ -106,7 +168,7 @@ impl Engine {
     }
 }
 
-fn receipts() -> ReceiptRows {
+pub(crate) fn receipts() -> ReceiptRows {
     ReceiptRows {
         now: NOW,
         expires_at: NOW.plus(Duration::from_secs(1000)),
@@ -114,11 +176,11 @@ fn receipts() -> ReceiptRows {
     }
 }
 
-fn mailbox(n: u8) -> DeviceAddress {
+pub(crate) fn mailbox(n: u8) -> DeviceAddress {
     DeviceAddress { account: AccountId::from_bytes([n; 16]), device: DeviceId::FIRST }
 }
 
-fn account(n: u8) -> NewAccount {
+pub(crate) fn account(n: u8) -> NewAccount {
     let record = AccountRecord {
         account: AccountId::from_bytes([n; 16]),
         handle: format!("account-{n}").parse().unwrap(),
@@ -129,7 +191,7 @@ fn account(n: u8) -> NewAccount {
 }
 
 /// Message `n` of account 2 to account 1.
-fn message(n: u64) -> Append {
+pub(crate) fn message(n: u64) -> Append {
     let mut msg_id = [0; 16];
     msg_id[8..].copy_from_slice(&n.to_be_bytes());
     let body = Body { device: DeviceId::FIRST, reg_id: REG_ID, ciphertext: Bytes::from(n.to_be_bytes().to_vec()) };
@@ -153,17 +215,16 @@ fn message(n: u64) -> Append {
     }
 }
 
-fn prekey(n: u8, kind: PrekeyKind) -> SignedPrekey {
+pub(crate) fn prekey(n: u8, kind: PrekeyKind) -> SignedPrekey {
     SignedPrekey { suite: Suite::OlmV1, kind, key: PublicKey([n; 32]), signature: Base64(vec![n; 64]) }
 }
 
-fn one_time(range: std::ops::Range<u8>) -> Vec<SignedPrekey> {
+pub(crate) fn one_time(range: std::ops::Range<u8>) -> Vec<SignedPrekey> {
     range.map(|n| prekey(n, PrekeyKind::OneTime)).collect()
 }
 
-#[tokio::test]
-async fn rows_come_back_in_the_order_of_their_seqs_and_survive_a_reopen() {
-    let engine = Engine::start().with_account(1).await;
+pub(crate) async fn rows_come_back_in_the_order_of_their_seqs_and_survive_a_reopen<H: Harness>(engine: Engine<H>) {
+    let engine = engine.with_account(1).await;
     // Not awaited one by one: place in line is taken by the call.
     let sends: Vec<_> = (1..=20).map(|n| engine.store.append(message(n))).collect();
     for (sent, n) in join_all(sends).await.into_iter().zip(1..) {
@@ -176,7 +237,7 @@ async fn rows_come_back_in_the_order_of_their_seqs_and_survive_a_reopen() {
     };
     assert_eq!(heard, (1..=20).map(|seq| (seq, seq - 1)).collect::<Vec<_>>());
 
-    let engine = engine.reopened();
+    let engine = engine.reopened().await;
     let page = engine.page(0, 1000, NOW).await;
     assert!(page.end);
     for (row, n) in page.rows.iter().zip(1u64..) {
@@ -185,9 +246,8 @@ async fn rows_come_back_in_the_order_of_their_seqs_and_survive_a_reopen() {
     assert_eq!(page.rows.len(), 20);
 }
 
-#[tokio::test]
-async fn a_page_holds_what_was_asked_for_and_says_where_it_ends() {
-    let engine = Engine::start().with_account(1).await;
+pub(crate) async fn a_page_holds_what_was_asked_for_and_says_where_it_ends<H: Harness>(engine: Engine<H>) {
+    let engine = engine.with_account(1).await;
     for n in 1..=5 {
         engine.store.append(message(n)).await.unwrap();
     }
@@ -205,9 +265,10 @@ async fn a_page_holds_what_was_asked_for_and_says_where_it_ends() {
     assert!(engine.store.read(other_lane).await.unwrap().rows.is_empty());
 }
 
-#[tokio::test]
-async fn a_repeated_send_is_stored_once_even_when_both_wait_for_the_same_commit() {
-    let engine = Engine::start().with_account(1).await;
+pub(crate) async fn a_repeated_send_is_stored_once_even_when_both_wait_for_the_same_commit<H: Harness>(
+    engine: Engine<H>,
+) {
+    let engine = engine.with_account(1).await;
     let repeat = |n| Append { envelope: Envelope { server_ts: 1, ..message(n).envelope }, ..message(n) };
     // Many pairs in line at once: most of them share a commit.
     let pairs = (1..=100).map(|n| (engine.store.append(message(n)), engine.store.append(repeat(n))));
@@ -219,7 +280,7 @@ async fn a_repeated_send_is_stored_once_even_when_both_wait_for_the_same_commit(
     }
     assert_eq!(engine.seqs().await, (1..=100).collect::<Vec<_>>());
 
-    let engine = engine.reopened();
+    let engine = engine.reopened().await;
     let server_ts = Timestamp::from_millis(NOW.as_millis() + 1);
     assert_eq!(engine.store.append(repeat(1)).await.unwrap(), Appended { server_ts, duplicate: true, conv_seq: 0 });
     let other = Append { content_hash: [9; 32], ..repeat(1) };
@@ -228,18 +289,18 @@ async fn a_repeated_send_is_stored_once_even_when_both_wait_for_the_same_commit(
 }
 
 /// The same id by another device is another message.
-#[tokio::test]
-async fn message_ids_are_each_senders_own() {
-    let engine = Engine::start().with_account(1).await;
+pub(crate) async fn message_ids_are_each_senders_own<H: Harness>(engine: Engine<H>) {
+    let engine = engine.with_account(1).await;
     engine.store.append(message(1)).await.unwrap();
     let other = Append { from: mailbox(3), content_hash: [9; 32], ..message(1) };
     assert!(!engine.store.append(other).await.unwrap().duplicate);
     assert_eq!(engine.seqs().await, [1, 2]);
 }
 
-#[tokio::test]
-async fn a_message_for_the_wrong_devices_is_not_stored_and_the_difference_is_told() {
-    let engine = Engine::start().with_account(1).await;
+pub(crate) async fn a_message_for_the_wrong_devices_is_not_stored_and_the_difference_is_told<H: Harness>(
+    engine: Engine<H>,
+) {
+    let engine = engine.with_account(1).await;
     let second = DeviceId::new(2).unwrap();
     let body = message(1).bodies[0].clone();
     let wrong = Append { bodies: vec![Body { device: second, ..body.clone() }], ..message(1) };
@@ -261,18 +322,16 @@ async fn a_message_for_the_wrong_devices_is_not_stored_and_the_difference_is_tol
     assert!(!engine.store.append(message(1)).await.unwrap().duplicate);
 }
 
-#[tokio::test]
-async fn the_senders_own_device_is_not_among_its_accounts_recipients() {
-    let engine = Engine::start().with_account(1).await;
+pub(crate) async fn the_senders_own_device_is_not_among_its_accounts_recipients<H: Harness>(engine: Engine<H>) {
+    let engine = engine.with_account(1).await;
     let to_self = Append { from: mailbox(1), bodies: Vec::new(), ..message(1) };
     assert!(engine.store.append(to_self).await.is_ok());
     let named = Append { from: mailbox(1), ..message(2) };
     assert!(matches!(engine.store.append(named).await, Err(AppendError::DeviceMismatch { .. })));
 }
 
-#[tokio::test]
-async fn a_full_mailbox_refuses_until_something_was_acked() {
-    let engine = Engine::start().with_account(1).await;
+pub(crate) async fn a_full_mailbox_refuses_until_something_was_acked<H: Harness>(engine: Engine<H>) {
+    let engine = engine.with_account(1).await;
     let by_count = |n| Append { quota: Quota { msgs: 2, bytes: 1000 }, ..message(n) };
     engine.store.append(by_count(1)).await.unwrap();
     engine.store.append(by_count(2)).await.unwrap();
@@ -286,19 +345,18 @@ async fn a_full_mailbox_refuses_until_something_was_acked() {
     assert!(engine.store.append(by_bytes(4)).await.is_ok());
 }
 
-#[tokio::test]
-async fn acked_rows_are_gone_after_a_reopen_and_unacked_ones_are_there() {
-    let engine = Engine::start().with_account(1).await;
+pub(crate) async fn acked_rows_are_gone_after_a_reopen_and_unacked_ones_are_there<H: Harness>(engine: Engine<H>) {
+    let engine = engine.with_account(1).await;
     for n in 1..=9 {
         engine.store.append(message(n)).await.unwrap();
     }
     engine.ack(3, &[(5, 6), (8, 8)]).await;
     assert_eq!(engine.seqs().await, [4, 7, 9]);
-    let engine = engine.reopened();
+    let engine = engine.reopened().await;
     assert_eq!(engine.seqs().await, [4, 7, 9]);
     engine.ack(4, &[]).await;
     assert_eq!(engine.seqs().await, [7, 9]);
-    assert_eq!(engine.sweep(NOW).await.rows, 3, "4 to 6: the first three went with their ack");
+    assert!(engine.sweep(NOW).await.rows >= 3, "4 to 6, and what did not go with its ack");
     assert_eq!(engine.seqs().await, [7, 9], "sweeping changes nothing that can be read");
     engine.ack(u64::MAX, &[]).await;
     assert_eq!(engine.sweep(NOW).await.rows, 3);
@@ -306,9 +364,8 @@ async fn acked_rows_are_gone_after_a_reopen_and_unacked_ones_are_there() {
     assert_eq!(engine.seqs().await, [10], "seqs go on where they were");
 }
 
-#[tokio::test]
-async fn what_a_client_holds_counts_as_acked_only_in_the_same_epoch() {
-    let engine = Engine::start().with_account(1).await;
+pub(crate) async fn what_a_client_holds_counts_as_acked_only_in_the_same_epoch<H: Harness>(engine: Engine<H>) {
+    let engine = engine.with_account(1).await;
     for n in 1..=5 {
         engine.store.append(message(n)).await.unwrap();
     }
@@ -317,7 +374,7 @@ async fn what_a_client_holds_counts_as_acked_only_in_the_same_epoch() {
     let again = engine.open(Held { epoch: EPOCH, up_to: [6, 0], receipts: receipts() }).await;
     assert_eq!(again.lanes[0].acked, 0, "nobody can hold what was never given");
     assert!(again.generation > opened.generation);
-    let engine = engine.reopened();
+    let engine = engine.reopened().await;
     let opened = engine.open(Held { epoch: EPOCH, up_to: [3, 0], receipts: receipts() }).await;
     assert_eq!(opened.lanes[0], LaneView { acked: 3, last: 5, waiting: 2 });
     assert!(opened.generation > again.generation, "generations grow over restarts");
@@ -325,9 +382,8 @@ async fn what_a_client_holds_counts_as_acked_only_in_the_same_epoch() {
     assert_eq!(engine.store.open(mailbox(9), Held::default()).await.unwrap(), None);
 }
 
-#[tokio::test]
-async fn expired_rows_are_skipped_at_once_and_swept_later() {
-    let engine = Engine::start().with_account(1).await;
+pub(crate) async fn expired_rows_are_skipped_at_once_and_swept_later<H: Harness>(engine: Engine<H>) {
+    let engine = engine.with_account(1).await;
     let short = |n| {
         let message = message(n);
         let expires_at = NOW.plus(Duration::from_secs(10)).as_millis();
@@ -347,9 +403,8 @@ async fn expired_rows_are_skipped_at_once_and_swept_later() {
     assert_eq!(engine.seqs().await, [3, 4]);
 }
 
-#[tokio::test]
-async fn sends_are_remembered_for_two_days() {
-    let engine = Engine::start().with_account(1).await;
+pub(crate) async fn sends_are_remembered_for_two_days<H: Harness>(engine: Engine<H>) {
+    let engine = engine.with_account(1).await;
     engine.store.append(message(1)).await.unwrap();
     let two_days = NOW.plus(Duration::from_secs(48 * 60 * 60));
     assert_eq!(engine.sweep(two_days).await.sends, 0);
@@ -359,9 +414,8 @@ async fn sends_are_remembered_for_two_days() {
     assert!(!engine.store.append(message(1)).await.unwrap().duplicate);
 }
 
-#[tokio::test]
-async fn a_closed_store_refuses_and_has_kept_what_it_took() {
-    let engine = Engine::start().with_account(1).await;
+pub(crate) async fn a_closed_store_refuses_and_has_kept_what_it_took<H: Harness>(engine: Engine<H>) {
+    let engine = engine.with_account(1).await;
     let sent = engine.store.append(message(1));
     engine.store.close().await;
     sent.await.unwrap();
@@ -370,26 +424,18 @@ async fn a_closed_store_refuses_and_has_kept_what_it_took() {
         other => panic!("{other:?}"),
     }
     engine.store.close().await;
-    assert_eq!(engine.reopened().seqs().await, [1]);
+    assert_eq!(engine.reopened().await.seqs().await, [1]);
 }
 
-#[tokio::test]
-async fn one_process_at_a_time_has_the_directory() {
-    let engine = Engine::start();
-    let second = EmbeddedStore::open(engine.dir.path(), Arc::new(Heard::default()));
-    assert!(matches!(second, Err(EmbeddedStoreError::Locked)));
-}
-
-#[tokio::test]
-async fn registering_is_idempotent_and_handles_and_ids_are_unique() {
-    let engine = Engine::start().with_account(1).await;
+pub(crate) async fn registering_is_idempotent_and_handles_and_ids_are_unique<H: Harness>(engine: Engine<H>) {
+    let engine = engine.with_account(1).await;
     assert_eq!(engine.store.register(account(1)).await.unwrap(), Registered::Repeated);
     let other_token = NewAccount { token_hash: [9; 32], ..account(1) };
     assert_eq!(engine.store.register(other_token).await.unwrap(), Registered::AccountTaken);
     let mut same_handle = account(2);
     same_handle.record.handle = account(1).record.handle;
     assert_eq!(engine.store.register(same_handle).await.unwrap(), Registered::HandleTaken);
-    let engine = engine.reopened();
+    let engine = engine.reopened().await;
     let record = account(1).record;
     assert_eq!(engine.store.account(record.account).await.unwrap(), Some(record.clone()));
     assert_eq!(engine.store.account_by_handle(record.handle.clone()).await.unwrap(), Some(record));
@@ -398,9 +444,7 @@ async fn registering_is_idempotent_and_handles_and_ids_are_unique() {
     assert_eq!(engine.store.device(mailbox(2)).await.unwrap(), None);
 }
 
-#[tokio::test]
-async fn of_many_who_want_one_handle_at_once_one_gets_it() {
-    let engine = Engine::start();
+pub(crate) async fn of_many_who_want_one_handle_at_once_one_gets_it<H: Harness>(engine: Engine<H>) {
     let wanted = (1..=20).map(|n| {
         let mut new = account(n);
         new.record.handle = "wanted".parse().unwrap();
@@ -411,9 +455,8 @@ async fn of_many_who_want_one_handle_at_once_one_gets_it() {
     assert_eq!(outcomes.iter().filter(|outcome| **outcome == Registered::HandleTaken).count(), 19);
 }
 
-#[tokio::test]
-async fn fifty_claims_at_once_get_fifty_different_keys_and_none_comes_back() {
-    let engine = Engine::start().with_account(1).await;
+pub(crate) async fn fifty_claims_at_once_get_fifty_different_keys_and_none_comes_back<H: Harness>(engine: Engine<H>) {
+    let engine = engine.with_account(1).await;
     let fallback = prekey(200, PrekeyKind::Fallback);
     let held = engine.store.add_prekeys(mailbox(1), one_time(0..50), Some(fallback.clone()), NOW).await.unwrap();
     assert_eq!(held, PrekeysHeld { one_time: 50, fallback: true });
@@ -422,7 +465,7 @@ async fn fifty_claims_at_once_get_fifty_different_keys_and_none_comes_back() {
     keys.sort_by_key(|key| key.key.0);
     assert_eq!(keys, one_time(0..50));
 
-    let engine = engine.reopened();
+    let engine = engine.reopened().await;
     let claimed = engine.store.claim_prekey(mailbox(1), true, NOW).await.unwrap().unwrap();
     assert_eq!(claimed, Claimed { prekey: fallback, one_time_left: 0 });
     // The device repeats an upload whose answer it lost: used keys stay used.
@@ -430,9 +473,8 @@ async fn fifty_claims_at_once_get_fifty_different_keys_and_none_comes_back() {
     assert_eq!(held, PrekeysHeld { one_time: 1, fallback: true });
 }
 
-#[tokio::test]
-async fn prekeys_are_counted_once_bounded_and_handed_out_oldest_first() {
-    let engine = Engine::start().with_account(1).await;
+pub(crate) async fn prekeys_are_counted_once_bounded_and_handed_out_oldest_first<H: Harness>(engine: Engine<H>) {
+    let engine = engine.with_account(1).await;
     engine.store.add_prekeys(mailbox(1), one_time(0..60), None, NOW).await.unwrap();
     let held = engine.store.add_prekeys(mailbox(1), one_time(30..130), None, NOW).await.unwrap();
     assert_eq!(held, PrekeysHeld { one_time: ONE_TIME_KEYS_MAX, fallback: false });
@@ -473,15 +515,14 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(24))]
-
-    /// Whatever happens, the mailbox shows exactly what was taken and not acked, in order.
-    #[test]
-    fn a_mailbox_holds_what_a_list_would(steps in prop::collection::vec(step(), 1..25)) {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-        runtime.block_on(async move {
-            let mut engine = Engine::start().with_account(1).await;
+/// Whatever happens, the mailbox shows exactly what was taken and not acked, in order.
+pub(crate) fn a_mailbox_holds_what_a_list_would<H: Harness>() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let lives = prop::collection::vec(step(), 1..25);
+    proptest!(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(H::LIVES) }, |(steps in lives)| {
+        runtime.block_on(async {
+            let Some(engine) = Engine::<H>::start().await else { return };
+            let mut engine = engine.with_account(1).await;
             // The model: what each seq, from 1 on, should hold, and whether it is acked.
             let mut model: Vec<(Bytes, bool)> = Vec::new();
             let mut next = 0;
@@ -514,7 +555,7 @@ proptest! {
                     }
                     Step::Repeat => {}
                     Step::Sweep => { engine.sweep(NOW).await; }
-                    Step::Reopen => engine = engine.reopened(),
+                    Step::Reopen => engine = engine.reopened().await,
                 }
                 let live = model.iter().zip(1u64..).filter(|((_, acked), _)| !acked);
                 let expected: Vec<_> = live.map(|((body, _), seq)| (seq, body.clone())).collect();
@@ -524,25 +565,25 @@ proptest! {
                 assert_eq!((page.up_to, page.end), (model.len() as u64, true));
             }
         });
-    }
+    });
 }
 
 /// Two accounts that know each other; message `n` is from 2 to 1.
-async fn acquainted() -> Engine {
-    let engine = Engine::start().with_account(1).await.with_account(2).await;
+async fn acquainted<H: Harness>(engine: Engine<H>) -> Engine<H> {
+    let engine = engine.with_account(1).await.with_account(2).await;
     let hello = Append { from: mailbox(1), to: mailbox(2).account, ..of_class(Class::Message, 1000) };
     engine.store.append(hello).await.unwrap();
     engine
 }
 
-fn of_class(class: Class, n: u64) -> Append {
+pub(crate) fn of_class(class: Class, n: u64) -> Append {
     let message = message(n);
     let from_account = Bytes::copy_from_slice(mailbox(2).account.as_bytes());
     Append { envelope: Envelope { class: class.into(), from_account, ..message.envelope }, ..message }
 }
 
 /// The receipts in the mailbox of account 2: seqs and the numbers of the messages delivered.
-async fn delivered(engine: &Engine) -> Vec<(u64, Vec<u64>)> {
+async fn delivered<H: Harness>(engine: &Engine<H>) -> Vec<(u64, Vec<u64>)> {
     let request =
         PageRequest { mailbox: mailbox(2), lane: Lane::Normal, after: 0, msgs: 100, bytes: 1 << 20, now: NOW };
     let page = engine.store.read(request).await.unwrap();
@@ -551,15 +592,14 @@ async fn delivered(engine: &Engine) -> Vec<(u64, Vec<u64>)> {
     receipts.map(|(seq, delivery)| (seq, delivery.msg_ids.iter().map(number).collect())).collect()
 }
 
-#[tokio::test]
-async fn an_ack_tells_the_sender_in_one_row_as_long_as_that_waits() {
-    let engine = acquainted().await;
+pub(crate) async fn an_ack_tells_the_sender_in_one_row_as_long_as_that_waits<H: Harness>(engine: Engine<H>) {
+    let engine = acquainted(engine).await;
     for n in 1..=5 {
         engine.store.append(of_class(Class::Message, n)).await.unwrap();
     }
     engine.ack(2, &[(4, 4)]).await;
     assert_eq!(delivered(&engine).await, [(2, vec![1, 2, 4])]);
-    let engine = engine.reopened();
+    let engine = engine.reopened().await;
     engine.ack(5, &[]).await;
     assert_eq!(
         delivered(&engine).await,
@@ -576,9 +616,10 @@ async fn an_ack_tells_the_sender_in_one_row_as_long_as_that_waits() {
     assert_eq!(delivered(&engine).await, [(4, vec![6])]);
 }
 
-#[tokio::test]
-async fn nobody_is_told_of_what_is_no_message_or_expired_or_from_a_stranger_or_not_to_be_told() {
-    let engine = acquainted().await;
+pub(crate) async fn nobody_is_told_of_what_is_no_message_or_expired_or_from_a_stranger_or_not_to_be_told<H: Harness>(
+    engine: Engine<H>,
+) {
+    let engine = acquainted(engine).await;
     for (n, class) in [(1, Class::Receipt), (2, Class::Sync), (3, Class::Control), (4, Class::Delivery)] {
         engine.store.append(of_class(class, n)).await.unwrap();
     }
@@ -588,7 +629,7 @@ async fn nobody_is_told_of_what_is_no_message_or_expired_or_from_a_stranger_or_n
     engine.ack(5, &[]).await;
     assert_eq!(delivered(&engine).await, []);
 
-    let stranger = Engine::start().with_account(1).await.with_account(2).await;
+    let stranger = engine.another().await.with_account(1).await.with_account(2).await;
     // Reading somebody's messages is not writing to them, and a receipt of one's own is neither.
     let receipt = Append { from: mailbox(1), to: mailbox(2).account, introduces: false, ..of_class(Class::Receipt, 9) };
     stranger.store.append(receipt).await.unwrap();
@@ -598,22 +639,23 @@ async fn nobody_is_told_of_what_is_no_message_or_expired_or_from_a_stranger_or_n
 
     let silent = Preferences { delivery_receipts: false, ..Preferences::default() };
     engine.store.set_preferences(mailbox(1).account, silent).await.unwrap();
-    let engine = engine.reopened();
+    let engine = engine.reopened().await;
     assert_eq!(engine.store.preferences(mailbox(1).account).await.unwrap(), silent);
     engine.store.append(of_class(Class::Message, 6)).await.unwrap();
     engine.ack(6, &[]).await;
     assert_eq!(delivered(&engine).await, []);
 }
 
-#[tokio::test]
-async fn a_message_with_a_coalesce_key_replaces_the_one_that_waits_also_within_one_commit() {
-    let engine = acquainted().await;
+pub(crate) async fn a_message_with_a_coalesce_key_replaces_the_one_that_waits_also_within_one_commit<H: Harness>(
+    engine: Engine<H>,
+) {
+    let engine = acquainted(engine).await;
     let receipt = |n, key: &'static [u8]| Append { coalesce_key: key.into(), ..of_class(Class::Receipt, n) };
     engine.store.append(of_class(Class::Message, 1)).await.unwrap();
     join_all([2, 3, 4].map(|n| engine.store.append(receipt(n, b"read")))).await;
     engine.store.append(receipt(5, b"other")).await.unwrap();
     assert_eq!(engine.seqs().await, [1, 4, 5], "2 and 3 were replaced");
-    let engine = engine.reopened();
+    let engine = engine.reopened().await;
     engine.store.append(receipt(6, b"read")).await.unwrap();
     assert_eq!(engine.seqs().await, [1, 5, 6]);
     let from_elsewhere = Append { from: mailbox(7), ..receipt(7, b"read") };
@@ -628,9 +670,10 @@ async fn a_message_with_a_coalesce_key_replaces_the_one_that_waits_also_within_o
 }
 
 /// Everything that a deleted account has left goes, a step at a time, and nothing of others.
-#[tokio::test]
-async fn what_a_deleted_account_leaves_is_erased_also_when_a_crash_comes_between() {
-    let engine = acquainted().await.with_account(3).await;
+pub(crate) async fn what_a_deleted_account_leaves_is_erased_also_when_a_crash_comes_between<H: Harness>(
+    engine: Engine<H>,
+) {
+    let engine = acquainted(engine).await.with_account(3).await;
     let roomy = |n| Append { quota: Quota { msgs: 10_000, bytes: 1 << 30 }, ..message(n) };
     join_all((1..=3000).map(|n| engine.store.append(roomy(n)))).await;
     let kept = Append { to: mailbox(3).account, ..message(5000) };
@@ -642,10 +685,14 @@ async fn what_a_deleted_account_leaves_is_erased_also_when_a_crash_comes_between
     assert!(matches!(engine.store.append(message(4001)).await, Err(AppendError::UnknownAccount)));
     assert_eq!(engine.store.register(account(1)).await.unwrap(), Registered::AccountTaken, "not while it is erased");
     engine.store.sweep(NOW).await.unwrap();
-    let engine = engine.reopened();
+    let engine = engine.reopened().await;
     engine.sweep(NOW).await;
     assert!(!engine.store.delete(mailbox(1).account).await.unwrap());
-    assert_eq!(engine.store.records_under(mailbox(1).account), 0, "of 3,000 messages and everything else");
+    assert_eq!(
+        engine.harness.records_under(&engine.store, mailbox(1).account).await,
+        0,
+        "of 3,000 messages and everything else"
+    );
     let others = PageRequest { mailbox: mailbox(3), lane: Lane::Normal, after: 0, msgs: 10, bytes: 1 << 20, now: NOW };
     assert_eq!(engine.store.read(others).await.unwrap().rows.len(), 1);
     assert_eq!(engine.store.register(account(1)).await.unwrap(), Registered::Created);

@@ -8,24 +8,24 @@ use crate::store::ACK_RANGES_MAX;
 
 impl LaneRow {
     /// Rows that wait: above the watermark and not acked out of order.
-    pub(super) fn waiting(&self) -> u64 {
+    pub(in crate::store) fn waiting(&self) -> u64 {
         let out_of_order: u64 = self.ranges.iter().map(|range| range.last - range.first + 1).sum();
         self.last - self.acked - out_of_order
     }
 
     /// Bytes of bodies above the watermark.
-    pub(super) fn bytes_waiting(&self) -> u64 {
+    pub(in crate::store) fn bytes_waiting(&self) -> u64 {
         self.bytes_given.saturating_sub(self.bytes_acked)
     }
 
     /// Whether the row is acked.
-    pub(super) fn is_acked(&self, seq: u64) -> bool {
+    pub(in crate::store) fn is_acked(&self, seq: u64) -> bool {
         seq <= self.acked || self.ranges.iter().any(|range| (range.first..=range.last).contains(&seq))
     }
 
     /// Takes an ack of `first..=last`; returns whether anything changed. Seqs never given are ignored, and a range
     /// beyond the bound is forgotten: its rows will be delivered again.
-    pub(super) fn ack_range(&mut self, first: u64, last: u64) -> bool {
+    pub(in crate::store) fn ack_range(&mut self, first: u64, last: u64) -> bool {
         let (mut first, mut last) = (first.max(self.acked + 1), last.min(self.last));
         if first > last || self.ranges.iter().any(|range| range.first <= first && last <= range.last) {
             return false;
@@ -51,7 +51,7 @@ impl LaneRow {
     }
 
     /// Takes a cumulative ack, and whatever was acked right above it; returns whether the watermark moved.
-    pub(super) fn ack_up_to(&mut self, up_to: u64) -> bool {
+    pub(in crate::store) fn ack_up_to(&mut self, up_to: u64) -> bool {
         up_to > self.acked && self.ack_range(self.acked + 1, up_to)
     }
 }

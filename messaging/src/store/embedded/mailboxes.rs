@@ -286,7 +286,7 @@ pub(super) struct Place {
 
 /// Compares the devices a message is for with the account's. The sender's own device is not among its account's
 /// recipients: it has the message.
-fn compare_devices(append: &Append, devices: &[(DeviceId, u32)]) -> Result<(), AppendError> {
+pub(in crate::store) fn compare_devices(append: &Append, devices: &[(DeviceId, u32)]) -> Result<(), AppendError> {
     let own = (append.to == append.from.account).then_some(append.from.device);
     let expected = || devices.iter().filter(|(device, _)| Some(*device) != own);
     let named = |device: DeviceId| append.bodies.iter().find(|body| body.device == device);

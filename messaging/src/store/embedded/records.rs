@@ -158,40 +158,40 @@ impl MailboxRow {
 
 /// One lane of a mailbox. Its seqs are dense: rows `acked + 1 ..= last` are all there.
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct LaneRow {
+pub(in crate::store) struct LaneRow {
     /// The last seq given.
     #[prost(uint64, tag = "1")]
-    pub(super) last: u64,
+    pub(in crate::store) last: u64,
     /// The watermark: everything up to here is acked or has expired.
     #[prost(uint64, tag = "2")]
-    pub(super) acked: u64,
+    pub(in crate::store) acked: u64,
     /// Rows up to here are erased.
     #[prost(uint64, tag = "3")]
-    pub(super) swept: u64,
+    pub(in crate::store) swept: u64,
     /// Bytes of all bodies ever given a seq.
     #[prost(uint64, tag = "4")]
-    pub(super) bytes_given: u64,
+    pub(in crate::store) bytes_given: u64,
     /// The same up to the watermark.
     #[prost(uint64, tag = "5")]
-    pub(super) bytes_acked: u64,
+    pub(in crate::store) bytes_acked: u64,
     /// Acked out of order, above the watermark: rising, apart from one another.
     #[prost(message, repeated, tag = "6")]
-    pub(super) ranges: Vec<RangeRow>,
+    pub(in crate::store) ranges: Vec<RangeRow>,
     /// Rows that stand for a group's body lie between these two, both included; both are 0 when none is left. Whoever
     /// erases rows looks there for bodies that are needed no more.
     #[prost(uint64, tag = "7")]
-    pub(super) pointers_first: u64,
+    pub(in crate::store) pointers_first: u64,
     #[prost(uint64, tag = "8")]
-    pub(super) pointers_last: u64,
+    pub(in crate::store) pointers_last: u64,
 }
 
 /// A span of seqs, both ends included.
 #[derive(Clone, Copy, PartialEq, Message)]
-pub(super) struct RangeRow {
+pub(in crate::store) struct RangeRow {
     #[prost(uint64, tag = "1")]
-    pub(super) first: u64,
+    pub(in crate::store) first: u64,
     #[prost(uint64, tag = "2")]
-    pub(super) last: u64,
+    pub(in crate::store) last: u64,
 }
 
 /// Bytes of a content's hash that are kept for two days. Whoever finds two contents that share them deceives itself alone:

@@ -16,7 +16,7 @@ use tracing::error;
 use super::records::{MailboxRow, RowHead, SendRow};
 use super::tables::{self, corrupt, engine_error, tag};
 use super::writer::Turn;
-use crate::metrics::handles;
+use crate::metrics::Depth;
 use crate::store::{DeviceAddress, StoreError, StoreErrorKind, Swept};
 
 /// How long a send is remembered: 48 h are promised.
@@ -38,25 +38,6 @@ pub(super) struct Sweep {
     next_pass: Timestamp,
     /// What waits, as far as this pass has seen it.
     depth: Depth,
-}
-
-/// What waits in all mailboxes.
-#[derive(Clone, Copy, Debug, Default)]
-struct Depth {
-    rows: u64,
-    deepest: u64,
-    /// When the oldest was taken, in milliseconds since 1970; 0 for none.
-    oldest: u64,
-}
-
-impl Depth {
-    /// Tells it to whoever watches metrics.
-    #[allow(clippy::cast_precision_loss, reason = "gauges are floating-point numbers")]
-    fn tell(self) {
-        handles().rows.set(self.rows as f64);
-        handles().deepest.set(self.deepest as f64);
-        handles().oldest.set(self.oldest as f64 / 1000.0);
-    }
 }
 
 /// What the age of a row needs to know of it: prost passes over the rest.
@@ -175,10 +156,8 @@ impl Turn<'_> {
             // A row that cannot be read counts, but has no age.
             let taken = head.and_then(|head| Taken::decode(RowHead::body(&head).ok()?).ok()).map(|it| it.server_ts);
             let depth = &mut self.memory.sweep.depth;
-            depth.rows += waiting;
-            depth.deepest = depth.deepest.max(waiting);
-            let known = Some(depth.oldest).filter(|oldest| *oldest > 0);
-            depth.oldest = known.into_iter().chain(taken).min().unwrap_or(0);
+            depth.waiting(waiting);
+            taken.into_iter().for_each(|at| depth.taken(at));
         }
         Ok(())
     }

@@ -356,7 +356,7 @@ pub(super) fn of_device(tag: u8, device: DeviceAddress, rest: &[u8]) -> Vec<u8> 
 }
 
 /// Which of a mailbox's two lanes.
-pub(super) fn lane_index(lane: Lane) -> usize {
+pub(in crate::store) fn lane_index(lane: Lane) -> usize {
     match lane {
         Lane::Normal => 0,
         Lane::Urgent => 1,

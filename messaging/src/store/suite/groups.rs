@@ -8,6 +8,9 @@ use waxwing_protocol::GroupId;
 use waxwing_protocol::group::{GroupChange, GroupState, NewMember, Role, SignedGroupChange, What, devices_hash};
 
 use super::*;
+use crate::store::embedded::tests::Embedded;
+
+type Engine = super::Engine<Embedded>;
 
 const QUOTA: Quota = Quota { msgs: 1000, bytes: 1 << 20 };
 
@@ -86,8 +89,17 @@ impl Engine {
 
 /// A group of accounts 1 to 3.
 async fn founded() -> (Engine, GroupState) {
-    let engine =
-        Engine::start().with_account(1).await.with_account(2).await.with_account(3).await.with_account(4).await;
+    let engine = Engine::start()
+        .await
+        .unwrap()
+        .with_account(1)
+        .await
+        .with_account(2)
+        .await
+        .with_account(3)
+        .await
+        .with_account(4)
+        .await;
     let members = [1, 2, 3].map(member).to_vec();
     let state = engine.change(None, What::Found { members, profile: None }).await;
     (engine, state)
@@ -107,7 +119,7 @@ async fn a_body_is_stored_once_with_a_small_row_for_each_device_and_goes_with_th
     assert_eq!((rows, bodies), (2, 1));
     assert!(bytes < 800 + 400, "{bytes} bytes for a body of 800 and two rows");
 
-    let engine = engine.reopened();
+    let engine = engine.reopened().await;
     let row = engine.rows_of(address(2, 1), NOW).await.remove(0);
     assert_eq!((row.conv_seq, row.body.len()), (2, 800));
     engine.ack_all(address(2, 1)).await;
@@ -158,7 +170,7 @@ async fn of_changes_that_race_one_is_made_and_a_repeat_of_it_is_no_conflict() {
     let raced: Vec<_> = raced.into_iter().map(Result::unwrap).collect();
     assert_eq!(raced, [GroupCommitted::Done, GroupCommitted::Conflict { epoch: 2 }]);
     assert_eq!(engine.store.change_group(add.clone()).await.unwrap(), GroupCommitted::Repeated);
-    let engine = engine.reopened();
+    let engine = engine.reopened().await;
     assert_eq!(engine.store.change_group(add.clone()).await.unwrap(), GroupCommitted::Repeated);
     assert_eq!(engine.store.group(group()).await.unwrap().unwrap().state, add.after);
     assert_eq!(engine.store.group_at(group(), 1).await.unwrap().unwrap().state, state);
@@ -223,7 +235,7 @@ async fn one_full_mailbox_silences_nobody_and_a_deleted_account_leaves_nothing()
     for n in [1, 2, 3] {
         assert!(engine.store.delete(mailbox(n).account).await.unwrap());
     }
-    let engine = engine.reopened();
+    let engine = engine.reopened().await;
     engine.sweep(NOW).await;
     assert_eq!(engine.store.stored(), (0, 0, 0));
     assert_eq!(engine.store.records_under(mailbox(2).account), 0);
@@ -385,7 +397,7 @@ proptest! {
                     }
                     Step::Wait(s) => model.now = model.now.plus(Duration::from_secs(s)),
                     Step::Sweep => { engine.sweep(model.now).await; }
-                    Step::Reopen => engine = engine.reopened(),
+                    Step::Reopen => engine = engine.reopened().await,
                 }
                 for n in 1..=4 {
                     for mailbox in model.devices(n) {
