@@ -22,6 +22,7 @@ use crate::cli::BenchUploadArgs;
 use crate::output::Output;
 pub(crate) use target::Peer;
 use target::Target;
+use wire::Version;
 
 const BENCH: &str = "upload";
 
@@ -77,7 +78,7 @@ pub(super) async fn run(args: BenchUploadArgs, output: Output) -> anyhow::Result
     device.print(output);
     measured.sort_by_key(|(target, _)| !target.is_own());
     for (target, rates) in &measured {
-        rates.print(output);
+        rates.print(target.is_own(), output);
         takeover(target, rounds, output).await?;
         for (name, bytes) in [("1kib", 1024), ("100kib", SMALL_BYTES), ("5mib-1", 5 * MIB - 1), ("5mib+1", 5 * MIB + 1)]
         {
@@ -96,6 +97,9 @@ struct Rates {
     cpu_four: Figure,
     whole: Figure,
     small: Figure,
+    /// One stream over HTTP/2, of our own alone.
+    http2: Figure,
+    cpu_http2: Figure,
 }
 
 impl Rates {
@@ -107,18 +111,27 @@ impl Rates {
             cpu_four: Figure::new(BENCH, "cpu_s_per_gib_4_streams", "s", who),
             whole: Figure::new(BENCH, "complete_ms_1gib", "ms", who),
             small: Figure::new(BENCH, "small_per_s", "1/s", who),
+            http2: Figure::new(BENCH, "mb_per_s_http2", "MB/s", who),
+            cpu_http2: Figure::new(BENCH, "cpu_s_per_gib_http2", "s", who),
         }
     }
 
     async fn measure(&mut self, target: &Target) -> anyhow::Result<()> {
-        for (streams, rate, cpu) in [(1, &mut self.one, &mut self.cpu), (4, &mut self.four, &mut self.cpu_four)] {
+        let mut runs = vec![
+            (1, Version::Http1, &mut self.one, &mut self.cpu),
+            (4, Version::Http1, &mut self.four, &mut self.cpu_four),
+        ];
+        if target.is_own() {
+            runs.push((1, Version::Http2, &mut self.http2, &mut self.cpu_http2));
+        }
+        for (streams, version, rate, cpu) in runs {
             settle();
             let (began, cpu_before) = (Instant::now(), target.process().cpu()?);
-            let uploads = streams_of(target, streams).await?;
+            let uploads = streams_of(target, streams, version).await?;
             let took = began.elapsed().as_secs_f64();
             rate.add(megabytes(RUN_BYTES) / took);
             cpu.add(target.process().cpu()?.saturating_sub(cpu_before).as_secs_f64());
-            if streams == 1 {
+            if streams == 1 && matches!(version, Version::Http1) {
                 self.whole.add(took * 1000.0);
             }
             // Ours is one blob however often it comes; a peer keeps every copy, and the disk is not endless.
@@ -134,9 +147,13 @@ impl Rates {
         Ok(())
     }
 
-    fn print(&self, output: Output) {
+    fn print(&self, own: bool, output: Output) {
         for figure in [&self.one, &self.four, &self.cpu, &self.cpu_four, &self.whole, &self.small] {
             figure.print(output);
+        }
+        if own {
+            self.http2.print(output);
+            self.cpu_http2.print(output);
         }
     }
 }
@@ -161,11 +178,12 @@ fn device_rate(path: &Path) -> anyhow::Result<f64> {
 }
 
 /// Uploads [`RUN_BYTES`] over so many connections, each its own blob, one part a request. Gives the uploads' paths.
-async fn streams_of(target: &Target, streams: usize) -> anyhow::Result<Vec<String>> {
+async fn streams_of(target: &Target, streams: usize, version: Version) -> anyhow::Result<Vec<String>> {
     let grant = target.grant().await?;
     let mut running = JoinSet::new();
     for stream in 0..streams {
-        let (mut wire, part) = (target.connect(grant.as_deref()).await?, Bytes::from(noise(PART_BYTES, stream)));
+        let (mut wire, part) =
+            (target.connect_by(version, grant.as_deref()).await?, Bytes::from(noise(PART_BYTES, stream)));
         running.spawn(async move {
             let path = wire.create(RUN_BYTES / streams).await?;
             for at in (0..RUN_BYTES / streams).step_by(PART_BYTES) {

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use anyhow::{Context as _, ensure};
 use axum::http::Uri;
 
-use super::wire::{Stalled, Wire};
+use super::wire::{Stalled, Version, Wire};
 use crate::commands::bench::server::{Process, Server};
 
 /// A server that is measured.
@@ -54,7 +54,11 @@ impl Target {
     }
 
     pub(super) async fn connect(&self, grant: Option<&str>) -> anyhow::Result<Wire> {
-        Wire::connect(&self.address, &self.path, grant).await
+        self.connect_by(Version::Http1, grant).await
+    }
+
+    pub(super) async fn connect_by(&self, version: Version, grant: Option<&str>) -> anyhow::Result<Wire> {
+        Wire::connect(&self.address, &self.path, grant, version).await
     }
 
     /// An upload to `path` that sends a part of what it announced and falls silent.

@@ -3,9 +3,10 @@
 use anyhow::{Context as _, ensure};
 use axum::body::{Body, Bytes};
 use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, HOST, LOCATION};
-use axum::http::{HeaderMap, Method, Request, Uri};
-use hyper::client::conn::http1::{SendRequest, handshake};
-use hyper_util::rt::TokioIo;
+use axum::http::{HeaderMap, Method, Request, Response, Uri};
+use hyper::body::Incoming;
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
@@ -17,16 +18,59 @@ pub(super) struct Wire {
     /// Where uploads are created.
     path: String,
     grant: Option<String>,
-    send: SendRequest<Body>,
+    send: Sender,
+}
+
+/// The version of HTTP that a connection speaks.
+#[derive(Clone, Copy)]
+pub(super) enum Version {
+    Http1,
+    /// From the first byte on, as behind a balancer that ends TLS.
+    Http2,
+}
+
+enum Sender {
+    Http1(http1::SendRequest<Body>),
+    Http2(http2::SendRequest<Body>),
+}
+
+impl Sender {
+    async fn send(&mut self, request: Request<Body>) -> hyper::Result<Response<Incoming>> {
+        match self {
+            Self::Http1(send) => {
+                send.ready().await?;
+                send.send_request(request).await
+            }
+            Self::Http2(send) => {
+                send.ready().await?;
+                send.send_request(request).await
+            }
+        }
+    }
 }
 
 impl Wire {
-    pub(super) async fn connect(address: &str, path: &str, grant: Option<&str>) -> anyhow::Result<Self> {
+    pub(super) async fn connect(
+        address: &str,
+        path: &str,
+        grant: Option<&str>,
+        version: Version,
+    ) -> anyhow::Result<Self> {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
-        let (send, connection) = handshake(TokioIo::new(stream)).await?;
         // An error of the connection is one of the request on it as well, which tells.
-        tokio::spawn(connection);
+        let send = match version {
+            Version::Http1 => {
+                let (send, connection) = http1::handshake(TokioIo::new(stream)).await?;
+                tokio::spawn(connection);
+                Sender::Http1(send)
+            }
+            Version::Http2 => {
+                let (send, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await?;
+                tokio::spawn(connection);
+                Sender::Http2(send)
+            }
+        };
         Ok(Self { address: address.to_owned(), path: path.to_owned(), grant: grant.map(str::to_owned), send })
     }
 
@@ -80,8 +124,11 @@ impl Wire {
         headers: &[(&str, &str)],
         body: Bytes,
     ) -> anyhow::Result<HeaderMap> {
-        self.send.ready().await?;
-        let mut request = Request::builder().method(method).uri(path).header(HOST, &self.address);
+        let mut request = Request::builder().method(method);
+        request = match self.send {
+            Sender::Http1(_) => request.uri(path).header(HOST, &self.address),
+            Sender::Http2(_) => request.uri(format!("http://{}{path}", self.address)),
+        };
         if path.starts_with(&self.path) {
             request = request.header("tus-resumable", "1.0.0");
         }
@@ -91,7 +138,7 @@ impl Wire {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        let response = self.send.send_request(request.body(Body::from(body))?).await?;
+        let response = self.send.send(request.body(Body::from(body))?).await?;
         ensure!(response.status().is_success(), "the server answered {} for {path}", response.status());
         let headers = response.headers().clone();
         // The connection is free for the next request only when the answer is read.
