@@ -122,6 +122,10 @@ impl Came {
         let Some(book) = book::load(tx, self.group)? else {
             return refused("it is of a group that this device knows nothing of".to_owned());
         };
+        if self.epoch > book.state.epoch {
+            // Whoever was removed by what this device was not told of may be the one who wrote it.
+            return refused("it is of a state of the group that this device has not been told of".to_owned());
+        }
         if !book.had(self.from, self.epoch) {
             return refused("it is from somebody who was not in the group then".to_owned());
         }

@@ -526,3 +526,6 @@ fn settle(tx: &WriteTx<'_>, msg_id: MsgId, result: &SendResult) -> Result<(), Cl
     tx.put(&GROUP_SENT, msg_id.as_bytes(), &GroupSentRow { group, client_hlc, conv_seq, server_ts, content })?;
     tx.remove(&GROUP_OUTBOX, msg_id.as_bytes()).map(drop)
 }
+
+#[cfg(test)]
+mod tests;
