@@ -2,7 +2,9 @@
 //!
 //! A new device that knew nobody would trust the server anew with everybody's keys, and show an empty past. What the old
 //! one knows can be more than a message holds, so it goes as a blob, whose reference travels with the account key.
-//! Ratchets and prekeys are no part of it: they belong to one device.
+//! Ratchets and prekeys are no part of it: they belong to one device. Groups come with their states, as they were checked,
+//! what they are called, and what was said in them; no keys of theirs, since nothing that was encrypted under those is
+//! ever delivered to the new device.
 //!
 //! The file is one JSON row a line. A row that the reader has is left as it is, so taking it in twice is harmless.
 
@@ -12,11 +14,13 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use waxwing_protocol::identity::Base64;
-use waxwing_protocol::{AccountId, BlobId, MsgId};
+use waxwing_protocol::{AccountId, BlobId, GroupId, MsgId};
 use waxwing_seal::blob_ref::BlobRef;
 
 use crate::account::SELF;
 use crate::contacts::{CONTACTS, ContactRow, HANDLES};
+use crate::groups::book::{GROUPS, GroupRow, PROFILES};
+use crate::groups::outbox::{GROUP_SENT, GroupSentRow};
 use crate::inbox::{RECEIVED, ReceivedRow, Said};
 use crate::outbox::{SENT, SentRow};
 use crate::profile::{Rows as _, Table, WriteTx};
@@ -43,6 +47,9 @@ enum Row {
     Received { from: AccountId, msg_id: MsgId, row: ReceivedRow },
     Sent { msg_id: MsgId, row: SentRow, tick: Option<Tick> },
     Blob { id: BlobId, reference: Base64 },
+    Group { group: GroupId, row: GroupRow },
+    GroupProfile { key: Base64, profile: SecretBytes },
+    GroupSent { msg_id: MsgId, row: GroupSentRow },
 }
 
 /// Writes what this device knows into a file, seals and uploads it.
@@ -98,6 +105,17 @@ fn write(client: &Client, path: &Path) -> Result<(), ClientError> {
         for (key, row) in tx.list(&SENT)? {
             let tick = tx.get(&TICKS, &key)?;
             rows.push(Row::Sent { msg_id: MsgId::from_slice(&key)?, row, tick });
+        }
+        for (group, mut row) in tx.list(&GROUPS)? {
+            // What is still to be told to others, this device tells.
+            row.announce = false;
+            rows.push(Row::Group { group: GroupId::from_slice(&group)?, row });
+        }
+        for (key, profile) in tx.list(&PROFILES)? {
+            rows.push(Row::GroupProfile { key: Base64(key), profile });
+        }
+        for (key, row) in tx.list(&GROUP_SENT)? {
+            rows.push(Row::GroupSent { msg_id: MsgId::from_slice(&key)?, row });
         }
         Ok(rows)
     })?;
@@ -165,5 +183,8 @@ fn take(tx: &WriteTx<'_>, row: &Row) -> Result<(), ClientError> {
             Ok(())
         }
         Row::Blob { id, reference } => put(tx, &blob_refs::BLOB_REFS, id.as_bytes(), reference),
+        Row::Group { group, row } => put(tx, &GROUPS, group.as_bytes(), row),
+        Row::GroupProfile { key, profile } => put(tx, &PROFILES, &key.0, profile),
+        Row::GroupSent { msg_id, row } => put(tx, &GROUP_SENT, msg_id.as_bytes(), row),
     }
 }

@@ -84,7 +84,16 @@ fn a_group_talks_and_whoever_is_removed_hears_no_more_and_whoever_comes_reads_no
     assert_eq!(admins.map(|it| it["handle"].clone()).collect::<Vec<_>>(), ["bob"], "who was in it longest");
 }
 
-/// A group is its people's, on all their devices; one that comes later has what is said from then on.
+/// What a device shows of groups' messages of the past, the oldest first.
+fn past(dir: &Path, home: &str) -> Vec<String> {
+    let lines = waxwing(dir, &["--json", "messages", "--home", home]).ok().stdout;
+    let lines = lines.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let of_groups = lines.filter(|line| line["group"].is_string());
+    of_groups.map(|line| line["content"]["text"].as_str().unwrap_or_default().to_owned()).collect()
+}
+
+/// A group is its people's, on all their devices; one that comes later has what was said before it came from the device
+/// that let it in, and knows the group as that one does.
 #[test]
 fn all_devices_of_a_member_are_in_the_group() {
     let dir = tempfile::tempdir().unwrap();
@@ -94,7 +103,12 @@ fn all_devices_of_a_member_are_in_the_group() {
     group(dir, "alice", &["create", "Climbing", "--with", "bob"]);
     say(dir, "alice", "before the phone");
     assert_eq!(heard(dir, "bob"), [said("alice", "before the phone")]);
+    say(dir, "bob", "an answer");
+    assert_eq!(heard(dir, "alice"), [said("bob", "an answer")]);
     crate::stories::devices::link(dir, &service.url, "alice", "phone");
+    assert_eq!(past(dir, "phone"), ["before the phone", "an answer"]);
+    let shown = waxwing(dir, &["messages", "--home", "phone"]).ok().stdout;
+    assert!(shown.contains("to Climbing: before the phone"), "it knows what the group is called: {shown}");
     assert_eq!(members(dir, "phone"), ["alice", "bob"]);
     say(dir, "bob", "from bob");
     say(dir, "alice", "from the laptop");

@@ -13,10 +13,10 @@ use crate::secret::SecretBytes;
 use crate::{Client, ClientError};
 
 /// Groups by id.
-const GROUPS: Table<GroupRow> = Table::new("groups");
+pub(crate) const GROUPS: Table<GroupRow> = Table::new("groups");
 
 /// Titles and pictures, by group and the hash that its state has of them.
-const PROFILES: Table<SecretBytes> = Table::new("group_profiles");
+pub(crate) const PROFILES: Table<SecretBytes> = Table::new("group_profiles");
 
 /// Epochs whose state's hash is remembered, for messages that come after the group has changed.
 const HASHES_MAX: usize = 64;
@@ -26,14 +26,14 @@ const FORMER_MAX: usize = 1024;
 
 /// A group as it is stored.
 #[derive(Serialize, Deserialize)]
-struct GroupRow {
+pub(crate) struct GroupRow {
     state: Base64,
     hashes: Vec<(u64, Base64)>,
     former: Vec<Former>,
     gone: Vec<AccountId>,
     left: bool,
     link: Option<SecretBytes>,
-    announce: bool,
+    pub(crate) announce: bool,
 }
 
 /// Somebody who was in the group.

@@ -32,7 +32,7 @@ use crate::{Client, ClientError, conversation, sessions};
 const GROUP_OUTBOX: Table<GroupOutRow> = Table::new("group_outbox");
 
 /// Messages to groups that the server has, by message id.
-const GROUP_SENT: Table<GroupSentRow> = Table::new("group_sent");
+pub(crate) const GROUP_SENT: Table<GroupSentRow> = Table::new("group_sent");
 
 /// Keys given away and not known to have been read, by the id of the message they went in: sent again on request.
 const KEYS_SENT: Table<KeySentRow> = Table::new("group_keys_sent");
@@ -60,7 +60,7 @@ struct GroupOutRow {
 
 /// A message that was sent.
 #[derive(Serialize, Deserialize)]
-struct GroupSentRow {
+pub(crate) struct GroupSentRow {
     group: GroupId,
     client_hlc: u64,
     conv_seq: u64,
