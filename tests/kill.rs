@@ -8,7 +8,8 @@
 //!
 //! The harness must be able to fail: with a switch of the `fault-injection` feature on, it has to report the loss.
 //!
-//! This binary is also its own helper processes: `kill recorder …`, `kill uploader …`, `kill sender …`, `kill receiver …`.
+//! This binary is also its own helper processes: `kill recorder …`, `kill uploader …`, `kill sender …`, `kill group-sender …`,
+//! `kill receiver …`.
 
 #![allow(unreachable_pub, reason = "a test binary shows nothing to anybody")]
 #![allow(dead_code, reason = "the two test binaries share their support and use different parts of it")]
@@ -22,6 +23,7 @@ mod harness {
     pub mod devices;
     pub mod disk;
     pub mod edges;
+    pub mod groups;
     pub mod recorder;
     pub mod uploader;
     pub mod verdict;
@@ -31,7 +33,7 @@ use std::process::ExitCode;
 
 use harness::cycles::{Chaos, Report, messages, uploads};
 use harness::edges::edges;
-use harness::{couriers, devices, disk, recorder, uploader};
+use harness::{couriers, devices, disk, groups, recorder, uploader};
 use libtest_mimic::{Arguments, Failed, Trial};
 
 /// Kills of each kind: often enough that a window of a few microseconds between record and answer is met.
@@ -43,6 +45,9 @@ const COMPACTION: &str = "small-packs,churn-packs";
 /// Power cuts: each costs an unmount and a mount.
 const CUTS: usize = 6;
 
+/// Kills in a group whose rows go too early: a few are enough to see it.
+const GROUP_CYCLES: usize = 12;
+
 /// Kills of an edge: it has no window between record and answer, so fewer will do.
 const EDGE_KILLS: usize = 20;
 
@@ -53,6 +58,7 @@ fn main() -> ExitCode {
         ["recorder", log] => recorder::run(log.as_ref()),
         ["uploader", server, grant, recorder, seed, most] => uploader::run(server, grant, recorder, seed, most),
         ["sender", home, to, recorder] => couriers::send(home.as_ref(), to, recorder),
+        ["group-sender", home, group, recorder] => couriers::send_to_group(home.as_ref(), group, recorder),
         ["receiver", home, recorder] => couriers::receive(home.as_ref(), recorder),
         _ => return libtest_mimic::run(&Arguments::from_args(), trials()).exit_code(),
     }
@@ -72,6 +78,12 @@ fn trials() -> Vec<Trial> {
         Trial::test("acknowledged_messages_survive_kill_9", || holds(messages(Chaos::kills(CYCLES)))),
         Trial::test("two_devices_each_have_every_message_once_whichever_is_killed", || {
             holds(devices::messages(CYCLES))
+        }),
+        Trial::test("a_groups_messages_reach_everybody_once_over_kill_9_and_leave_no_body", || {
+            holds(groups::messages(Chaos::kills(CYCLES)))
+        }),
+        Trial::test("the_harness_sees_a_groups_messages_deleted_before_their_ack", || {
+            breaks(groups::messages(Chaos::kills(GROUP_CYCLES).with_fault("delete-before-ack")))
         }),
         Trial::test("the_harness_sees_messages_deleted_before_their_ack", || {
             breaks(messages(Chaos::kills(CYCLES).with_fault("delete-before-ack")))

@@ -26,7 +26,9 @@ use crate::config::Config;
 use crate::fabric::Fabric;
 use crate::limits::{Limit, LimitView};
 use crate::node::Node;
-use crate::store::{DeviceAddress, Directory, GroupCommit, GroupCommitted, GroupRecord, GroupStore, Quota, StoreError};
+use crate::store::{
+    DeviceAddress, Directory, GroupCommit, GroupCommitted, GroupRecord, GroupStore, Quota, StoreError, Stored,
+};
 
 /// Time between two of what a group's members are told of receipts.
 const RECEIPTS_EVERY: Duration = Duration::from_secs(1);
@@ -157,6 +159,11 @@ impl Groups {
             GroupCommitted::Repeated => Ok((changed, false)),
             GroupCommitted::Conflict { epoch } => Err(GroupsError::Conflict { epoch }),
         }
+    }
+
+    /// What is stored of messages, counted.
+    pub(crate) async fn stored(&self) -> Result<Stored, StoreError> {
+        self.store.stored().await
     }
 
     /// A member has seen everything up to a place in the conversation.

@@ -61,7 +61,7 @@ pub use self::limits::LimitView;
 pub use self::opening::OpenError;
 pub use self::push::CredentialsError;
 pub use self::secrets::SecretError;
-pub use self::survey::{AccountSurvey, DeviceSurvey, LaneSurvey, SurveyError};
+pub use self::survey::{AccountSurvey, DeviceSurvey, LaneSurvey, StoredSurvey, SurveyError};
 
 use self::accounts::Accounts;
 use self::addresses::Addresses;

@@ -21,7 +21,7 @@ use waxwing_protocol::identity::{PublicKey, SignedDeviceList, SignedPrekey};
 use waxwing_protocol::{AccountId, DeviceId, GroupId, Handle, MsgId, Timestamp};
 
 pub(crate) use embedded::{EmbeddedStore, EmbeddedStoreError};
-pub(crate) use groups::{GroupCommit, GroupCommitted, GroupProgress, GroupRecord, GroupSend, GroupStore};
+pub(crate) use groups::{GroupCommit, GroupCommitted, GroupProgress, GroupRecord, GroupSend, GroupStore, Stored};
 pub(crate) use postgres::PostgresStore;
 pub(crate) use targets::{WakeTarget, WakeTargets};
 

@@ -8,7 +8,7 @@ use waxwing_protocol::{AccountId, DeviceId, Handle, Timestamp};
 
 use crate::Messaging;
 use crate::limits::LimitView;
-use crate::store::{AccountRecord, DeviceAddress, Directory, LaneDepth, StoreError};
+use crate::store::{AccountRecord, DeviceAddress, Directory, LaneDepth, StoreError, Stored};
 
 /// Why nothing can be told: the store failed.
 #[derive(Debug, thiserror::Error)]
@@ -72,7 +72,27 @@ impl From<LaneDepth> for LaneSurvey {
     }
 }
 
+/// What a node holds of messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct StoredSurvey {
+    /// Rows in mailboxes, those that are acked and not swept yet among them.
+    pub rows: usize,
+    /// Bodies of messages to groups: each once, until the last row that stands for it is swept.
+    pub bodies: usize,
+    /// The bytes of both.
+    pub bytes: usize,
+}
+
 impl Messaging {
+    /// Counts what is stored of messages, by reading all of it: not for a busy node.
+    ///
+    /// # Errors
+    /// [`SurveyError`] when the store cannot be read.
+    pub async fn stored(&self) -> Result<StoredSurvey, SurveyError> {
+        let Stored { rows, bodies, bytes } = self.node.groups.stored().await?;
+        Ok(StoredSurvey { rows, bodies, bytes })
+    }
+
     /// Accounts with an id above `after`, by rising id, `limit` at most.
     ///
     /// # Errors

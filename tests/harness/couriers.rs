@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use uuid::Uuid;
 use waxwing_client::{Client, WatchEvent, WatchOptions};
-use waxwing_protocol::{Handle, MsgId};
+use waxwing_protocol::{GroupId, Handle, MsgId};
 use waxwing_seal::message::Content;
 
 use super::recorder::Reporter;
@@ -28,6 +28,25 @@ pub fn send(home: &Path, to: &str, recorder: &str) {
                     // The service is down; the same message again, as a person's client would.
                     Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
                 }
+            }
+            reporter.say(&format!("sent {msg_id}"));
+        }
+    });
+}
+
+/// Sends to a group until killed. Lines: `sending MSG_ID` before, and `sent MSG_ID` once the server has acknowledged it.
+pub fn send_to_group(home: &Path, group: &str, recorder: &str) {
+    let reporter = Reporter::connect(recorder);
+    let group: GroupId = group.parse().expect("the test gives a group");
+    block_on(async {
+        let client = Client::open(home).expect("the profile is free");
+        loop {
+            let msg_id = MsgId::from(Uuid::now_v7());
+            reporter.say(&format!("sending {msg_id}"));
+            let content = || Content::Text(format!("message {msg_id}"));
+            while client.send_to_group(group, msg_id, content()).await.is_err() {
+                // The service is down; the same message again, as a person's client would.
+                tokio::time::sleep(Duration::from_millis(20)).await;
             }
             reporter.say(&format!("sent {msg_id}"));
         }

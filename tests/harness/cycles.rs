@@ -43,8 +43,8 @@ impl Chaos {
 
 /// What a run acknowledged and what it lost.
 pub struct Report {
-    kills: usize,
-    acknowledged: usize,
+    pub(super) kills: usize,
+    pub(super) acknowledged: usize,
     /// One line for each acknowledgement that did not hold.
     pub losses: Vec<String>,
 }
@@ -107,7 +107,7 @@ impl Stage {
         stage
     }
 
-    fn start_service(&mut self) {
+    pub(super) fn start_service(&mut self) {
         let fault: Vec<_> = self.chaos.fault.iter().map(|fault| ("WAXWING_FAULT", *fault)).collect();
         let home = self.disk.as_ref().map_or(self.dir.path(), Disk::path);
         match Service::try_dev(home, &self.listen, &fault) {
@@ -133,7 +133,7 @@ impl Stage {
     }
 
     /// Kills the service, or cuts its power, and starts it again.
-    fn strike_service(&mut self) {
+    pub(super) fn strike_service(&mut self) {
         self.kills += 1;
         if let Some(disk) = &self.disk {
             // Without power nobody acknowledges anything. A service that outlives its disk by a moment does: ext4 may
@@ -152,14 +152,31 @@ impl Stage {
         self.start_service();
     }
 
+    /// Kills the service, so that somebody else may open what it left.
+    pub(super) fn kill_service(&mut self) {
+        if let Some(service) = self.service.take() {
+            service.kill();
+        }
+    }
+
+    /// Whether the service did not start any more.
+    pub(super) fn is_dead(&self) -> bool {
+        self.dead.is_some()
+    }
+
     /// Lets everything run for a moment whose length nobody chose.
     pub(super) fn let_run(&mut self) {
         let (from, to) = if self.chaos.power_cuts { (300, 900) } else { (20, 300) };
         std::thread::sleep(Duration::from_millis(from + self.dice.below(to - from)));
     }
 
+    /// How many cycles the run has.
+    pub(super) fn cycles(&self) -> usize {
+        self.chaos.cycles
+    }
+
     /// How often the receiver has connected.
-    fn connections(&self) -> usize {
+    pub(super) fn connections(&self) -> usize {
         self.recorder.lines().iter().filter(|line| line[0] == "connected").count()
     }
 

@@ -127,17 +127,6 @@ impl EmbeddedStore {
         keys.map(|guard| guard.key().expect("a sound store")).filter(|key| names(key)).count()
     }
 
-    /// Rows in mailboxes, bodies of groups, and the bytes of both with their keys.
-    #[cfg(test)]
-    pub(super) fn stored(&self) -> (usize, usize, usize) {
-        let entries = |table: &table::Table| {
-            let entries = table.iter().map(|guard| guard.into_inner().expect("a sound store"));
-            entries.map(|(key, value)| key.len() + value.len()).collect::<Vec<_>>()
-        };
-        let (rows, bodies) = (entries(&self.tables.rows), entries(&self.tables.bodies));
-        (rows.len(), bodies.len().div_ceil(2), rows.iter().chain(&bodies).sum())
-    }
-
     /// Gives the writer a command now, and waits for its answer when polled.
     fn write<T, E>(
         &self,

@@ -75,6 +75,17 @@ pub(crate) struct GroupProgress {
     pub read: u32,
 }
 
+/// What a store holds of messages.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Stored {
+    /// Rows in mailboxes, those that are acked and not swept yet among them.
+    pub rows: usize,
+    /// Bodies of groups.
+    pub bodies: usize,
+    /// The bytes of both, with their keys.
+    pub bytes: usize,
+}
+
 /// Groups, and what is sent to them.
 pub(crate) trait GroupStore: Send + Sync + 'static {
     /// Makes a change, if the state that it follows is the one that stands, and puts a row that tells of it into the
@@ -111,4 +122,7 @@ pub(crate) trait GroupStore: Send + Sync + 'static {
 
     /// The groups that an account is in, by rising id.
     fn groups_of(&self, account: AccountId) -> BoxFuture<'static, Result<Vec<GroupId>, StoreError>>;
+
+    /// Counts what is stored of messages, by reading all of it.
+    fn stored(&self) -> BoxFuture<'static, Result<Stored, StoreError>>;
 }

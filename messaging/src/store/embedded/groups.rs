@@ -21,7 +21,7 @@ use super::{EmbeddedStore, bodies, progress};
 use crate::metrics::handles;
 use crate::store::{
     AppendError, Appended, DeviceAddress, GroupCommit, GroupCommitted, GroupProgress, GroupRecord, GroupSend,
-    GroupStore, Quota, StoreError,
+    GroupStore, Quota, StoreError, Stored,
 };
 
 /// Earlier sets of devices that a group remembers, to say whose devices changed since.
@@ -111,6 +111,22 @@ impl GroupStore for EmbeddedStore {
                 key.get(17..).and_then(|id| GroupId::from_slice(id).ok()).ok_or_else(|| corrupt("a membership"))
             });
             groups.collect()
+        })
+    }
+
+    fn stored(&self) -> BoxFuture<'static, Result<Stored, StoreError>> {
+        self.read_with(|tables| {
+            let (mut stored, mut parts) = (Stored::default(), 0_usize);
+            for (table, count) in [(&tables.rows, &mut stored.rows), (&tables.bodies, &mut parts)] {
+                for guard in table.range::<&[u8], _>(..) {
+                    let (key, value) = guard.into_inner().map_err(engine_error)?;
+                    *count += 1;
+                    stored.bytes += key.len() + value.len();
+                }
+            }
+            // An envelope, and how many rows stand for it.
+            stored.bodies = parts.div_ceil(2);
+            Ok(stored)
         })
     }
 }

@@ -7,7 +7,7 @@ use waxwing_protocol::{AccountId, GroupId};
 use super::PostgresStore;
 use crate::store::{
     AppendError, Appended, GroupCommit, GroupCommitted, GroupProgress, GroupRecord, GroupSend, GroupStore, StoreError,
-    StoreErrorKind,
+    StoreErrorKind, Stored,
 };
 
 fn answer<T: Send + 'static>(answer: T) -> BoxFuture<'static, T> {
@@ -50,5 +50,15 @@ impl GroupStore for PostgresStore {
 
     fn groups_of(&self, _: AccountId) -> BoxFuture<'static, Result<Vec<GroupId>, StoreError>> {
         answer(Ok(Vec::new()))
+    }
+
+    fn stored(&self) -> BoxFuture<'static, Result<Stored, StoreError>> {
+        self.with(|client| async move {
+            let row = client
+                .query_one("SELECT count(*), coalesce(sum(length(envelope)), 0)::bigint FROM messages", &[])
+                .await?;
+            let number = |at| usize::try_from(row.get::<_, i64>(at)).unwrap_or_default();
+            Ok(Stored { rows: number(0), bodies: 0, bytes: number(1) })
+        })
     }
 }
