@@ -5,7 +5,7 @@
 //! So a wake says "come and fetch" and nothing else: no sender, no count, no conversation; all wakes of a kind are alike.
 //!
 //! Promises: the mailbox is the truth and push a hint, so no failure here loses a message or delays its commit; a device
-//! has one outstanding wake at most; endpoints that devices name lead nowhere inside the operator's network; what is
+//! has one outstanding wake at most, and of two devices that name one phone the later has it; endpoints that devices name lead nowhere inside the operator's network; what is
 //! waiting follows from the mailboxes, so a restart forgets no wake.
 //!
 //! A wake walks `fabric -> wakes -> schedule`, and when it is due `worker -> providers -> net`.
@@ -45,7 +45,7 @@ pub(crate) use self::worker::start;
 use crate::clock::Clock;
 use crate::fabric::Fabric;
 use crate::limits::{Limit, LimitView};
-use crate::store::{DeviceAddress, MailboxStore, StoreError, StoreErrorKind, WakeTarget, WakeTargets};
+use crate::store::{DeviceAddress, MailboxStore, Place, StoreError, StoreErrorKind, WakeTarget, WakeTargets};
 
 /// Wakes devices.
 pub(crate) struct Push {
@@ -119,9 +119,11 @@ impl Push {
     pub(crate) async fn set(&self, device: DeviceAddress, target: &PushTarget) -> Result<(), PushError> {
         self.providers.check(target)?;
         let bytes = serde_json::to_vec(target).map_err(|error| StoreError::new(StoreErrorKind::Other, error))?;
-        let row = WakeTarget { target: bytes, set_at: self.clock.now() };
-        if !self.targets.set_wake_target(device, row).await? {
-            return Err(PushError::NotFound);
+        let row = WakeTarget { target: bytes, place: Some(place(target)), set_at: self.clock.now() };
+        let displaced = self.targets.set_wake_target(device, row).await?.ok_or(PushError::NotFound)?;
+        for device in displaced {
+            // Its phone is this device's now.
+            self.wakes.remove(device);
         }
         self.wakes.add(device);
         // It may be what was missing for a message that waits already.
@@ -165,6 +167,20 @@ impl Push {
         // One of a version that knew other providers is none.
         Ok(serde_json::from_slice(&row.target).ok().map(|target| (target, row)))
     }
+}
+
+/// What is alike in all targets that wake the same app on the same phone.
+fn place(target: &PushTarget) -> Place {
+    let (kind, token) = match target {
+        PushTarget::Apns { token, .. } => ("apns", token.to_ascii_lowercase()),
+        PushTarget::Fcm { token } => ("fcm", token.clone()),
+        PushTarget::WebPush(subscription) | PushTarget::UnifiedPush(subscription) => {
+            ("web", subscription.endpoint.clone())
+        }
+    };
+    let mut place = Place::default();
+    blake3::Hasher::new().update(kind.as_bytes()).update(&[0]).update(token.as_bytes()).finalize_xof().fill(&mut place);
+    place
 }
 
 /// Why a provider was not asked for a wake.

@@ -23,7 +23,7 @@ use waxwing_protocol::{AccountId, DeviceId, GroupId, Handle, MsgId, Timestamp};
 pub(crate) use embedded::{EmbeddedStore, EmbeddedStoreError};
 pub(crate) use groups::{GroupCommit, GroupCommitted, GroupProgress, GroupRecord, GroupSend, GroupStore, Stored};
 pub(crate) use postgres::PostgresStore;
-pub(crate) use targets::{WakeTarget, WakeTargets};
+pub(crate) use targets::{Place, WakeTarget, WakeTargets};
 
 /// A device of an account: the address of a mailbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -209,7 +209,9 @@ impl Push {
             if let Ok(target) = serde_json::to_vec(&without)
                 && self.targets.wake_target(device).await?.is_none()
             {
-                self.targets.set_wake_target(device, WakeTarget { target, set_at: row.set_at }).await?;
+                self.targets
+                    .set_wake_target(device, WakeTarget { target, place: row.place, set_at: row.set_at })
+                    .await?;
                 return Ok(Settled::Failed(Duration::ZERO));
             }
         }

@@ -311,7 +311,7 @@ impl WakeTargets for PostgresStore {
         &self,
         device: DeviceAddress,
         target: WakeTarget,
-    ) -> BoxFuture<'static, Result<bool, StoreError>> {
+    ) -> BoxFuture<'static, Result<Option<Vec<DeviceAddress>>, StoreError>> {
         self.with(move |client| {
             let target = target.clone();
             async move { targets::set(&client, device, &target).await }

@@ -77,6 +77,7 @@ macro_rules! store_suite {
             a_message_with_a_coalesce_key_replaces_the_one_that_waits_also_within_one_commit,
             what_a_deleted_account_leaves_is_erased_also_when_a_crash_comes_between,
             a_target_stays_over_a_restart_and_goes_with_its_device_and_its_account,
+            of_two_devices_at_one_place_the_later_has_it,
             a_target_that_was_set_again_is_not_removed_for_what_was_said_of_the_one_before,
         );
 

@@ -54,14 +54,14 @@ async fn change(node: &TestNode, by: &Person, before: Option<&GroupState>, what:
 }
 
 /// A group of these people, the first of them its admin.
-async fn found(node: &TestNode, people: &[&Person]) -> GroupState {
+pub async fn found(node: &TestNode, people: &[&Person]) -> GroupState {
     let role = |at| if at == 0 { Role::Admin } else { Role::Member };
     let members = people.iter().enumerate().map(|(at, person)| joining(person, role(at))).collect();
     change(node, people[0], None, What::Found { members, profile: None }).await
 }
 
 /// A message to the group, as good as the sender knows.
-fn to_group(state: &GroupState, people: &[&Person], n: u64) -> Send {
+pub fn to_group(state: &GroupState, people: &[&Person], n: u64) -> Send {
     let mut people = people.to_vec();
     people.sort_by_key(|person| person.account);
     let devices: Vec<_> = people.iter().map(|it| (it.account, [(DeviceId::FIRST, it.reg_id)])).collect();

@@ -7,6 +7,7 @@ use waxwing_protocol::Timestamp;
 use waxwing_protocol::frames::{Class, Lane, Send, Urgency};
 
 use crate::client::{Client, message, msg_id};
+use crate::groups::{found, to_group};
 use crate::node::{Person, TestNode, open_config, slug};
 use crate::provider::{Asked, Provider, answer};
 
@@ -190,4 +191,97 @@ async fn where_nobody_can_be_woken_that_is_said() {
     let bob = node.register("bob").await;
     assert_eq!(node.get("/v1/push", &bob).await.1, json!({ "providers": [] }));
     assert_eq!(set(&node, &bob, "b0b").await, StatusCode::UNPROCESSABLE_ENTITY);
+}
+
+/// Two accounts on one phone, or a phone that was sold: its token wakes it once, for whoever said so last.
+#[tokio::test]
+async fn one_token_is_one_phone() {
+    let provider = Provider::start().await;
+    let node = TestNode::with(config(&provider)).await;
+    let (alice, bob, carol) = (node.register("alice").await, node.register("bob").await, node.register("carol").await);
+    for (person, token) in [(&alice, "b0b"), (&bob, "B0B"), (&carol, "ca401")] {
+        assert_eq!(set(&node, person, token).await, StatusCode::NO_CONTENT);
+    }
+    assert_eq!(node.get("/v1/push", &alice).await.1, json!({ "providers": ["apns"] }));
+    let dave = node.register("dave").await;
+    let mut from = Client::connect(&node, &dave).await;
+    for (person, n) in [(&alice, 1), (&bob, 2)] {
+        from.send(loud(person, n)).await.unwrap();
+    }
+    from.send(loud(&carol, 3)).await.unwrap();
+    drop(from);
+    // Alice's wake would have been due first of all, and then the phone's second one.
+    let asked = provider.asked(2).await;
+    let mut woken = devices(&asked);
+    woken.sort_unstable();
+    assert_eq!(woken, ["b0b", "ca401"]);
+}
+
+/// What stands before a provider answers too, and in HTML.
+#[tokio::test]
+async fn an_answer_that_is_no_json_is_one_to_try_again_and_the_wake_comes() {
+    let provider = Provider::start().await;
+    let node = TestNode::with(config(&provider)).await;
+    let (alice, bob) = (node.register("alice").await, node.register("bob").await);
+    assert_eq!(set(&node, &bob, "b0b").await, StatusCode::NO_CONTENT);
+    provider.answer(|_| answer(502, "<html>\u{0}{\"reason\":</html>"));
+    Client::connect(&node, &alice).await.send(loud(&bob, 1)).await.unwrap();
+    let tried = provider.asked(1).await.len();
+    provider.answer(|_| answer(200, "[1, null"));
+    assert!(devices(&provider.asked(tried + 1).await).iter().all(|device| *device == "b0b"));
+    assert_eq!(node.get("/v1/push", &bob).await.1["provider"], "apns", "nobody's token was dropped for it");
+}
+
+#[tokio::test]
+async fn a_token_of_absurd_size_is_refused_and_costs_nothing() {
+    let provider = Provider::start().await;
+    let node = TestNode::with(config(&provider)).await;
+    let bob = node.register("bob").await;
+    for (bytes, slug_of) in [(1_001, "push-target-refused"), (200_000, ""), (3_000_000, "")] {
+        let target = json!({ "provider": "apns", "token": "a".repeat(bytes), "topic": "chat.example" });
+        let (status, body) = node.call(Method::PUT, "/v1/push", Some(&bob), &target).await;
+        assert!(status.is_client_error(), "{bytes}: {status}");
+        assert!(slug_of.is_empty() || slug(&body) == slug_of, "{bytes}: {body}");
+    }
+    assert_eq!(node.get("/v1/push", &bob).await.1, json!({ "providers": ["apns"] }));
+    assert!(provider.all().is_empty(), "nobody was asked");
+}
+
+/// Fifty messages at lunch: whoever is away is woken once, whoever is there not at all.
+#[tokio::test]
+async fn a_groups_messages_wake_every_member_who_is_away_once() {
+    let provider = Provider::start().await;
+    // Whoever is connected is given all the time there is.
+    let mut config = config(&provider);
+    config.push.quiet_s = 3600;
+    let node = TestNode::with(config).await;
+    let (alice, bob) = (node.register("alice").await, node.register("bob").await);
+    let (carol, dave) = (node.register("carol").await, node.register("dave").await);
+    let everybody = [&alice, &bob, &carol, &dave];
+    let state = found(&node, &everybody).await;
+    for (person, token) in [(&bob, "b0b"), (&carol, "ca401"), (&dave, "dada")] {
+        // That they were let in wakes them too, and is nothing new any more.
+        let mut came = Client::connect(&node, person).await;
+        let (_, empty) = came.drained().await;
+        came.ack(Lane::Normal, empty.up_to).await;
+        came.settled(&alice, 100).await;
+        assert_eq!(set(&node, person, token).await, StatusCode::NO_CONTENT);
+    }
+    let mut from = Client::connect(&node, &alice).await;
+    let mut there = Client::connect(&node, &carol).await;
+    for n in 1..=50 {
+        let send = Send { urgency: Urgency::High.into(), ..to_group(&state, &everybody, n) };
+        from.send(send).await.unwrap();
+        let rows = there.messages(1).await;
+        there.ack(Lane::Normal, rows.last().unwrap().1.seq).await;
+    }
+    // What comes last to somebody who was not in it has been woken for when those are.
+    let erin = node.register("erin").await;
+    assert_eq!(set(&node, &erin, "e41").await, StatusCode::NO_CONTENT);
+    from.send(loud(&erin, 99)).await.unwrap();
+    let asked = provider.asked(3).await;
+    let mut woken = devices(&asked);
+    woken.sort_unstable();
+    assert_eq!(woken, ["b0b", "dada", "e41"]);
+    assert!(asked.iter().all(|wake| wake.body == asked[0].body), "and nothing says that it was a group");
 }

@@ -26,7 +26,7 @@ impl Turn<'_> {
             let device = DeviceAddress { account: id, device };
             self.batch.remove(&tables.directory, of_device(tag::DEVICE, device, &[]));
             self.batch.remove(&tables.directory, of_device(tag::FALLBACK, device, &[]));
-            self.batch.remove(&tables.directory, of_device(tag::WAKE_TARGET, device, &[]));
+            self.forget_wake_target(device)?;
             self.batch.remove(&tables.mailboxes, tables::address(device));
             self.memory.mailboxes.remove(&device);
             self.changed.remove(&device);

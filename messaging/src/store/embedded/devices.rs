@@ -126,10 +126,10 @@ impl Turn<'_> {
         let left: Vec<_> = devices.iter().copied().filter(|(id, _)| *id != device.device).collect();
         self.memory.devices.insert(device.account, left.into());
         self.forget_audiences(device.account);
+        self.forget_wake_target(device)?;
         let directory = &self.tables.directory;
         self.batch.remove(directory, of_device(tag::DEVICE, device, &[]));
         self.batch.remove(directory, of_device(tag::FALLBACK, device, &[]));
-        self.batch.remove(directory, of_device(tag::WAKE_TARGET, device, &[]));
         self.batch.remove(&self.tables.mailboxes, tables::address(device));
         self.batch.insert(directory, tables::removed(device), []);
         self.memory.mailboxes.remove(&device);

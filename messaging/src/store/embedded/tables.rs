@@ -207,6 +207,8 @@ pub(super) mod tag {
     pub(in crate::store::embedded) const MEMBER: u8 = b'm';
     /// Device to where its wakes go.
     pub(in crate::store::embedded) const WAKE_TARGET: u8 = b't';
+    /// Place of wakes to the device that is woken there.
+    pub(in crate::store::embedded) const WAKE_PLACE: u8 = b'q';
     /// Mailbox, lane, sending device and coalesce key to seq.
     pub(in crate::store::embedded) const COALESCE: u8 = b'c';
 }

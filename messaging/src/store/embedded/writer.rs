@@ -135,7 +135,7 @@ pub(super) enum Command {
     SetWakeTarget {
         device: DeviceAddress,
         target: WakeTarget,
-        reply: Reply<bool>,
+        reply: Reply<Option<Vec<DeviceAddress>>>,
     },
     RemoveWakeTarget {
         device: DeviceAddress,
