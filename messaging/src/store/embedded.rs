@@ -7,6 +7,7 @@
 //! The writer thread is also the lock under which seqs are given: it alone appends, so what commits later has a higher
 //! seq, and a reader sees a seq only when every lower one is there.
 
+mod acks;
 mod batch;
 mod blocks;
 mod bodies;

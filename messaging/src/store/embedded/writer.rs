@@ -9,7 +9,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::time::Instant;
 
 use prost::Message as _;
@@ -19,6 +19,7 @@ use waxwing_protocol::api::Preferences;
 use waxwing_protocol::identity::SignedPrekey;
 use waxwing_protocol::{AccountId, DeviceId, GroupId, Handle, Timestamp};
 
+use super::acks::{Acks, GATHERED_FOR};
 use super::batch::Batch;
 use super::bodies::Bodies;
 use super::checkpoint::Commits;
@@ -54,7 +55,7 @@ const CACHED_MAX: usize = 100_000;
 const GROUPS_CACHED_MAX: usize = 1000;
 
 /// Where an answer goes.
-type Reply<T, E = StoreError> = oneshot::Sender<Result<T, E>>;
+pub(super) type Reply<T, E = StoreError> = oneshot::Sender<Result<T, E>>;
 
 /// Something for the writer to do.
 pub(super) enum Command {
@@ -81,6 +82,8 @@ pub(super) enum Command {
         held: Held,
         reply: Reply<Option<Opened>>,
     },
+    /// Acks have begun to gather.
+    Acks,
     Ack {
         ack: AckRequest,
         reply: Reply<()>,
@@ -196,6 +199,7 @@ impl Command {
 #[derive(Clone)]
 pub(super) struct Writer {
     commands: SyncSender<Command>,
+    acks: Arc<Acks>,
     bytes_waiting: Arc<AtomicUsize>,
     failed: Arc<AtomicBool>,
 }
@@ -211,9 +215,10 @@ impl Writer {
         let (commands, waiting) = sync_channel(COMMANDS_WAITING_MAX);
         let bytes_waiting = Arc::new(AtomicUsize::new(0));
         let bytes = bytes_waiting.clone();
-        let work = Work { tables, commits, sink, waiting, bytes_waiting: bytes, next: None };
+        let acks = Arc::new(Acks::default());
+        let work = Work { tables, commits, sink, waiting, acks: acks.clone(), bytes_waiting: bytes, next: None };
         std::thread::Builder::new().name("mailbox-writer".into()).spawn(move || work.run())?;
-        Ok(Self { commands, bytes_waiting, failed })
+        Ok(Self { commands, acks, bytes_waiting, failed })
     }
 
     /// Whether writing is possible; false for good once a commit failed.
@@ -223,6 +228,15 @@ impl Writer {
 
     /// Puts a command in line, at once or not at all.
     pub(super) fn submit(&self, command: Command) -> Result<(), StoreError> {
+        let command = match command {
+            Command::Ack { ack, reply } => {
+                if !self.acks.push((ack, reply))? {
+                    return Ok(());
+                }
+                Command::Acks
+            }
+            command => command,
+        };
         let bytes = command.bytes();
         if self.bytes_waiting.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes) > BYTES_WAITING_MAX {
             self.bytes_waiting.fetch_sub(bytes, Ordering::Relaxed);
@@ -247,6 +261,7 @@ struct Work {
     commits: Commits,
     sink: Arc<dyn CommitSink>,
     waiting: Receiver<Command>,
+    acks: Arc<Acks>,
     bytes_waiting: Arc<AtomicUsize>,
     /// A command that was taken and did not fit its turn.
     next: Option<Command>,
@@ -305,6 +320,10 @@ impl Work {
         let mut open = true;
         while open {
             let Some(first) = self.next.take().or_else(|| self.waiting.recv().ok()) else { break };
+            let first = if matches!(first, Command::Acks) { self.gather() } else { Some(first) };
+            if first.is_none() && self.acks.len() == 0 {
+                continue;
+            }
             let mut turn = Turn {
                 tables: &self.tables,
                 memory: &mut memory,
@@ -323,8 +342,16 @@ impl Work {
                 committed: Vec::new(),
             };
             let (mut answers, mut bytes, mut directory_changed) = (Vec::new(), 0, false);
-            let mut command = Some(first);
-            while let Some(taken) = command {
+            let mut command = first;
+            loop {
+                // What was acked before a command was given is acked before it is worked in.
+                let acks = self.acks.take(TURN_COMMANDS_MAX.saturating_sub(answers.len()));
+                answers.extend(acks.into_iter().map(|(ack, reply)| turn.take(Command::Ack { ack, reply })));
+                let Some(taken) = command else { break };
+                if self.acks.len() > 0 && answers.len() >= TURN_COMMANDS_MAX {
+                    self.next = Some(taken);
+                    break;
+                }
                 if directory_changed && taken.changes_directory() {
                     self.next = Some(taken);
                     break;
@@ -336,6 +363,9 @@ impl Work {
                 answers.push(turn.take(taken));
                 let full = answers.len() >= TURN_COMMANDS_MAX || bytes >= TURN_BYTES_MAX || !open;
                 command = if full { None } else { self.waiting.try_recv().ok() };
+            }
+            if self.next.is_none() && self.acks.len() > 0 {
+                self.next = Some(Command::Acks);
             }
             let (rows, progressed, done) = turn.commit(&mut self.commits);
             if done.is_err() {
@@ -377,6 +407,27 @@ impl Work {
     }
 }
 
+impl Work {
+    /// Lets acks gather until something else is to be done, which is returned, or they have gathered for long enough.
+    fn gather(&mut self) -> Option<Command> {
+        let until = Instant::now() + GATHERED_FOR;
+        while self.acks.len() < TURN_COMMANDS_MAX {
+            match self.waiting.recv_timeout(until.saturating_duration_since(Instant::now())) {
+                Ok(Command::Acks) => {}
+                Ok(command) => return Some(command),
+                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => break,
+            }
+        }
+        None
+    }
+}
+
+impl Drop for Work {
+    fn drop(&mut self) {
+        self.acks.close();
+    }
+}
+
 impl Turn<'_> {
     /// Works a command into the batch.
     fn take(&mut self, command: Command) -> Answer {
@@ -387,6 +438,8 @@ impl Turn<'_> {
             Command::MarkRead { by, group, conv_seq, reply } => answer(self.mark_read(by, group, conv_seq), reply),
             Command::Open { mailbox, held, reply } => answer(self.open(mailbox, held), reply),
             Command::Ack { ack, reply } => answer(self.ack(&ack), reply),
+            // Those that have gathered were taken before this.
+            Command::Acks => Box::new(|_| {}),
             Command::Sweep { now, reply } => answer(self.sweep(now), reply),
             Command::Register { account, reply } => answer(self.register(&account), reply),
             Command::Rename { account, handle, reply } => answer(self.rename(account, &handle), reply),
