@@ -12,7 +12,7 @@ use waxwing_protocol::{BlobId, DeviceId, Handle, OwnerTag};
 
 pub(crate) use self::groups::{BenchGroupArgs, GroupArgs, GroupCommand};
 pub(crate) use self::push::PushCommand;
-use crate::commands::{BenchRestartArgs, BenchSoakArgs, BlobArgs, Broker, EdgePeer, Peer};
+use crate::commands::{BenchPushArgs, BenchRestartArgs, BenchSoakArgs, BlobArgs, Broker, EdgePeer, Peer};
 
 /// The address `waxwing dev` listens on and clients talk to unless told otherwise.
 pub(crate) const DEV_ADDRESS: &str = "127.0.0.1:8460";
@@ -603,6 +603,8 @@ pub(crate) enum BenchCommand {
     Drain(BenchDrainArgs),
     /// Times of a message to a large group whose members are all connected, and what it takes on disk.
     Group(BenchGroupArgs),
+    /// How many devices a second are woken, by a push provider on this machine that takes every wake.
+    Push(BenchPushArgs),
     /// Memory that clients cost which do not read what is sent to them.
     Slow(BenchSlowArgs),
     /// What the store and the server's memory grow to while messages are sent and acked for minutes.

@@ -18,7 +18,7 @@ mod serve;
 mod transfers;
 mod watch;
 
-pub(crate) use bench::{BenchRestartArgs, BenchSoakArgs, Broker, EdgePeer, Peer};
+pub(crate) use bench::{BenchPushArgs, BenchRestartArgs, BenchSoakArgs, Broker, EdgePeer, Peer};
 pub(crate) use blobs::BlobArgs;
 
 use crate::cli::Command;

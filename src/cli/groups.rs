@@ -116,4 +116,16 @@ pub(crate) struct BenchGroupArgs {
     /// Messages that are then stored for members who are away.
     #[arg(long, default_value_t = 200)]
     pub stored: u32,
+    /// Groups that then talk all at once, with one member of each connected; 0 for none.
+    #[arg(long, default_value_t = 100)]
+    pub groups: u32,
+    /// People in each of those.
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(2..=1024))]
+    pub group_members: u32,
+    /// Messages a second in each of those.
+    #[arg(long, default_value_t = 10.0)]
+    pub rate: f64,
+    /// Seconds that they talk for.
+    #[arg(long, default_value_t = 10)]
+    pub seconds: u32,
 }

@@ -13,6 +13,7 @@ mod group;
 mod latency;
 mod load;
 mod messages;
+mod push;
 mod restart;
 mod server;
 mod slow;
@@ -27,6 +28,7 @@ use crate::cli::BenchCommand;
 use crate::output::Output;
 pub(crate) use broker::Broker;
 pub(crate) use edge::Peer as EdgePeer;
+pub(crate) use push::BenchPushArgs;
 pub(crate) use restart::BenchRestartArgs;
 pub(crate) use soak::BenchSoakArgs;
 pub(crate) use upload::Peer;
@@ -41,6 +43,7 @@ pub(crate) async fn run(command: BenchCommand, output: Output) -> anyhow::Result
         BenchCommand::Connections(args) => connections::run(args, output).await,
         BenchCommand::Drain(args) => drain::run(args, output).await,
         BenchCommand::Group(args) => group::run(args, output).await,
+        BenchCommand::Push(args) => push::run(args, output).await,
         BenchCommand::Slow(args) => slow::run(args, output).await,
         BenchCommand::Soak(args) => soak::run(args, output).await,
         BenchCommand::Restart(args) => restart::run(args, output).await,

@@ -7,7 +7,7 @@ use crate::cli::BenchGroupArgs;
 use crate::output::Output;
 
 use super::figure::{Figure, percentile};
-use super::load::{Fanned, Generator, Grouping, Job};
+use super::load::{Fanned, Generator, Grouping, Job, Talked, Talking};
 use super::server::Server;
 use super::{as_f64, scratch};
 
@@ -48,6 +48,34 @@ pub(super) async fn run(args: BenchGroupArgs, output: Output) -> anyhow::Result<
     figure("disk_bytes_per_message", "B").worth(each, &[each]).print(output);
     let row = each / f64::from(members - 1);
     figure("disk_bytes_per_recipient", "B").worth(row, &[row]).print(output);
+    drop(generator);
+    server.kill().await?;
+    if args.groups > 0 { talk(&args, output).await } else { Ok(()) }
+}
+
+/// Many groups at a steady rate, on a server of their own.
+async fn talk(args: &BenchGroupArgs, output: Output) -> anyhow::Result<()> {
+    let dir = scratch(&args.dir)?;
+    let server = Server::start_messaging(dir.path()).await?;
+    let (address, groups, members) = (server.address.clone(), args.groups, args.group_members);
+    let job = Talking { address, groups, members, per_s: args.rate, seconds: args.seconds };
+    let mut generator = Generator::start(&Job::Groups(job)).await?;
+    generator.told::<String>().await?;
+    let cpu = server.process()?.cpu()?;
+    generator.go().await?;
+    let mut talked: Talked = generator.told().await?;
+    let cpu = server.process()?.cpu()? - cpu;
+    let figure = |metric, unit| Figure::new("groups", metric, unit, "waxwing");
+    let single = |metric, unit, value: f64| figure(metric, unit).worth(value, &[value]).print(output);
+    single("groups", "1", f64::from(groups));
+    single("members", "1", f64::from(members));
+    let per_s = f64::from(talked.sent) / talked.seconds;
+    single("messages_per_s", "1/s", per_s);
+    single("rows_per_s", "1/s", per_s * f64::from(members - 1));
+    single("live_per_s", "1/s", as_f64(usize::try_from(talked.delivered)?) / talked.seconds);
+    single("server_cpu_share", "1", cpu.as_secs_f64() / talked.seconds);
+    let answer = percentile(&mut talked.answer_ms, 99);
+    figure("answer_p99_ms", "ms").worth(answer, &talked.answer_ms).print(output);
     Ok(())
 }
 

@@ -6,12 +6,14 @@
 
 mod drain;
 mod group;
+mod groups;
 mod hold;
 mod mqtt;
 mod pairs;
 mod people;
 mod slow;
 mod socket;
+mod waking;
 
 use std::net::Ipv4Addr;
 use std::process::Stdio;
@@ -27,10 +29,12 @@ use crate::output::Output;
 
 pub(super) use self::drain::{Drained, Draining};
 pub(super) use self::group::{Fanned, Grouping};
+pub(super) use self::groups::{Talked, Talking};
 pub(super) use self::hold::Holding;
 pub(super) use self::pairs::{Paced, Pairs, Peak, Times};
 pub(super) use self::people::unsigned;
 pub(super) use self::slow::Slow;
+pub(super) use self::waking::Waking;
 
 /// Bytes of a message's body, as a short text has when it is sealed.
 const BODY_BYTES: usize = 300;
@@ -51,8 +55,12 @@ pub(super) enum Job {
     Drain(Draining),
     /// A large group.
     Group(Grouping),
+    /// Many groups at a steady rate.
+    Groups(Talking),
     /// Readers that read nothing.
     Slow(Slow),
+    /// Devices that are woken.
+    Waking(Waking),
 }
 
 /// Runs as a generator.
@@ -66,7 +74,9 @@ pub(super) async fn run(output: Output) -> anyhow::Result<()> {
         Job::Hold(job) => hold::run(job, &mut told).await?,
         Job::Drain(job) => drain::run(job, &mut told).await?,
         Job::Group(job) => group::run(job, &mut told).await?,
+        Job::Groups(job) => groups::run(job, &mut told).await?,
         Job::Slow(job) => slow::run(job, &mut told).await?,
+        Job::Waking(job) => waking::run(job, &mut told).await?,
     }
     Ok(())
 }

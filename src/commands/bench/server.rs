@@ -51,7 +51,12 @@ impl Server {
 
     /// The same with the messaging role alone.
     pub(super) async fn start_messaging(dir: &Path) -> anyhow::Result<Self> {
-        std::fs::write(dir.join("bench.toml"), MESSAGING_ALONE)?;
+        Self::start_messaging_with(dir, "").await
+    }
+
+    /// The same with more in its configuration.
+    pub(super) async fn start_messaging_with(dir: &Path, more: &str) -> anyhow::Result<Self> {
+        std::fs::write(dir.join("bench.toml"), format!("{MESSAGING_ALONE}{more}"))?;
         let mut command = pinned().await?;
         command.args(["serve", "--config", "bench.toml"]);
         let (process, address) = own_service::listening(command, dir).await?;

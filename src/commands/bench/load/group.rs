@@ -51,7 +51,7 @@ pub(in crate::commands::bench) struct Fanned {
 pub(super) async fn run(job: Grouping, told: &mut Told) -> anyhow::Result<()> {
     register(&job.address, 0, job.members).await?;
     let people: Vec<_> = (0..job.members).map(Person::nth).collect();
-    let state = found(&job.address, &people).await?;
+    let state = found(&job.address, GroupId::from_bytes([0xb6; 16]), &people, &people[0]).await?;
     told.tell(&json!("founded"));
     if told.next().await?.is_none() {
         return Ok(());
@@ -70,25 +70,25 @@ pub(super) async fn run(job: Grouping, told: &mut Told) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn found(address: &str, people: &[Person]) -> anyhow::Result<GroupState> {
-    let members = people.iter().enumerate().map(|(at, person)| NewMember {
+/// Founds a group of these people, one of whom does so.
+pub(super) async fn found(address: &str, group: GroupId, people: &[Person], by: &Person) -> anyhow::Result<GroupState> {
+    let members = people.iter().map(|person| NewMember {
         account: person.account,
         account_key: PublicKey(person.account_key().verifying_key().to_bytes()),
-        role: if at == 0 { Role::Admin } else { Role::Member },
+        role: if person.account == by.account { Role::Admin } else { Role::Member },
     });
     let what = What::Found { members: members.collect(), profile: None };
-    let group = GroupId::from_bytes([0xb6; 16]);
     let now = Timestamp::from(std::time::SystemTime::now());
-    let (change, state) = GroupChange::make(group, None, people[0].account, what, now)?;
+    let (change, state) = GroupChange::make(group, None, by.account, what, now)?;
     let bytes = change.to_bytes();
-    let signature = people[0].account_key().sign(&signed_bytes(GROUP_CHANGE_DOMAIN, &bytes));
+    let signature = by.account_key().sign(&signed_bytes(GROUP_CHANGE_DOMAIN, &bytes));
     let signed = SignedGroupChange { change: Base64(bytes), signature: Base64(signature.to_bytes().to_vec()) };
-    post(address, &people[0], "/v1/groups", &signed).await?;
+    post(address, by, "/v1/groups", &signed).await?;
     Ok(state)
 }
 
 /// Message `n`: all alike but for the id.
-fn message(people: &[Person], state: &GroupState, n: u32) -> Send {
+pub(super) fn message(people: &[Person], state: &GroupState, n: u32) -> Send {
     // By rising account, as people are by rising number.
     let devices: Vec<_> = people.iter().map(|person| (person.account, [(DeviceId::FIRST, person.reg_id())])).collect();
     let hash = devices_hash(devices.iter().map(|(account, devices)| (*account, &devices[..])));

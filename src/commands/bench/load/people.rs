@@ -11,7 +11,7 @@ use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
-use waxwing_protocol::api::RegisterRequest;
+use waxwing_protocol::api::{PushTarget, RegisterRequest};
 use waxwing_protocol::frames::{DeviceBody, Direct};
 use waxwing_protocol::identity::{
     Base64, DEVICE_LIST_DOMAIN, Device, DeviceList, PublicKey, REGISTER_DOMAIN, SignedDeviceList, signed_bytes,
@@ -104,13 +104,28 @@ pub(in crate::commands::bench) fn unsigned(number: u32) -> anyhow::Result<(Regis
 
 /// Registers the people `first..first + count`.
 pub(super) async fn register(address: &str, first: u32, count: u32) -> anyhow::Result<()> {
+    register_each(address, first, count, None).await
+}
+
+/// Registers the people `0..count`, each to be woken by Apple at a token that is their number.
+pub(super) async fn register_wakeable(address: &str, count: u32, topic: &str) -> anyhow::Result<()> {
+    register_each(address, 0, count, Some(topic)).await
+}
+
+async fn register_each(address: &str, first: u32, count: u32, topic: Option<&str>) -> anyhow::Result<()> {
     let mut running = JoinSet::new();
     for lane in 0..REGISTERING_AT_ONCE.min(count) {
-        let address = address.to_owned();
+        let (address, topic) = (address.to_owned(), topic.map(str::to_owned));
         running.spawn(async move {
             let mut clerk = Clerk::connect(&address).await?;
             for number in (first + lane..first + count).step_by(REGISTERING_AT_ONCE as usize) {
-                clerk.register(&Person::nth(number)).await?;
+                let person = Person::nth(number);
+                clerk.register(&person).await?;
+                if let Some(topic) = &topic {
+                    let (token, topic, voip_token) = (format!("{number:064x}"), topic.clone(), None);
+                    let target = PushTarget::Apns { token, topic, sandbox: false, voip_token };
+                    clerk.send(Method::PUT, Some(&person), "/v1/push", &target).await?;
+                }
             }
             anyhow::Ok(())
         });
@@ -123,7 +138,7 @@ pub(super) async fn register(address: &str, first: u32, count: u32) -> anyhow::R
 
 /// Posts something as a person.
 pub(super) async fn post(address: &str, by: &Person, path: &str, body: &impl Serialize) -> anyhow::Result<()> {
-    Clerk::connect(address).await?.post(Some(by), path, body).await
+    Clerk::connect(address).await?.send(Method::POST, Some(by), path, body).await
 }
 
 /// A connection for registrations.
@@ -143,13 +158,19 @@ impl Clerk {
     }
 
     async fn register(&mut self, person: &Person) -> anyhow::Result<()> {
-        self.post(None, "/v1/register", &person.registration()?).await
+        self.send(Method::POST, None, "/v1/register", &person.registration()?).await
     }
 
-    async fn post(&mut self, by: Option<&Person>, path: &str, body: &impl Serialize) -> anyhow::Result<()> {
+    async fn send(
+        &mut self,
+        method: Method,
+        by: Option<&Person>,
+        path: &str,
+        body: &impl Serialize,
+    ) -> anyhow::Result<()> {
         self.send.ready().await?;
         let body = serde_json::to_vec(body)?;
-        let mut request = Request::builder().method(Method::POST).uri(path).header(HOST, &self.address);
+        let mut request = Request::builder().method(method).uri(path).header(HOST, &self.address);
         if let Some(by) = by {
             request = request.header(AUTHORIZATION, format!("Bearer {}", by.token.to_text()));
         }
