@@ -155,24 +155,44 @@ impl Bucket {
         }
     }
 
-    /// The bytes of `range`, all at once; asked for again when the answer breaks off.
+    /// The bytes of `range`, all at once.
     pub(super) async fn read_all(&self, key: &str, range: ByteRange) -> Result<Bytes, StoreError> {
+        let too_many = || StoreError::new(StoreErrorKind::Corrupt, format!("reading a range of {key}"));
+        let mut bytes = Vec::with_capacity(usize::try_from(range.end - range.start).map_err(|_| too_many())?);
+        self.read_each(key, range, |piece| bytes.extend_from_slice(piece)).await?;
+        Ok(bytes.into())
+    }
+
+    /// Gives the bytes of `range` to `take` as they come. When the answer breaks off, what is missing is asked for again.
+    pub(super) async fn read_each(
+        &self,
+        key: &str,
+        mut range: ByteRange,
+        mut take: impl FnMut(&[u8]) + Send,
+    ) -> Result<(), StoreError> {
         let mut attempt = 1;
-        loop {
-            let body = self.read(key, range).await?;
-            match tokio::time::timeout(READ_STALL, body.collect()).await {
-                Ok(Ok(body)) => {
-                    let bytes = body.into_bytes();
-                    if bytes.len() as u64 == range.end - range.start {
-                        return Ok(bytes);
+        while range.start < range.end {
+            let mut body = self.read(key, range).await?;
+            let broken = loop {
+                match tokio::time::timeout(READ_STALL, body.next()).await {
+                    Ok(Some(Ok(piece))) => {
+                        let Some(left) = (range.end - range.start).checked_sub(piece.len() as u64) else {
+                            return Err(StoreError::new(StoreErrorKind::Corrupt, format!("reading a range of {key}")));
+                        };
+                        range.start = range.end - left;
+                        take(&piece);
                     }
-                    return Err(StoreError::new(StoreErrorKind::Corrupt, format!("reading a range of {key}")));
+                    Ok(None) => break cut("it ended before its end"),
+                    Ok(Some(Err(error))) => break cut(error),
+                    Err(error) => break cut(error),
                 }
-                _ if attempt < BODY_ATTEMPTS => attempt += 1,
-                Ok(Err(error)) => return Err(cut(error)),
-                Err(error) => return Err(cut(error)),
+            };
+            if range.start < range.end && attempt == BODY_ATTEMPTS {
+                return Err(broken);
             }
+            attempt += 1;
         }
+        Ok(())
     }
 
     /// Whether there is an object under `key`, and of how many bytes.

@@ -141,6 +141,16 @@ async fn upload(store: &dyn BlobStore, id: UploadId, data: &Bytes, owner: OwnerT
     Ok(blob.id)
 }
 
+/// Until all memory has come back, which may be a moment after an answer; there was never more of it than `total`.
+async fn memory_was_kept_to(engine: &OnSeaweed, total: usize) {
+    let budget = &engine.store.0.budget;
+    while (budget.free_bytes(), budget.held_bytes().0) != (total, 0) {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let most = budget.held_bytes().1;
+    assert!(most > total / 2 && most <= total, "{most} of {total} bytes were in memory");
+}
+
 async fn assert_is(store: &dyn BlobStore, blob: BlobId, data: &Bytes) {
     let reader = store.blob(blob).await.unwrap().expect("the blob is there");
     assert!(read(&*reader, 0, data.len() as u64).await == *data, "the bytes are those that were sent");
@@ -257,7 +267,7 @@ async fn memory_stays_within_its_bound_and_nobody_waits_for_ever() {
     for (blob, data) in futures_util::future::join_all(uploads).await {
         assert_is(&engine.store, blob, &data).await;
     }
-    assert_eq!(engine.store.0.budget.free_bytes(), 2 * 5 * MIB as usize, "all memory was given back");
+    memory_was_kept_to(&engine, 2 * 5 * MIB as usize).await;
     engine.store.collect(Timestamp::MAX).await.unwrap();
     assert!(engine.keys().iter().all(|key| ["blobs", "data", "named", "uploads"].contains(&key.as_str())));
 }

@@ -8,7 +8,7 @@ use waxwing_protocol::Timestamp;
 use super::chaos::node;
 use super::proxy::{ATTEMPT_TIMEOUT, Fault, Proxy};
 use super::server::{bucket, endpoint, settings, wait};
-use super::{MIB, OnSeaweed, assert_is, ending, progress, take_in, upload};
+use super::{MIB, OnSeaweed, assert_is, ending, memory_was_kept_to, progress, take_in, upload};
 use crate::store::s3::S3Store;
 use crate::store::s3::objects::{new_name, random_name, tail_key};
 use crate::store::suite::{ALICE, NOW, bytes, id, receiving};
@@ -204,7 +204,9 @@ async fn a_thousand_idle_uploads_and_many_busy_ones_stay_inside_the_budget() {
     assert!(engine.store.0.budget.free_bytes() >= total / 2, "those who wait leave half of it to those who do not");
     let busy = (0..64).map(|n| {
         let store: &S3Store = &engine.store;
-        let data: Bytes = bytes(3 * MIB / 2 + u64::from(n));
+        // Some of them have several parts.
+        let len = if n % 8 == 0 { 11 * MIB } else { 3 * MIB / 2 };
+        let data: Bytes = bytes(len + u64::from(n));
         async move {
             let blob = upload(store, id(n), &data, ALICE).await.unwrap();
             assert_is(store, blob, &data).await;
@@ -212,5 +214,45 @@ async fn a_thousand_idle_uploads_and_many_busy_ones_stay_inside_the_budget() {
     });
     futures_util::future::join_all(busy).await;
     drop(idle);
-    assert_eq!(engine.store.0.budget.free_bytes(), total, "all of it was given back");
+    memory_was_kept_to(&engine, total).await;
+}
+
+/// A part that is sent again, and one that its server is slow to take, have no second copy, and nothing more is taken in
+/// than there is memory for.
+#[tokio::test]
+async fn what_is_kept_to_be_sent_again_counts() {
+    let Some((proxy, engine, _)) = over_proxy() else { return };
+    let total = 4 * 5 * MIB as usize;
+    for _ in 0..4 {
+        proxy.order("UploadPart", "/data/", Fault::Broken);
+        proxy.order("UploadPart", "/data/", Fault::SlowReply);
+        proxy.order("UploadPart", "/data/", Fault::TimeOutAfterSuccess);
+    }
+    let uploads = (0..4).map(|n| {
+        let (store, data) = (&engine.store, bytes(17 * MIB + u64::from(n)));
+        async move {
+            let blob = upload(store, id(n), &data, ALICE).await.unwrap();
+            assert_is(store, blob, &data).await;
+        }
+    });
+    futures_util::future::join_all(uploads).await;
+    assert!(proxy.has_delivered());
+    memory_was_kept_to(&engine, total).await;
+}
+
+/// A blob of exactly one part is one object, and no multipart upload is begun for it; one of a byte more is.
+#[tokio::test]
+async fn a_blob_of_one_part_is_written_at_once() {
+    let Some((proxy, engine, _)) = over_proxy() else { return };
+    for (n, len, begun) in [(1, 5 * MIB, 0), (2, 5 * MIB + 1, 1)] {
+        let data = bytes(len);
+        proxy.take_requests();
+        let mut writer = engine.store.begin(id(n)).await.unwrap();
+        take_in(&mut *writer, &data, 0, len).await.unwrap();
+        let (blob, _, outboard) = ending(&data, 0, ALICE);
+        writer.complete(blob, None, Vec::new(), outboard).await.unwrap();
+        let asked = proxy.take_requests();
+        assert_eq!(asked.get("CreateMultipartUpload").copied().unwrap_or(0), begun, "{asked:?}");
+        assert_is(&engine.store, blob.id, &data).await;
+    }
 }

@@ -11,7 +11,7 @@ use waxwing_protocol::UploadId;
 use waxwing_protocol::blob::CV_BYTES;
 use waxwing_protocol::range::ByteRange;
 
-use super::buffer::Buffer;
+use super::buffer::{Buffer, SMALL_BYTES};
 use crate::fault::Fault;
 use crate::store::s3::Shared;
 use crate::store::s3::blobs::Stored;
@@ -151,17 +151,27 @@ impl Claimed {
             known -= skipped;
             let mut piece = piece.split_off(usize::try_from(skipped).expect("no more than the piece has"));
             while !piece.is_empty() {
-                let begin = if self.is_part() { self.buffer_start() } else { self.parts_end() };
-                let room = self.part_bytes() - (self.end - begin);
-                let taken = piece.split_to(piece.len().min(usize::try_from(room).unwrap_or(usize::MAX)));
-                self.push(&taken).await?;
-                if taken.len() as u64 == room {
+                if self.room() == 0 {
+                    // Not before more comes: a blob of one part is written as one object.
                     let sent = if self.is_part() { self.set_aside().await } else { self.send_part().await };
                     self.note(sent)?;
                 }
+                let room = usize::try_from(self.room()).unwrap_or(usize::MAX);
+                let taken = piece.split_to(piece.len().min(room));
+                self.push(&taken).await?;
             }
         }
         Ok(())
+    }
+
+    /// Where what is gathered begins: behind the parts, or, when there are none, behind the tails.
+    fn gathered_from(&self) -> u64 {
+        if self.is_part() { self.buffer_start() } else { self.parts_end() }
+    }
+
+    /// Bytes that are missing from a whole part.
+    fn room(&self) -> u64 {
+        self.part_bytes() - (self.end - self.gathered_from())
     }
 
     /// Remembers that a failure left it open what is stored.
@@ -171,13 +181,33 @@ impl Claimed {
     }
 
     async fn push(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
-        if !self.buffer.try_push(&self.shared.budget, bytes) {
+        let needed = usize::try_from(self.buffer.len()).unwrap_or(usize::MAX).saturating_add(bytes.len());
+        // Whoever has sent much most likely sends on.
+        let wants_part = needed > SMALL_BYTES || !self.sent.is_empty();
+        // The buffer of a whole part begins where the part does.
+        let has_start = self.buffer_start() == self.gathered_from();
+        let whole = self.gathered_bytes_max();
+        let room = if wants_part { usize::try_from(whole).unwrap_or(usize::MAX) } else { needed.next_power_of_two() };
+        if (wants_part && !has_start) || !self.buffer.try_push(&self.shared.budget, bytes, room) {
             self.set_aside().await?;
-            self.buffer.reserve(&self.shared.budget, bytes.len() as u64).await?;
+            if wants_part && !self.is_part() {
+                let at_least = self.end - self.parts_end() + bytes.len() as u64;
+                self.buffer.reserve(&self.shared.budget, whole.max(at_least)).await?;
+                self.read_tails().await?;
+            } else {
+                self.buffer.reserve(&self.shared.budget, room.max(bytes.len()) as u64).await?;
+            }
             self.buffer.push_reserved(bytes);
         }
         self.end += bytes.len() as u64;
         Ok(())
+    }
+
+    /// Bytes that the part which is gathered will have at most.
+    fn gathered_bytes_max(&self) -> u64 {
+        let length = self.draft.record.as_ref().and_then(|record| record.length).unwrap_or(self.plan.bytes_max);
+        // A client may send more than it said; it is refused, but not here.
+        self.part_bytes().min(length.saturating_sub(self.gathered_from())).max(SMALL_BYTES as u64)
     }
 
     /// Stores what the buffer has and empties it: its memory is for others.
@@ -191,7 +221,7 @@ impl Claimed {
     async fn store_tail(&mut self) -> Result<(), StoreError> {
         let stored = self.stored_end();
         if stored < self.end {
-            let bytes = self.buffer.copy_from(stored - self.buffer_start());
+            let bytes = self.buffer.lend(stored - self.buffer_start());
             let tail = Tail { name: new_name(self.id)?, bytes: bytes.len() as u64 };
             if !self.shared.settings.faults.is_on(Fault::SkipSync) {
                 self.shared.bucket.put(&tail_key(&tail.name), bytes).await?;
@@ -210,9 +240,20 @@ impl Claimed {
         self.set_aside().await?;
         let bytes = self.end - self.parts_end();
         self.buffer.reserve(&self.shared.budget, bytes).await?;
+        self.read_tails().await
+    }
+
+    /// Reads what is in tails into the buffer, which has room for it and is empty.
+    async fn read_tails(&mut self) -> Result<(), StoreError> {
         for tail in &self.tails {
             let range = ByteRange { start: 0, end: tail.bytes };
-            self.buffer.push_reserved(&self.shared.bucket.read_all(&tail_key(&tail.name), range).await?);
+            let (key, buffer) = (tail_key(&tail.name), &mut self.buffer);
+            let read = self.shared.bucket.read_each(&key, range, |piece| buffer.push_reserved(piece)).await;
+            if read.is_err() {
+                // It would begin at another byte than it says.
+                self.buffer.clear();
+            }
+            read?;
         }
         Ok(())
     }
@@ -226,11 +267,10 @@ impl Claimed {
         while self.sending.len() >= PARALLEL_PARTS {
             self.arrive().await?;
         }
-        let (shared, (bytes, share)) = (Arc::clone(&self.shared), self.buffer.take());
+        let (shared, bytes) = (Arc::clone(&self.shared), self.buffer.take());
         let flight = Flight::begin(&self.shared, self.id);
         self.sending.spawn(async move {
             let sent = shared.bucket.put_part(&key, &upload, number, bytes).await;
-            drop(share);
             if sent.is_ok() {
                 flight.land();
             }
@@ -324,6 +364,9 @@ impl Claimed {
     }
 
     async fn commit_now(&mut self, mut record: UploadRecord, outboard: OutboardPart) -> Result<(), StoreError> {
+        if !self.is_part() && self.room() == 0 {
+            self.send_part().await?;
+        }
         let tags = self.all_arrived().await?;
         if record.offset != self.end {
             return Err(StoreError::new(StoreErrorKind::Other, "committing other bytes than were written"));
@@ -421,7 +464,8 @@ impl Claimed {
         }
         let mut draft = self.draft.clone();
         append_outboard(&self.shared, self.id, &mut draft.outboard, outboard).await?;
-        let data = if draft.parts.is_some() || !self.sent.is_empty() {
+        let is_one_part = blob.blob_bytes <= self.part_bytes();
+        let data = if draft.parts.is_some() || !self.sent.is_empty() || !is_one_part {
             self.write(self.end, tail).await?;
             self.gather().await?;
             if self.buffer.len() > 0 {
@@ -487,11 +531,14 @@ impl Claimed {
 
     /// Writes an upload that has no parts as one object, and gives its name.
     async fn put_whole(&mut self, blob: &NewBlob, tail: Vec<Bytes>) -> Result<String, StoreError> {
-        self.gather().await?;
-        let (held, _share) = self.buffer.take();
-        let bytes = match (&tail[..], held.is_empty()) {
-            ([only], true) => only.clone(),
-            _ => [&[held][..], &tail].concat().concat().into(),
+        let bytes = match &tail[..] {
+            // Whoever gave it holds it, and counts it.
+            [only] if self.end == 0 => only.clone(),
+            _ => {
+                self.write(self.end, tail).await?;
+                self.gather().await?;
+                self.buffer.take()
+            }
         };
         let name = format!("{}.{}", new_name(self.id)?, blob.id);
         self.shared.bucket.put(&data_key(&name), bytes).await?;
