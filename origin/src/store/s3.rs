@@ -19,6 +19,7 @@ mod flights;
 mod garbage;
 mod health;
 mod ledger;
+mod ledgers;
 mod objects;
 mod pins;
 mod probe;

@@ -53,24 +53,42 @@ impl Shared {
         PurgeLog { bucket: &self.bucket, newest: &self.newest_purge }
     }
 
+    /// Makes the bytes at `place`, which are most likely the first of blob `blob`, that blob, without looking: its owner
+    /// was charged for it by `charge`. False, and nothing was done, when there is something of that blob already.
+    ///
+    /// What a look would find out, the write does: that the blob is not there, nor was an hour ago.
+    pub(super) async fn store_first(&self, blob: &NewBlob, place: &Place, charge: &str) -> Result<bool, StoreError> {
+        let _turn = self.blob_turns.take(blob.id).await;
+        let mut pointer = Pointer {
+            place: Some(place.clone()),
+            blob_bytes: blob.blob_bytes,
+            stored_at: blob.stored_at,
+            ..Pointer::default()
+        };
+        own(&mut pointer, blob.owner, blob.stored_at, charge);
+        Ok(self.swap_pointer(blob.id, None, &pointer).await? != Swap::Lost)
+    }
+
     /// Makes the bytes at `place`, which upload `upload` brought, blob `blob`, or its owner an owner more of the blob
-    /// that is there. Charges the owner before, unless the upload's `ending` says that it was done.
+    /// that is there. Charges the owner before, unless that was done by `charge`. `version`: which version of the upload's
+    /// object says that this is about to be done, if one does.
     pub(super) async fn store_blob(
         &self,
         upload: UploadId,
         blob: &NewBlob,
         place: Option<&Place>,
-        ending: Option<(&Tag, &str)>,
+        charge: Option<&str>,
+        version: Option<&Tag>,
     ) -> Result<Stored, StoreError> {
         let (owner, bytes) = (blob.owner, blob.blob_bytes);
-        let mut charged = ending.is_some();
-        let name = ending.map_or_else(random_name, |(_, charge)| Ok(charge.to_owned()))?;
+        let mut charged = charge.is_some();
+        let name = charge.map_or_else(random_name, |charge| Ok(charge.to_owned()))?;
         let mut attempts = Attempts::new("storing a blob");
         let _turn = self.blob_turns.take(blob.id).await;
         loop {
             let (mut pointer, tag) = self.pointer(blob.id).await?;
             let before = pointer.clone();
-            if let Some((version, _)) = ending {
+            if let Some(version) = version {
                 // After the pointer was read: whoever ended the upload before has changed one of the two, and what its
                 // owner did since must not be undone.
                 self.still_at(upload, version).await?;
@@ -78,7 +96,7 @@ impl Shared {
             if pointer.place.is_none() {
                 match place {
                     None => {
-                        self.refund(charged && ending.is_none(), owner, bytes, &name).await;
+                        self.refund(charged && version.is_none(), owner, bytes, &name).await;
                         return Ok(Stored::Missing);
                     }
                     Some(place) if pointer.has_buried(place) => return Ok(Stored::Gone),
@@ -90,7 +108,9 @@ impl Shared {
             if share.is_some() && !charged {
                 self.bucket.charge(owner, Entry::Hold { upload, bytes: 0 }, u64::MAX).await?;
             } else if !charged {
-                self.bucket.charge(owner, Entry::Settle { upload, bytes, name: &name }, blob.quota_bytes).await?;
+                self.bucket
+                    .charge(owner, Entry::Settle { upload, bytes, name: name.clone() }, blob.quota_bytes)
+                    .await?;
                 charged = true;
             }
             // The blob went, and comes back: that it went is told all the same.
@@ -120,7 +140,7 @@ impl Shared {
     }
 
     /// Takes back a charge named `name`, when there was one.
-    async fn refund(&self, charged: bool, owner: OwnerTag, bytes: u64, name: &str) {
+    pub(super) async fn refund(&self, charged: bool, owner: OwnerTag, bytes: u64, name: &str) {
         if charged {
             let name = format!("{name} back");
             self.free(owner, bytes, &name).await;
@@ -130,7 +150,7 @@ impl Shared {
     /// Takes `bytes` from what `owner` holds. A failure leaves them charged, for a recount to find: what they stood for
     /// is gone, and saying that it is not would be wrong.
     async fn free(&self, owner: OwnerTag, bytes: u64, name: &str) {
-        if let Err(error) = self.bucket.charge(owner, Entry::Free { bytes, name }, u64::MAX).await {
+        if let Err(error) = self.bucket.charge(owner, Entry::Free { bytes, name: name.to_owned() }, u64::MAX).await {
             tracing::warn!(error = %error, bytes, "an owner stays charged with bytes until the next recount");
         }
     }
@@ -158,7 +178,7 @@ impl Shared {
             }
             if !has && charged.is_none() {
                 let bytes = pointer.blob_bytes;
-                self.bucket.charge(owner, Entry::Add { bytes, name: &name }, quota_bytes).await?;
+                self.bucket.charge(owner, Entry::Add { bytes, name: name.clone() }, quota_bytes).await?;
                 charged = Some(bytes);
             }
             own(&mut pointer, owner, now, &name);

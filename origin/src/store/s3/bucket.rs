@@ -17,7 +17,8 @@ use serde::{Deserialize, Serialize};
 use waxwing_protocol::Timestamp;
 use waxwing_protocol::range::ByteRange;
 
-use super::retry::{Attempts, Turns};
+use super::ledgers::Ledgers;
+use super::retry::Attempts;
 use crate::store::{StoreError, StoreErrorKind};
 
 /// How often a whole answer is asked for again whose body broke off; the request itself is tried again by the client.
@@ -44,8 +45,8 @@ pub(super) struct Bucket {
     client: Client,
     name: String,
     prefix: String,
-    /// Turns at changing what owners hold.
-    pub(super) owner_turns: Turns,
+    /// What owners hold, as this process changes it.
+    pub(super) ledgers: Ledgers,
 }
 
 /// An object and which version of it.
@@ -109,7 +110,7 @@ pub(super) struct PartTag {
 
 impl Bucket {
     pub(super) fn new(client: Client, name: String, prefix: String) -> Self {
-        Self { client, name, prefix, owner_turns: Turns::default() }
+        Self { client, name, prefix, ledgers: Ledgers::default() }
     }
 
     fn key(&self, key: &str) -> String {

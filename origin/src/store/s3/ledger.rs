@@ -11,10 +11,9 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use waxwing_protocol::{OwnerTag, UploadId};
 
-use super::bucket::{Bucket, Expect, Found, Swap};
-use super::objects::{decode, encode, owner_key};
-use super::retry::Attempts;
-use crate::store::{StoreError, StoreErrorKind};
+use super::bucket::{Bucket, Found};
+use super::objects::{decode, owner_key};
+use crate::store::StoreError;
 
 /// Changes whose names are remembered: more than can be under way for one owner at a time.
 const RECENT_MAX: usize = 64;
@@ -34,16 +33,16 @@ pub(super) struct Ledger {
 }
 
 /// A change of a ledger.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Entry<'a> {
+#[derive(Clone, Debug)]
+pub(super) enum Entry {
     /// This upload holds so many bytes from now on.
     Hold { upload: UploadId, bytes: u64 },
     /// This upload became a blob that its owner did not have.
-    Settle { upload: UploadId, bytes: u64, name: &'a str },
+    Settle { upload: UploadId, bytes: u64, name: String },
     /// The owner has a blob more.
-    Add { bytes: u64, name: &'a str },
+    Add { bytes: u64, name: String },
     /// The owner has a blob less.
-    Free { bytes: u64, name: &'a str },
+    Free { bytes: u64, name: String },
 }
 
 impl Ledger {
@@ -57,13 +56,19 @@ impl Ledger {
         Self { blobs, uploads, quota_bytes: self.quota_bytes, recent: Vec::new() }
     }
 
+    /// Bytes of memory that it takes, about.
+    pub(super) fn weight(&self) -> usize {
+        let names: usize = self.recent.iter().map(|name| name.len() + size_of::<String>()).sum();
+        size_of::<Self>() + names + self.uploads.len() * 2 * size_of::<(UploadId, u64)>()
+    }
+
     /// Whether the owner holds the same by `other`.
     pub(super) fn says_the_same(&self, other: &Self) -> bool {
         self.blobs == other.blobs && self.uploads == other.uploads
     }
 
     /// Makes a change, unless it was made.
-    fn enter(&mut self, entry: Entry<'_>) {
+    pub(super) fn enter(&mut self, entry: &Entry) {
         let mut once = |name: &str| {
             let known = self.recent.iter().any(|recent| recent == name);
             if !known {
@@ -75,22 +80,22 @@ impl Ledger {
             !known
         };
         match entry {
-            Entry::Hold { upload, bytes: 0 } => drop(self.uploads.remove(&upload)),
-            Entry::Hold { upload, bytes } => drop(self.uploads.insert(upload, bytes)),
+            Entry::Hold { upload, bytes: 0 } => drop(self.uploads.remove(upload)),
+            Entry::Hold { upload, bytes } => drop(self.uploads.insert(*upload, *bytes)),
             Entry::Settle { upload, bytes, name } => {
                 if once(name) {
-                    self.blobs = self.blobs.saturating_add(bytes);
+                    self.blobs = self.blobs.saturating_add(*bytes);
                 }
-                self.uploads.remove(&upload);
+                self.uploads.remove(upload);
             }
             Entry::Add { bytes, name } => {
                 if once(name) {
-                    self.blobs = self.blobs.saturating_add(bytes);
+                    self.blobs = self.blobs.saturating_add(*bytes);
                 }
             }
             Entry::Free { bytes, name } => {
                 if once(name) {
-                    self.blobs = self.blobs.saturating_sub(bytes);
+                    self.blobs = self.blobs.saturating_sub(*bytes);
                 }
             }
         }
@@ -103,48 +108,6 @@ impl Bucket {
         let key = owner_key(owner);
         let Some(found) = self.get(&key).await? else { return Ok(Default::default()) };
         Ok((decode(&key, &found.bytes)?, Some(found)))
-    }
-
-    /// Makes a change of what `owner` holds. Fails with `Quota`, and changes nothing, when they hold more by it and then
-    /// more than `quota_bytes`, or than what an operator set in place of it.
-    pub(super) async fn charge(&self, owner: OwnerTag, entry: Entry<'_>, quota_bytes: u64) -> Result<(), StoreError> {
-        let key = owner_key(owner);
-        let mut attempts = Attempts::new("counting an owner's bytes");
-        let _turn = self.owner_turns.take(owner).await;
-        loop {
-            let (before, found) = self.ledger(owner).await?;
-            let mut after = before.clone();
-            after.enter(entry);
-            if after == before {
-                return Ok(());
-            }
-            if after.used() > before.used() && after.used() > before.quota_bytes.unwrap_or(quota_bytes) {
-                return Err(StoreError::new(StoreErrorKind::Quota, "counting an owner's bytes"));
-            }
-            let expect = found.as_ref().map_or(Expect::Absent, |found| Expect::Tag(&found.tag));
-            if let Swap::Made(_) = self.swap(&key, expect, encode(&after)?).await? {
-                return Ok(());
-            }
-            attempts.pause().await?;
-        }
-    }
-
-    /// Sets what an operator lets `owner` hold.
-    pub(super) async fn set_quota(&self, owner: OwnerTag, quota_bytes: Option<u64>) -> Result<(), StoreError> {
-        let key = owner_key(owner);
-        let mut attempts = Attempts::new("setting an owner's quota");
-        let _turn = self.owner_turns.take(owner).await;
-        loop {
-            let (before, found) = self.ledger(owner).await?;
-            if before.quota_bytes == quota_bytes {
-                return Ok(());
-            }
-            let expect = found.as_ref().map_or(Expect::Absent, |found| Expect::Tag(&found.tag));
-            if let Swap::Made(_) = self.swap(&key, expect, encode(&Ledger { quota_bytes, ..before })?).await? {
-                return Ok(());
-            }
-            attempts.pause().await?;
-        }
     }
 }
 
@@ -159,16 +122,16 @@ mod tests {
     fn a_change_that_comes_twice_counts_once() {
         let mut ledger = Ledger::default();
         for _ in 0..2 {
-            ledger.enter(Entry::Hold { upload: UPLOAD, bytes: 100 });
+            ledger.enter(&Entry::Hold { upload: UPLOAD, bytes: 100 });
         }
         assert_eq!(ledger.used(), 100);
         for _ in 0..2 {
-            ledger.enter(Entry::Settle { upload: UPLOAD, bytes: 100, name: "upload" });
-            ledger.enter(Entry::Add { bytes: 7, name: "keep" });
+            ledger.enter(&Entry::Settle { upload: UPLOAD, bytes: 100, name: "upload".into() });
+            ledger.enter(&Entry::Add { bytes: 7, name: "keep".into() });
         }
         assert_eq!(ledger.used(), 107);
         for _ in 0..2 {
-            ledger.enter(Entry::Free { bytes: 7, name: "disown" });
+            ledger.enter(&Entry::Free { bytes: 7, name: "disown".into() });
         }
         assert_eq!(ledger.used(), 100);
     }
@@ -177,7 +140,7 @@ mod tests {
     fn what_is_remembered_of_changes_is_bounded() {
         let mut ledger = Ledger::default();
         for n in 0..1000 {
-            ledger.enter(Entry::Add { bytes: 1, name: &n.to_string() });
+            ledger.enter(&Entry::Add { bytes: 1, name: n.to_string() });
         }
         assert_eq!((ledger.blobs, ledger.recent.len()), (1000, RECENT_MAX));
     }

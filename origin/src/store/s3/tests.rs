@@ -331,7 +331,7 @@ async fn a_count_of_everything_sets_charges_right() {
     let record = UploadRecord { length: Some(50), owner: BOB, ..record };
     store.begin(id(3)).await.unwrap().commit(record, outboard).await.unwrap();
     assert_eq!(store.recount().await.unwrap(), 0);
-    let lost = ledger::Entry::Add { bytes: 7, name: "a blob that was never stored" };
+    let lost = ledger::Entry::Add { bytes: 7, name: "a blob that was never stored".into() };
     wait(bucket(&engine.settings).charge(ALICE, lost, u64::MAX)).unwrap();
     assert_eq!(store.used(ALICE).await.unwrap(), 107);
     assert_eq!(store.recount().await.unwrap(), 1);

@@ -13,7 +13,8 @@ use super::blobs::Stored;
 use super::bucket::{Expect, PAGE, Swap, Tag};
 use super::ledger::Entry;
 use super::objects::{
-    Draft, Ending, Tail, UPLOADS, data_key, decode, encode, named_key, outboard_key, tail_key, upload_in, upload_key,
+    Draft, Ending, Place, Tail, UPLOADS, data_key, decode, encode, named_key, outboard_key, tail_key, upload_in,
+    upload_key,
 };
 use super::retry::Attempts;
 use crate::store::{StoreError, StoreErrorKind, UploadRecord};
@@ -55,6 +56,16 @@ impl Shared {
         }
     }
 
+    /// Brings an upload that was just about to become a blob, of bytes that are there and most likely nobody else's, to its
+    /// end.
+    pub(super) async fn finish_first(&self, id: UploadId, draft: Draft, tag: &Tag) -> Result<(), StoreError> {
+        let Some(Ending { blob, record, place, charge }) = draft.ending.clone() else { return Ok(()) };
+        if draft.parts.is_none() && place.data.is_some() && self.store_first(&blob, &place, &charge).await? {
+            return self.end(id, draft, record, tag, None).await;
+        }
+        Box::pin(self.finish(id, draft, tag)).await
+    }
+
     /// Brings an upload that is about to become a blob to its end.
     pub(super) async fn finish(&self, id: UploadId, draft: Draft, tag: &Tag) -> Result<(), StoreError> {
         let Some(Ending { blob, record, place, charge }) = draft.ending.clone() else { return Ok(()) };
@@ -74,12 +85,25 @@ impl Shared {
                     return Err(error);
                 }
             }
-            match self.store_blob(id, &blob, needed.then_some(&place), Some((tag, &charge))).await? {
+            match self.store_blob(id, &blob, needed.then_some(&place), Some(&charge), Some(tag)).await? {
                 // The blob that had made these bytes unneeded went.
                 Stored::Missing => needed = true,
                 stored => break stored,
             }
         };
+        self.end(id, draft, record, tag, (stored == Stored::NotNeeded).then_some(&place)).await
+    }
+
+    /// Lets the object of an upload that is a blob by now say so, and removes what is not needed any more, the bytes at
+    /// `unneeded` among it.
+    async fn end(
+        &self,
+        id: UploadId,
+        draft: Draft,
+        record: Option<UploadRecord>,
+        tag: &Tag,
+        unneeded: Option<&Place>,
+    ) -> Result<(), StoreError> {
         let key = upload_key(id);
         match record {
             None => self.bucket.remove(&key).await?,
@@ -92,12 +116,12 @@ impl Shared {
                 }
             }
         }
-        let mut unneeded = Draft { tails: draft.tails, ..Draft::default() };
-        if stored == Stored::NotNeeded {
-            unneeded.parts = draft.parts;
-            self.remove_place(&place).await?;
+        let mut rest = Draft { tails: draft.tails, ..Draft::default() };
+        if let Some(place) = unneeded {
+            rest.parts = draft.parts;
+            self.remove_place(place).await?;
         }
-        self.remove_bytes(&unneeded).await
+        self.remove_bytes(&rest).await
     }
 
     /// The same, or sees that another origin did it.

@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use waxwing_protocol::Timestamp;
+use waxwing_protocol::{BlobId, Timestamp};
 
 use super::chaos::node;
 use super::proxy::{ATTEMPT_TIMEOUT, Fault, Proxy};
@@ -11,8 +11,8 @@ use super::server::{bucket, endpoint, settings, wait};
 use super::{MIB, OnSeaweed, assert_is, ending, memory_was_kept_to, progress, take_in, upload};
 use crate::store::s3::S3Store;
 use crate::store::s3::objects::{new_name, random_name, tail_key};
-use crate::store::suite::{ALICE, NOW, bytes, id, receiving};
-use crate::store::{BlobStore as _, Claim, Lives, UploadRecord};
+use crate::store::suite::{ALICE, NOW, blob_of, bytes, id, receiving};
+use crate::store::{BlobStore as _, Claim, Lives, NewBlob, StoreError, StoreErrorKind, UploadRecord};
 
 /// A store over a proxy that does nothing until it is ordered to.
 fn over_proxy() -> Option<(Proxy, OnSeaweed, String)> {
@@ -255,4 +255,72 @@ async fn a_blob_of_one_part_is_written_at_once() {
         assert_eq!(asked.get("CreateMultipartUpload").copied().unwrap_or(0), begun, "{asked:?}");
         assert_is(&engine.store, blob.id, &data).await;
     }
+}
+
+/// A small blob given whole, as `PUT` does it.
+async fn put_whole(store: &S3Store, n: u8, data: &Bytes, quota_bytes: u64) -> Result<BlobId, StoreError> {
+    let (blob, outboard) = blob_of(data, ALICE);
+    let mut writer = store.begin(id(n)).await?;
+    writer.complete(NewBlob { quota_bytes, ..blob }, None, vec![data.clone()], outboard).await?;
+    Ok(blob.id)
+}
+
+/// Each request is paid for, and most blobs are small: bytes, ledger, pointer, and no question in between.
+#[tokio::test]
+async fn a_small_blob_takes_three_writes_and_no_read() {
+    let Some((proxy, engine, _)) = over_proxy() else { return };
+    put_whole(&engine.store, 1, &bytes(1000), u64::MAX).await.unwrap();
+    proxy.take_requests();
+    let data = bytes(100_000);
+    let blob = put_whole(&engine.store, 2, &data, u64::MAX).await.unwrap();
+    let asked = proxy.take_requests();
+    assert_eq!((asked.values().sum::<u64>(), asked["PUT"]), (3, 3), "{asked:?}");
+    assert_is(&engine.store, blob, &data).await;
+    // The same again is found out, charged once, and leaves nothing.
+    assert_eq!(put_whole(&engine.store, 3, &data, u64::MAX).await.unwrap(), blob);
+    assert_eq!(engine.store.used(ALICE).await.unwrap(), 101_000);
+    assert_eq!(engine.store.collect(Timestamp::MAX).await.unwrap(), 0);
+    assert_eq!(engine.keys(), ["blobs", "blobs", "data", "data"]);
+}
+
+/// A phone sends its holiday: what waits for its ledger is written together.
+#[tokio::test]
+async fn many_changes_of_one_ledger_are_one_write() {
+    let Some((proxy, engine, _)) = over_proxy() else { return };
+    put_whole(&engine.store, 0, &bytes(1), u64::MAX).await.unwrap();
+    // The first of them holds up the others, so that they meet.
+    proxy.order("PUT", "/owners/", Fault::SlowReply);
+    proxy.take_requests();
+    let blobs = (1..=30).map(|n| {
+        let store: &S3Store = &engine.store;
+        async move { put_whole(store, n, &bytes(1000 + u64::from(n)), u64::MAX).await.unwrap() }
+    });
+    futures_util::future::join_all(blobs).await;
+    let asked = proxy.take_requests();
+    // Thirty objects of bytes, thirty pointers, and one ledger each time that somebody had the turn.
+    assert!(asked["PUT"] < 60 + 15, "{asked:?}");
+    let total = 1 + (1..=30).map(|n| 1000 + n).sum::<u64>();
+    assert_eq!(engine.store.used(ALICE).await.unwrap(), total);
+    assert_eq!(engine.store.recount().await.unwrap(), 0);
+}
+
+/// What an origin remembers of a ledger lets nobody past their quota, nor keeps anybody within who has room.
+#[tokio::test]
+async fn a_quota_holds_across_origins_that_remember_ledgers() {
+    let Some((_, first, prefix)) = over_proxy() else { return };
+    let second = OnSeaweed::open(settings(endpoint().unwrap(), &prefix));
+    let quota = 1000;
+    let blob = put_whole(&first.store, 1, &bytes(600), quota).await.unwrap();
+    assert!(second.store.disown(blob, ALICE, NOW).await.unwrap());
+    let blob = put_whole(&first.store, 2, &bytes(900), quota).await.expect("there is room by now");
+    let refused = put_whole(&second.store, 3, &bytes(200), quota).await.unwrap_err();
+    assert_eq!(refused.kind(), StoreErrorKind::Quota);
+    let refused = put_whole(&first.store, 4, &bytes(200), quota).await.unwrap_err();
+    assert_eq!(refused.kind(), StoreErrorKind::Quota);
+    assert_eq!(put_whole(&first.store, 5, &bytes(900), quota).await.unwrap(), blob, "they have it, and need no room");
+    second.store.set_quota(ALICE, Some(2000)).await.unwrap();
+    put_whole(&first.store, 6, &bytes(200), quota).await.expect("an operator's word counts from now on");
+    assert_eq!(first.store.used(ALICE).await.unwrap(), 1100);
+    first.store.collect(Timestamp::MAX).await.unwrap();
+    assert_eq!(first.keys(), ["blobs", "blobs", "data", "data"], "what was refused left nothing");
 }

@@ -37,6 +37,9 @@ const PART_NUMBER_MAX: u16 = 10_000;
 /// Tails of an upload at most; they are made one when there would be more.
 const TAILS_MAX: usize = 16;
 
+/// A blob of so many bytes at most is sent without asking whether it is here already.
+const UNASKED_BYTES_MAX: u64 = 1 << 20;
+
 /// How often a large blob in one request, which commits nothing, shows that it is still coming.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(10 * 60);
 
@@ -386,7 +389,7 @@ impl Claimed {
         draft.tails.clone_from(&self.tails);
         let hold = Entry::Hold { upload: self.id, bytes: held };
         if held > held_before {
-            self.shared.bucket.charge(owner, hold, quota_bytes).await?;
+            self.shared.bucket.charge(owner, hold.clone(), quota_bytes).await?;
         }
         self.save(draft).await?;
         self.sent.clear();
@@ -455,15 +458,16 @@ impl Claimed {
         if self.end + tail_bytes != blob.blob_bytes {
             return Err(StoreError::new(StoreErrorKind::Other, "completing an upload with other bytes than it has"));
         }
-        // Bytes that are here already are not sent again. Whoever asks has shown that they have them.
-        if self.shared.pointer(blob.id).await?.0.place.is_some() {
-            self.still_ours().await?;
-            if self.shared.store_blob(self.id, &blob, None, None).await? == Stored::NotNeeded {
-                return self.end_without_bytes(record).await;
-            }
+        // To ask costs a request and its time; to send so few bytes in vain costs hardly more, and is rare.
+        let is_unasked = (1..=UNASKED_BYTES_MAX).contains(&blob.blob_bytes);
+        if !is_unasked && self.complete_known(&blob, record.clone()).await? {
+            return Ok(());
         }
         let mut draft = self.draft.clone();
         append_outboard(&self.shared, self.id, &mut draft.outboard, outboard).await?;
+        if is_unasked && self.tag.is_none() {
+            return self.complete_new(blob, record, tail, draft.outboard).await;
+        }
         let is_one_part = blob.blob_bytes <= self.part_bytes();
         let data = if draft.parts.is_some() || !self.sent.is_empty() || !is_one_part {
             self.write(self.end, tail).await?;
@@ -483,7 +487,7 @@ impl Claimed {
         let place = Place { data, outboard: std::mem::take(&mut draft.outboard) };
         if self.tag.is_none() {
             // Nobody else knows of this upload.
-            let stored = self.shared.store_blob(self.id, &blob, Some(&place), None).await;
+            let stored = self.shared.store_blob(self.id, &blob, Some(&place), None, None).await;
             if matches!(stored, Ok(Stored::NotNeeded)) {
                 self.shared.remove_place(&place).await?;
             }
@@ -494,16 +498,79 @@ impl Claimed {
             };
         }
         let charge = random_name()?;
-        let entry = Entry::Settle { upload: self.id, bytes: blob.blob_bytes, name: &charge };
-        self.shared.bucket.charge(blob.owner, entry, blob.quota_bytes).await?;
+        let entry = Entry::Settle { upload: self.id, bytes: blob.blob_bytes, name: charge.clone() };
+        match self.shared.bucket.charge(blob.owner, entry, blob.quota_bytes).await {
+            Err(error) if error.kind() == StoreErrorKind::Quota && is_unasked => {
+                self.shared.remove_place(&place).await?;
+                return if self.complete_known(&blob, record).await? { Ok(()) } else { Err(error) };
+            }
+            charged => charged?,
+        }
         draft.tails.clone_from(&self.tails);
         draft.ending = Some(Ending { blob, record, place, charge });
         self.save(draft).await?;
         if let Some(tag) = &self.tag {
-            Box::pin(self.shared.finish(self.id, self.draft.clone(), tag)).await?;
+            let (shared, ended) = (&self.shared, self.draft.clone());
+            if is_unasked {
+                Box::pin(shared.finish_first(self.id, ended, tag)).await?;
+            } else {
+                Box::pin(shared.finish(self.id, ended, tag)).await?;
+            }
         }
         self.shared.remove_tails_later(std::mem::take(&mut self.obsolete));
         Ok(())
+    }
+
+    /// Makes a small upload that nobody else knows of a blob: its bytes are written while its owner is charged.
+    async fn complete_new(
+        &mut self,
+        blob: NewBlob,
+        record: Option<UploadRecord>,
+        tail: Vec<Bytes>,
+        outboard: StoredOutboard,
+    ) -> Result<(), StoreError> {
+        let (shared, charge) = (Arc::clone(&self.shared), random_name()?);
+        let (owner, bytes) = (blob.owner, blob.blob_bytes);
+        let entry = Entry::Settle { upload: self.id, bytes, name: charge.clone() };
+        let charging = shared.bucket.charge(owner, entry, blob.quota_bytes);
+        let (data, charged) = tokio::join!(self.put_whole(&blob, tail), charging);
+        let data = match data {
+            Ok(data) => data,
+            Err(error) => {
+                shared.refund(charged.is_ok(), owner, bytes, &charge).await;
+                return Err(error);
+            }
+        };
+        let place = Place { data: Some(data), outboard };
+        if let Err(error) = charged {
+            shared.remove_place(&place).await?;
+            // Whoever has the blob needs no room for it.
+            let is_refused = error.kind() == StoreErrorKind::Quota;
+            return if is_refused && self.complete_known(&blob, record).await? { Ok(()) } else { Err(error) };
+        }
+        if !shared.store_first(&blob, &place, &charge).await?
+            && shared.store_blob(self.id, &blob, Some(&place), Some(&charge), None).await? == Stored::NotNeeded
+        {
+            shared.remove_place(&place).await?;
+        }
+        match record {
+            Some(record) => self.save(Draft { record: Some(record), ..Draft::default() }).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Makes the owner one of those who have the blob, when that has its bytes already: they are not sent again. Whoever
+    /// asks has shown that they have them. False when there is no such blob.
+    async fn complete_known(&mut self, blob: &NewBlob, record: Option<UploadRecord>) -> Result<bool, StoreError> {
+        if self.shared.pointer(blob.id).await?.0.place.is_none() {
+            return Ok(false);
+        }
+        self.still_ours().await?;
+        if self.shared.store_blob(self.id, blob, None, None, None).await? != Stored::NotNeeded {
+            return Ok(false);
+        }
+        self.end_without_bytes(record).await?;
+        Ok(true)
     }
 
     /// Whether nobody has claimed the upload since.
