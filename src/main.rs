@@ -14,6 +14,12 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 
+/// Messages are taken by the threads that serve and let go by the one that writes, the other way round, and by the hundred
+/// thousand when a checkpoint ends. The C library's allocator halts a thread for up to a tenth of a second for that.
+#[cfg(target_os = "linux")]
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 fn main() -> ExitCode {
     let cli = cli::Cli::parse();
     let output = output::Output::new(cli.json);

@@ -3,8 +3,10 @@
 //! `store_suite!(Harness)` in an engine's own tests makes a test of each function here.
 
 mod groups;
+mod sends;
 mod targets;
 
+pub(crate) use self::sends::*;
 pub(crate) use self::targets::*;
 
 use std::sync::{Arc, Mutex};
@@ -67,6 +69,8 @@ macro_rules! store_suite {
             what_a_client_holds_counts_as_acked_only_in_the_same_epoch,
             expired_rows_are_skipped_at_once_and_swept_later,
             sends_are_remembered_for_two_days,
+            a_send_is_remembered_over_restarts_whatever_time_its_id_tells,
+            what_a_deleted_account_sent_is_not_taken_for_its_successors,
             a_closed_store_refuses_and_has_kept_what_it_took,
             registering_is_idempotent_and_handles_and_ids_are_unique,
             of_many_who_want_one_handle_at_once_one_gets_it,

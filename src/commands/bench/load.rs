@@ -17,8 +17,10 @@ mod waking;
 
 use std::net::Ipv4Addr;
 use std::process::Stdio;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, bail};
+use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -145,6 +147,12 @@ impl Generator {
 /// Connects as the person of that number, until it is welcomed.
 pub(super) async fn greet(address: &str, number: u32) -> anyhow::Result<()> {
     socket::Socket::connect(address, source(0), &people::Person::nth(number), 0).await.map(drop)
+}
+
+/// A message's id: a UUIDv7 of this moment, as clients make them, with a number where those have random bits.
+fn message_id(number: u64) -> Bytes {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+    Bytes::copy_from_slice(&(now << 80 | 7 << 76 | 2 << 62 | u128::from(number)).to_be_bytes())
 }
 
 /// The address connections come from: one has 28,000 ports, which many connections use up.

@@ -1,5 +1,6 @@
 //! What a turn changes, all of it or nothing, in the order in which it was asked for.
 
+use byteview::ByteView;
 use fjall::Slice;
 
 use super::table::Table;
@@ -40,17 +41,19 @@ impl Batch {
         }
     }
 
-    /// Reads it back; `None` when it is not a batch of `tables` tables.
-    pub(super) fn decode(mut bytes: &[u8], tables: usize) -> Option<Self> {
-        let mut changes = Vec::new();
-        while !bytes.is_empty() {
-            let table = usize::from(take(&mut bytes, 1)?[0]);
-            let key_bytes = number(&mut bytes)?;
-            let value_bytes = number(&mut bytes)?;
-            let key = take(&mut bytes, key_bytes.try_into().ok()?)?.into();
+    /// Reads it back; `None` when it is not a batch of `tables` tables. Keys and values are parts of `bytes`: hundreds of
+    /// thousands of them go at once when a generation ends, and each that had memory of its own would have to be given
+    /// back to the allocator, which then halts whoever asks it for some.
+    pub(super) fn decode(bytes: &ByteView, tables: usize) -> Option<Self> {
+        let (mut changes, mut at) = (Vec::new(), 0);
+        while at < bytes.len() {
+            let table = usize::from(take(bytes, &mut at, 1)?[0]);
+            let key_bytes = number(bytes, &mut at)?;
+            let value_bytes = number(bytes, &mut at)?;
+            let key = take(bytes, &mut at, key_bytes.try_into().ok()?)?.into();
             let value = match value_bytes {
                 REMOVED => None,
-                bytes_of_value => Some(take(&mut bytes, bytes_of_value.try_into().ok()?)?.into()),
+                bytes_of_value => Some(take(bytes, &mut at, bytes_of_value.try_into().ok()?)?.into()),
             };
             if table >= tables {
                 return None;
@@ -68,14 +71,18 @@ fn length(bytes: &[u8]) -> u32 {
     u32::try_from(bytes.len()).expect("keys and values are far below 4 GiB")
 }
 
-fn take<'a>(bytes: &mut &'a [u8], count: usize) -> Option<&'a [u8]> {
-    let (taken, rest) = bytes.split_at_checked(count)?;
-    *bytes = rest;
+/// The next `count` bytes, which share the memory of all.
+fn take(bytes: &ByteView, at: &mut usize, count: usize) -> Option<ByteView> {
+    let end = at.checked_add(count).filter(|end| *end <= bytes.len())?;
+    let taken = bytes.slice(*at..end);
+    *at = end;
     Some(taken)
 }
 
-fn number(bytes: &mut &[u8]) -> Option<u32> {
-    Some(u32::from_be_bytes(take(bytes, 4)?.try_into().ok()?))
+fn number(bytes: &ByteView, at: &mut usize) -> Option<u32> {
+    let four = bytes.get(*at..)?.first_chunk()?;
+    *at += 4;
+    Some(u32::from_be_bytes(*four))
 }
 
 #[cfg(test)]
@@ -99,13 +106,14 @@ mod tests {
             let batch = Batch(changes);
             let mut bytes = Vec::new();
             batch.encode(&mut bytes);
-            prop_assert_eq!(Batch::decode(&bytes, 4), Some(batch.clone()));
-            prop_assert_ne!(Batch::decode(&bytes[..bytes.len() - 1], 4), Some(batch));
+            let all = ByteView::from(&bytes[..]);
+            prop_assert_eq!(Batch::decode(&all, 4), Some(batch.clone()));
+            prop_assert_ne!(Batch::decode(&all.slice(..bytes.len() - 1), 4), Some(batch));
         }
 
         #[test]
         fn noise_is_never_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..60)) {
-            Batch::decode(&bytes, 4);
+            Batch::decode(&bytes.into(), 4);
         }
     }
 }

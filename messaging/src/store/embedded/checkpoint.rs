@@ -1,7 +1,9 @@
 //! Checkpoints: giving the engine what was committed a while ago, so that the journal's segments can be used again.
 //!
 //! A thread of its own does it, which yields to those that serve. Nothing that serves waits for it, unless it falls so
-//! far behind that the journal would take more room than it may.
+//! far behind that the journal would take more room than it may. A thread that yields still keeps the core for a
+//! millisecond or two once it has it, and a message wakes three threads one after the other; so this one also rests
+//! between small steps ([`Pace`]).
 
 use std::io;
 use std::ops::Bound;
@@ -15,16 +17,21 @@ use tracing::{debug, error};
 
 use super::batch::Batch;
 use super::journal::{Journal, Replayed, Segment, Shelf};
-use super::recent::{Generation, Recent};
-use super::tables::{Tables, yielding};
+use super::pace::Pace;
+use super::recent::{Generation, Recent, SENDS, TABLES};
+use super::records::MailboxRow;
+use super::tables::{ADDRESS_BYTES, Tables, yielding};
 use crate::fault;
 use crate::store::{StoreError, StoreErrorKind};
 
 /// Segments that wait for the engine at most; then commits wait. At their largest they are 512 MiB.
 const SEGMENTS_WAITING_MAX: usize = 16;
 
-/// Records given to the engine at once.
-const PART: usize = 512;
+/// And from how many on a checkpoint does not rest.
+const SEGMENTS_HURRY: usize = 4;
+
+/// Records given to the engine at once: some 100 us of work.
+const PART: usize = 64;
 
 /// The end of a store through which every commit goes. The writer thread has it.
 pub(super) struct Commits {
@@ -57,6 +64,7 @@ struct Frozen {
 struct Idle {
     busy: Mutex<bool>,
     changed: Condvar,
+    pace: Arc<Pace>,
 }
 
 impl Idle {
@@ -67,9 +75,11 @@ impl Idle {
 
     fn wait(&self) {
         let mut busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
+        self.pace.hurry(true);
         while *busy {
             busy = self.changed.wait(busy).unwrap_or_else(PoisonError::into_inner);
         }
+        self.pace.hurry(false);
     }
 }
 
@@ -115,6 +125,9 @@ impl Commits {
             self.failed.store(true, Ordering::Relaxed);
         }
         written.map_err(|error| StoreError::new(StoreErrorKind::Other, error))?;
+        // What stays is one piece of memory, and not what each command has made.
+        drop(batch);
+        let batch = Batch::decode(&self.journal.prepared().into(), TABLES).expect("it was encoded a moment ago");
         self.recent.active().apply(batch, false);
         if self.journal.wants().is_some() {
             let _ = self.orders.send(Order::Segment);
@@ -145,6 +158,7 @@ impl Commits {
     /// Begins another segment, and a checkpoint of what is in the full ones unless one is under way.
     fn turn_over(&mut self) -> io::Result<()> {
         self.full.push(self.journal.turn_over()?);
+        self.idle.pace.hurry(self.full.len() >= SEGMENTS_HURRY);
         if self.full.len() >= SEGMENTS_WAITING_MAX {
             self.idle.wait();
         }
@@ -193,6 +207,7 @@ impl Checkpoints {
     fn checkpoint(&self, frozen: Frozen) -> fjall::Result<()> {
         let began = Instant::now();
         let mut records = 0;
+        let mut sends = self.tables.sent.writing(frozen.up_to);
         for table in self.tables.all() {
             let mut from = Bound::Unbounded;
             loop {
@@ -201,9 +216,18 @@ impl Checkpoints {
                 let Some((last, _)) = part.last() else { break };
                 from = Bound::Excluded(last.clone());
                 records += part.len();
+                let full = part.len() == PART;
                 let mut batch = self.tables.db.batch();
                 for (key, entry) in part {
                     match entry.value() {
+                        Some(value)
+                            if table.number() == SENDS
+                                && sends.take(
+                                    &key,
+                                    value,
+                                    || self.epoch(&frozen.generation, &key),
+                                    &self.idle.pace,
+                                )? => {}
                         Some(value) => batch.insert(table.keyspace(), key, value.clone()),
                         None => batch.remove(table.keyspace(), key),
                     }
@@ -211,17 +235,39 @@ impl Checkpoints {
                 batch.commit()?;
                 // The writer is not to make its segments itself because this takes long.
                 self.shelf.fulfil()?;
+                if full {
+                    self.idle.pace.rest();
+                }
             }
         }
+        let runs = sends.finish(&self.idle.pace)?;
         self.tables.note_checkpoint(frozen.up_to, (!fault::skip_sync()).then_some(PersistMode::SyncData))?;
+        // Before they are forgotten: nobody who looks may find them nowhere.
+        self.tables.sent.add(runs);
         self.tables.recent.thaw();
         for segment in frozen.segments {
             self.shelf.put_back(segment)?;
+        }
+        // Whoever still reads in it lets go of it otherwise.
+        if let Some(generation) = Arc::into_inner(frozen.generation) {
+            generation.dismantle(&self.idle.pace);
         }
         self.tables.relieve_journal()?;
         let took_ms = began.elapsed().as_millis();
         debug!(records, took_ms, "checkpoint");
         Ok(())
+    }
+
+    /// The epoch of the mailbox whose address begins `key`, as this checkpoint leaves it; 0 when there is none.
+    fn epoch(&self, generation: &Generation, key: &[u8]) -> fjall::Result<u64> {
+        let mailboxes = &self.tables.mailboxes;
+        let address = &key[..ADDRESS_BYTES];
+        let value = match generation.get(mailboxes.number(), address) {
+            Some(entry) => entry.value().cloned(),
+            None => mailboxes.keyspace().get(address)?,
+        };
+        // One that is damaged is nobody's, and nobody's sends are looked up.
+        Ok(value.and_then(|value| MailboxRow::read(&value).ok()).map_or(0, |mailbox| mailbox.epoch))
     }
 }
 

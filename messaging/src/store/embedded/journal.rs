@@ -25,6 +25,10 @@ pub(super) const SEGMENT_BYTES_MAX: u64 = 32 * 1024 * 1024;
 /// Bytes of a store's first segment. Later ones are each four times larger, so that an idle node takes no room.
 const SEGMENT_BYTES_FIRST: u64 = 256 * 1024;
 
+/// Bytes of a new segment that are written between two syncs: a disk finishes what it was given before, so whoever syncs
+/// another segment meanwhile waits for no more than those.
+const SYNC_BYTES: u64 = 1024 * 1024;
+
 /// Segments kept for later at most.
 const SPARE_MAX: usize = 2;
 
@@ -110,7 +114,8 @@ impl Journal {
             let mut used = 0;
             for (number, record) in records(&content, &key) {
                 if number == last + 1 {
-                    let batch = Batch::decode(record, TABLES).ok_or_else(|| io::Error::other("a damaged record"))?;
+                    let batch =
+                        Batch::decode(&record.into(), TABLES).ok_or_else(|| io::Error::other("a damaged record"))?;
                     replayed.batches.push(batch);
                     last = number;
                     used = record.as_ptr() as usize + record.len() - content.as_ptr() as usize;
@@ -168,6 +173,11 @@ impl Journal {
         };
         self.at = 0;
         Ok(std::mem::replace(&mut self.segment, next))
+    }
+
+    /// The content of the prepared record: the batch.
+    pub(super) fn prepared(&self) -> &[u8] {
+        &self.buffer[HEAD_BYTES..]
     }
 
     /// Writes the prepared record; it is durable on return. After an error nothing must be written any more: what is on
@@ -263,6 +273,9 @@ impl Shelf {
             let some = usize::try_from(bytes - at).map_or(ZEROS.len(), |left| left.min(ZEROS.len()));
             file.write_all_at(&ZEROS[..some], at)?;
             at += some as u64;
+            if at % SYNC_BYTES == 0 && !fault::skip_sync() {
+                file.sync_data()?;
+            }
         }
         if !fault::skip_sync() {
             file.sync_all()?;

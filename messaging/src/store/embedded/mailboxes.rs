@@ -228,14 +228,24 @@ impl Turn<'_> {
     }
 
     /// The record of an earlier send with this key, of this turn or committed.
-    pub(super) fn earlier_send(&self, key: &[u8; 36]) -> Result<Option<SendRow>, StoreError> {
+    pub(super) fn earlier_send(&mut self, key: &[u8; 36]) -> Result<Option<SendRow>, StoreError> {
         if let Some(send) = self.sends.get(key) {
             return Ok(Some(send.clone()));
         }
-        let Some(value) = self.tables.sends.get(key).map_err(engine_error)? else {
-            return Ok(None);
+        let value = match self.tables.sends.recent(key) {
+            Some(entry) => entry.value().cloned(),
+            None => {
+                if let Some(found) = self.tables.sent.find(key).map_err(engine_error)? {
+                    let from = tables::address_of(key).ok_or_else(|| corrupt("a send"))?;
+                    // An account that was deleted may be registered anew: what it sent before is another's.
+                    if found.epoch == self.mailbox(from)?.map_or(0, |mailbox| mailbox.epoch) {
+                        return Ok(Some(found.row));
+                    }
+                }
+                self.tables.sends.keyspace().get(key).map_err(engine_error)?
+            }
         };
-        SendRow::decode(&value[..]).map(Some).map_err(|_| corrupt("a send"))
+        value.map(|value| SendRow::decode(&value[..]).map_err(|_| corrupt("a send"))).transpose()
     }
 
     /// An account's devices and their reg_ids; none when it is unknown.

@@ -15,12 +15,19 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use fjall::Slice;
 
 use super::batch::{Batch, Change};
+use super::pace::Pace;
 
 /// Tables that stand in generations.
 pub(super) const TABLES: usize = 5;
 
 /// The table of the waiting messages, whose keys are written once and never again.
 pub(super) const ROWS: usize = 2;
+
+/// The table of the sends.
+pub(super) const SENDS: usize = 3;
+
+/// Entries let go of before a rest.
+const DROPPED_AT_ONCE: usize = 1024;
 
 /// What a generation says of a key.
 #[derive(Clone, Debug)]
@@ -82,6 +89,17 @@ impl Generation {
         let maps = self.read();
         let entries = maps[table].range::<[u8], _>(bounds).take(limit);
         entries.map(|(key, entry)| (key.clone(), entry.clone())).collect()
+    }
+
+    /// Lets go of it a little at a time.
+    pub(super) fn dismantle(self, pace: &Pace) {
+        let maps = self.0.into_inner().unwrap_or_else(PoisonError::into_inner);
+        for (nth, entry) in (1..).zip(maps.into_iter().flatten()) {
+            drop(entry);
+            if nth % DROPPED_AT_ONCE == 0 {
+                pace.rest();
+            }
+        }
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Maps> {

@@ -14,19 +14,20 @@ use prost::Message;
 use tracing::error;
 
 use super::records::{MailboxRow, RowHead, SendRow};
+use super::sends::SENDS_KEPT;
 use super::tables::{self, corrupt, engine_error, tag};
 use super::writer::Turn;
 use crate::metrics::Depth;
 use crate::store::{DeviceAddress, StoreError, StoreErrorKind, Swept};
-
-/// How long a send is remembered: 48 h are promised.
-const SENDS_KEPT: Duration = Duration::from_secs(50 * 60 * 60);
 
 /// How long a handed-out one-time key is remembered, so that a repeated upload does not bring it back.
 const USED_KEYS_KEPT: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 /// Time between full passes.
 const PASS_INTERVAL: Duration = Duration::from_secs(60 * 60);
+
+/// Runs of sends unlinked in one step.
+const RUNS_AT_ONCE: usize = 16;
 
 /// Records looked at in one step, and rows erased in one step: a millisecond or so of the writer's time.
 const STEP: usize = 1024;
@@ -54,6 +55,7 @@ enum Stage {
     Idle,
     Mailboxes(Vec<u8>),
     Sends(Vec<u8>),
+    Runs,
     UsedKeys(Vec<u8>),
     Invites(Vec<u8>),
     CoalesceKeys(Vec<u8>),
@@ -97,8 +99,13 @@ impl Turn<'_> {
             },
             Stage::Sends(from) => match self.sweep_sends(&from, now, swept)? {
                 Some(from) => Stage::Sends(from),
-                None => Stage::UsedKeys(vec![tag::USED]),
+                None => Stage::Runs,
             },
+            Stage::Runs => {
+                let (runs, sends) = self.tables.sent.expire(now, RUNS_AT_ONCE).map_err(engine_error)?;
+                swept.sends += sends;
+                if runs == RUNS_AT_ONCE { Stage::Runs } else { Stage::UsedKeys(vec![tag::USED]) }
+            }
             Stage::UsedKeys(from) => match self.sweep_used_keys(&from, now)? {
                 Some(from) => Stage::UsedKeys(from),
                 None => Stage::Invites(vec![tag::INVITE]),

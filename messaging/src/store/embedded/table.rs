@@ -41,6 +41,11 @@ impl Table {
         }
     }
 
+    /// What was committed of a key lately: `None` when only the engine may know it.
+    pub(super) fn recent(&self, key: &[u8]) -> Option<Entry> {
+        self.recent.get(self.number, key)
+    }
+
     pub(super) fn contains_key(&self, key: impl AsRef<[u8]>) -> fjall::Result<bool> {
         match self.recent.get(self.number, key.as_ref()) {
             Some(entry) => Ok(entry.value().is_some()),

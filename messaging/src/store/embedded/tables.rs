@@ -15,7 +15,8 @@ use waxwing_protocol::{AccountId, DeviceId, GroupId, Handle, MsgId};
 use super::EmbeddedStoreError;
 use super::checkpoint::Commits;
 use super::journal::Journal;
-use super::recent::{Generation, ROWS, Recent, TABLES};
+use super::recent::{Generation, ROWS, Recent, SENDS, TABLES};
+use super::sends::Sends;
 use super::table::Table;
 use crate::store::{DeviceAddress, Invite, StoreError, StoreErrorKind};
 
@@ -28,6 +29,9 @@ const JOURNAL_BYTES_HIGH: u64 = 256 * 1024 * 1024;
 
 /// Directory of the journal, in the store's.
 const JOURNAL_DIR: &str = "journal";
+
+/// Directory of the runs of sends, in the store's.
+const SENDS_DIR: &str = "sends";
 
 /// Keys of the keyspace that knows how far the engine has come.
 const CHECKPOINT: &str = "up-to";
@@ -43,8 +47,10 @@ pub(super) struct Tables {
     pub(super) mailboxes: Table,
     /// The messages waiting: mailbox, lane, seq.
     pub(super) rows: Table,
-    /// Idempotency records: sending device, message id.
+    /// Idempotency records: sending device, message id. The engine has only those that no run takes.
     pub(super) sends: Table,
+    /// The others, once they are not in the journal any more.
+    pub(super) sent: Arc<Sends>,
     /// What groups were sent, once each: group, place in the conversation.
     pub(super) bodies: Table,
     /// The journal's key, and the last of its records that the engine has.
@@ -81,6 +87,7 @@ impl Tables {
             None => Ok(0),
         };
         let seen = seen.map_err(|_| EmbeddedStoreError::Engine("a damaged checkpoint".into()))?;
+        let sent = Arc::new(Sends::open(&dir.join(SENDS_DIR), &key).map_err(io)?);
         let (journal, mut replayed) = Journal::open(&dir.join(JOURNAL_DIR), key, seen).map_err(io)?;
         let frozen = (!replayed.batches.is_empty()).then(Arc::<Generation>::default);
         if let Some(generation) = &frozen {
@@ -93,7 +100,8 @@ impl Tables {
             directory: table(0, "directory")?,
             mailboxes: table(1, "mailboxes")?,
             rows: table(ROWS, "rows")?,
-            sends: table(3, "sends")?,
+            sends: table(SENDS, "sends")?,
+            sent,
             bodies: table(4, "bodies")?,
             checkpoints,
             recent: recent.clone(),
@@ -157,7 +165,7 @@ fn behind_others<T: Send>(open: impl FnOnce() -> T + Send) -> T {
 }
 
 /// What the engine said, as a store's error.
-pub(super) fn engine_error(error: fjall::Error) -> StoreError {
+pub(super) fn engine_error(error: impl std::fmt::Display) -> StoreError {
     StoreError::new(StoreErrorKind::Other, error)
 }
 

@@ -89,8 +89,9 @@ impl Client {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
         let mut client = Self { stream, read: BytesMut::new(), out: BytesMut::new() };
-        // Level 4, no flags: the session is kept; no keep-alive.
-        client.put(CONNECT, &[&text("MQTT")?, &[4, 0, 0, 0], &text(name)?]);
+        // Level 4; a user and a password, which some brokers want even where anybody may come; the session is kept; no
+        // keep-alive.
+        client.put(CONNECT, &[&text("MQTT")?, &[4, 0xc0, 0, 0], &text(name)?, &text(name)?, &text("bench")?]);
         client.flush().await?;
         client.expect(CONNACK, 1).await?;
         Ok(client)

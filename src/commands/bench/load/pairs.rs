@@ -14,7 +14,7 @@ use waxwing_protocol::frames::{Ack, Class, Frame, Lane, Send, frame::Body, send}
 
 use super::people::{Person, register};
 use super::socket::Socket;
-use super::{BODY_BYTES, source};
+use super::{BODY_BYTES, message_id, source};
 
 /// Clients ack every so many messages, or after so long, whichever is first.
 const ACK_EVERY: u64 = 64;
@@ -257,10 +257,8 @@ fn written_at(body: &[u8]) -> anyhow::Result<Duration> {
 }
 
 fn frame(to: &Person, number: u64, class: Class, body: [u8; BODY_BYTES]) -> Frame {
-    let mut msg_id = [0; 16];
-    msg_id[8..].copy_from_slice(&number.to_be_bytes());
     let send = Send {
-        msg_id: Bytes::copy_from_slice(&msg_id),
+        msg_id: message_id(number),
         target: Some(send::Target::Direct(to.target(Bytes::copy_from_slice(&body)))),
         class: class.into(),
         ..Send::default()

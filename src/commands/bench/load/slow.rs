@@ -9,7 +9,7 @@ use waxwing_protocol::frames::{Class, DeviceBody, Direct, Frame, Send, frame::Bo
 
 use super::people::{Person, register};
 use super::socket::Socket;
-use super::{Told, source};
+use super::{Told, message_id, source};
 
 /// Bytes of each message, and how many wait for each reader: more than the kernel takes off the server's hands.
 const BODY: usize = 48 * 1024;
@@ -90,13 +90,11 @@ async fn fill(job: &Slow, nth: u32) -> anyhow::Result<()> {
 }
 
 fn large(to: &Person, number: u64) -> Frame {
-    let mut msg_id = [0; 16];
-    msg_id[8..].copy_from_slice(&number.to_be_bytes());
     let ciphertext = super::super::noise(BODY, usize::try_from(number).unwrap_or_default()).into();
     let devices = vec![DeviceBody { device: 1, reg_id: to.reg_id(), ciphertext }];
     let target = Direct { account: Bytes::copy_from_slice(to.account.as_bytes()), devices };
     let send = Send {
-        msg_id: Bytes::copy_from_slice(&msg_id),
+        msg_id: message_id(number),
         target: Some(send::Target::Direct(target)),
         class: Class::Message.into(),
         ..Send::default()
