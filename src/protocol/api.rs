@@ -3,12 +3,14 @@
 //! Paths: [`ServiceInfo`] at `GET /v1/info`; accounts at `POST /v1/register` and `GET /v1/accounts/{handle}`; the key
 //! directory at `/v1/keys`; an account's further devices at `/v1/devices`; grants at `POST /v1/grants`; the grants' public keys at `GET /.well-known/jwks.json`.
 
+mod channels;
 mod devices;
 mod groups;
 mod push;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::channels::*;
 pub use self::devices::*;
 pub use self::groups::*;
 pub use self::push::*;

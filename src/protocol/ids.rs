@@ -131,6 +131,11 @@ pub struct MsgId(Uuid);
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct GroupId(Uuid);
 
+/// Names a channel: a random UUID made by whoever founds it. Nobody guesses one, so knowing it is what lets somebody ask for
+/// the channel's ciphertext.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ChannelId(Uuid);
+
 /// Text, byte and serde forms of an id that is a UUID.
 macro_rules! uuid_id {
     ($name:ident, $kind:literal) => {
@@ -191,6 +196,7 @@ macro_rules! uuid_id {
 uuid_id!(AccountId, "account id");
 uuid_id!(MsgId, "message id");
 uuid_id!(GroupId, "group id");
+uuid_id!(ChannelId, "channel id");
 
 /// Names a device within its account. 1 is the first; numbers are never used again. 0 names no device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

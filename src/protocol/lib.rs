@@ -8,6 +8,7 @@
 
 pub mod api;
 pub mod blob;
+pub mod channel;
 pub mod client;
 pub mod frames;
 #[cfg(feature = "grants")]
@@ -22,7 +23,7 @@ pub mod time;
 pub mod token;
 
 pub use client::{ClientAddress, Secured};
-pub use ids::{AccountId, BlobId, DeviceId, GroupId, Handle, IdError, LinkId, MsgId, OwnerTag, UploadId};
+pub use ids::{AccountId, BlobId, ChannelId, DeviceId, GroupId, Handle, IdError, LinkId, MsgId, OwnerTag, UploadId};
 pub use problem::Problem;
 pub use time::Timestamp;
 pub use token::DeviceToken;

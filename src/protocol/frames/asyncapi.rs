@@ -18,7 +18,7 @@ const FRAME: &str = "Frame";
 
 /// What answers each frame of a client that has an id; `Error` can always. Frames of clients that are missing here get
 /// none.
-const ANSWERS: [(&str, &str); 8] = [
+const ANSWERS: [(&str, &str); 9] = [
     ("hello", "welcome"),
     ("send", "send_result"),
     ("presence_set", "ok"),
@@ -26,6 +26,7 @@ const ANSWERS: [(&str, &str); 8] = [
     ("ephemeral", "error"),
     ("refresh", "ok"),
     ("read_mark", "ok"),
+    ("channel_sub", "channel_state"),
     ("ping", "pong"),
 ];
 
