@@ -78,6 +78,13 @@ pub struct Config {
     /// Links of groups that an account may try a minute; as many again in a burst. Default 60: nobody guesses a link, and
     /// nobody should try.
     pub group_links_per_minute: u32,
+    /// Entries that a channel takes a minute; as many again in a burst. Default 600: everybody who follows is told of each.
+    pub channel_appends_per_minute: u32,
+    /// Charters and pages of channels that a device may make a minute; as many again in a burst. Default 120.
+    pub channel_changes_per_minute: u32,
+    /// Times that an account may ask a channel for something a minute; as many again in a burst. Default 1,200, of up to 256
+    /// entries each: nobody guesses a channel's id, and nobody should try.
+    pub channel_reads_per_minute: u32,
     /// The database that holds mailboxes and directory in place of the data directory: any number of nodes share it.
     /// Default: none.
     pub postgres: Option<PostgresConfig>,
@@ -117,6 +124,9 @@ impl Default for Config {
             claims_per_hour: 10_000,
             group_changes_per_minute: 120,
             group_links_per_minute: 60,
+            channel_appends_per_minute: 600,
+            channel_changes_per_minute: 120,
+            channel_reads_per_minute: 1_200,
             postgres: None,
             sweep_interval_s: 60,
             push: PushConfig::default(),
@@ -176,6 +186,9 @@ impl Config {
             ("claims_per_hour", self.claims_per_hour.into()),
             ("group_changes_per_minute", self.group_changes_per_minute.into()),
             ("group_links_per_minute", self.group_links_per_minute.into()),
+            ("channel_appends_per_minute", self.channel_appends_per_minute.into()),
+            ("channel_changes_per_minute", self.channel_changes_per_minute.into()),
+            ("channel_reads_per_minute", self.channel_reads_per_minute.into()),
             ("sweep_interval_s", self.sweep_interval_s.into()),
         ];
         match numbers.into_iter().chain(self.push.numbers()).find(|(_, value)| *value == 0) {

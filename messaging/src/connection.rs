@@ -7,6 +7,7 @@
 //! Promises: a client is sent a row only when every live row below it was sent before; unacked rows never exceed its
 //! window; rows go only on its Ack; a socket that says nothing for 2.5 heartbeats is closed.
 
+mod channels;
 mod flow;
 mod hello;
 mod replies;
@@ -23,10 +24,11 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use tracing::debug;
 use waxwing_protocol::frames::{
     Ack, Deliver, DevicesChanged, Drain, Envelope, ErrorCode, Frame, KeysLow, Lane, Ok as Done, Ping, Pong,
-    PresenceSet, PresenceUpdate, QueueEmpty, ReadMark, Send, Window, close, frame::Body,
+    PresenceSet, PresenceUpdate, QueueEmpty, ReadMark, Send, Window, close, frame::Body, send,
 };
 use waxwing_protocol::{GroupId, MsgId};
 
+use self::channels::Followed;
 use self::flow::Flow;
 use self::sending::Sending;
 use crate::accounts::Caller;
@@ -132,6 +134,7 @@ pub(crate) struct Connection {
     inbox: Bytes,
     /// Sends and other frames whose answer takes a while.
     sending: Sending,
+    followed: Followed,
     reading: Option<BoxFuture<'static, Read>>,
     heard: Instant,
     pinged: bool,
@@ -154,7 +157,7 @@ impl Connection {
     ) -> Self {
         let heard = Instant::now();
         let alarm = Box::pin(sleep_until(heard + heartbeat));
-        let (sending, reading, pinged) = (Sending::default(), None, false);
+        let (sending, followed, reading, pinged) = (Sending::default(), None, None, false);
         Self {
             node,
             wire,
@@ -168,6 +171,7 @@ impl Connection {
             heartbeat,
             inbox,
             sending,
+            followed,
             reading,
             heard,
             pinged,
@@ -310,6 +314,7 @@ impl Connection {
             Some(body @ (Body::PresenceSet(_) | Body::PresenceSub(_) | Body::Ephemeral(_))) => {
                 self.take_presence(id, body).await?;
             }
+            Some(Body::ChannelSub(sub)) => self.follow(id, &sub).await?,
             Some(Body::ReadMark(mark)) => self.mark_read(id, &mark).await?,
             Some(Body::Refresh(refresh)) => self.refresh(id, &refresh.token_hash).await?,
             Some(Body::Bye(_)) => {
@@ -327,6 +332,10 @@ impl Connection {
 
     /// Puts a Send in line; its answer comes with its commit.
     async fn send(&mut self, id: u32, send: &Send) -> Result<(), WireError> {
+        if let Some(send::Target::Channel(target)) = &send.target {
+            self.append(id, send, target);
+            return Ok(());
+        }
         match self.node.delivery.send(self.device, send, self.node.clock.now()) {
             Ok(sending) => {
                 let msg_id = MsgId::from_slice(&send.msg_id).expect("delivery has checked the id");
@@ -463,6 +472,8 @@ impl Connection {
         for at in [1, 0] {
             self.deliver(at, std::mem::take(&mut rows[at])).await?;
         }
+        let live = live || !taken.channels.is_empty();
+        Box::pin(self.tell_channels(taken.channels)).await?;
         if live {
             self.wire.flush().await?;
         }

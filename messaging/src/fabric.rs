@@ -8,6 +8,7 @@
 //! however late the earlier one gets here.
 
 mod outbox;
+mod relay;
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashSet};
@@ -19,9 +20,10 @@ use tokio::sync::Notify;
 use waxwing_protocol::{AccountId, DeviceId, GroupId};
 
 pub(crate) use self::outbox::{Outbox, Stop};
+pub(crate) use self::relay::{ChannelNews, Following, Relay};
 use crate::metrics::handles;
 use crate::push::Wakes;
-use crate::store::{CommitSink, Committed, DeviceAddress};
+use crate::store::{CommitSink, Committed, CommittedEntry, DeviceAddress};
 
 /// Waves in which connections are told to go: a crowd that leaves at once comes back at once.
 const WAVES: usize = 10;
@@ -54,6 +56,8 @@ pub(crate) struct Fabric {
     progressed: Mutex<HashSet<GroupId>>,
     /// Notified when there is one.
     progress: Notify,
+    /// Who follows channels here.
+    pub(crate) relay: Arc<Relay>,
     /// Who is told of devices that are not there; nobody where none can be woken.
     wakes: OnceLock<Arc<Wakes>>,
 }
@@ -242,6 +246,10 @@ impl CommitSink for Fabric {
         if let Some(outbox) = outbox {
             outbox.push(row);
         }
+    }
+
+    fn appended(&self, entry: CommittedEntry) {
+        self.relay.appended(&entry);
     }
 
     fn progressed(&self, group: GroupId) {

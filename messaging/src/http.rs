@@ -5,6 +5,7 @@
 
 mod accounts;
 mod blocks;
+mod channels;
 mod devices;
 mod documents;
 mod error;
@@ -69,6 +70,12 @@ pub(crate) fn router(node: Arc<Node>) -> Router {
         .route("/v1/groups/{id}/states/{epoch}", only(get(groups::state)))
         .route("/v1/groups/{id}/link", only(post(groups::link)))
         .route("/v1/groups/{id}/devices", only(post(groups::devices)).layer(large()))
+        .route("/v1/channels", only(get(channels::list).post(channels::found)))
+        .route("/v1/channels/{id}", only(get(channels::view)))
+        .route("/v1/channels/{id}/charters", only(post(channels::charter)))
+        .route("/v1/channels/{id}/entries", only(get(channels::entries)))
+        .route("/v1/channels/{id}/manifest", only(get(channels::manifest)))
+        .route("/v1/channels/{id}/pages", only(post(channels::close_page)))
         .route("/v1/preferences", only(get(preferences::show).put(preferences::set)))
         .route("/v1/push", only(get(push::view).put(push::set).delete(push::remove)))
         .route("/v1/push/test", only(post(push::test)))

@@ -16,6 +16,7 @@
 mod accounts;
 mod addresses;
 mod admission;
+mod channels;
 mod clock;
 mod config;
 mod connection;
@@ -66,6 +67,7 @@ pub use self::survey::{AccountSurvey, DeviceSurvey, LaneSurvey, StoredSurvey, Su
 use self::accounts::Accounts;
 use self::addresses::Addresses;
 use self::admission::Admission;
+use self::channels::Channels;
 use self::clock::Clock;
 use self::delivery::Delivery;
 use self::devices::Devices;
@@ -98,7 +100,7 @@ impl Messaging {
         config.check()?;
         let fabric = Arc::new(Fabric::default());
         let Opened { stores, grants, invites, providers } = opening::open(&config, data_dir, fabric.clone()).await?;
-        let Stores { mailboxes, directory, groups, targets } = stores;
+        let Stores { mailboxes, directory, groups, channels, targets } = stores;
         let interval = config::seconds(config.sweep_interval_s);
         let clock = Arc::new(Clock::start());
         let push = Push::new(&config.push, providers, targets, mailboxes.clone(), fabric.clone(), clock.clone());
@@ -113,6 +115,7 @@ impl Messaging {
             grants,
             delivery: Delivery::new(mailboxes.clone(), groups.clone(), fabric.clone(), &config),
             groups: Groups::new(groups, directory.clone(), &config),
+            channels: Channels::new(channels, directory.clone(), &config),
             presence: Arc::new(Presence::new(directory, fabric.clone(), clock)),
             push: push.clone(),
             fabric,
@@ -126,6 +129,7 @@ impl Messaging {
         let (stop_sweeper, stop_waking) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
         tokio::spawn(sweeper::run(Arc::downgrade(&node), interval, stop_sweeper.clone()));
         tokio::spawn(presence::run(Arc::downgrade(&node)));
+        tokio::spawn(channels::relay(Arc::downgrade(&node), node.fabric.relay.clone()));
         tokio::spawn(groups::tell_receipts(Arc::downgrade(&node), node.fabric.clone()));
         if push.is_used() {
             push::start(&push, stop_waking.clone());

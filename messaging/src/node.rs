@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::accounts::Accounts;
 use crate::addresses::Addresses;
 use crate::admission::Admission;
+use crate::channels::Channels;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::delivery::Delivery;
@@ -33,6 +34,7 @@ pub(crate) struct Node {
     pub(crate) grants: Grants,
     pub(crate) delivery: Delivery,
     pub(crate) groups: Groups,
+    pub(crate) channels: Channels,
     pub(crate) presence: Arc<Presence>,
     pub(crate) push: Arc<Push>,
     pub(crate) fabric: Arc<Fabric>,

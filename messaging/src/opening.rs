@@ -10,7 +10,7 @@ use crate::invites::Invites;
 use crate::push::{CredentialsError, Providers};
 use crate::secrets::SecretError;
 use crate::store::{
-    Directory, EmbeddedStore, EmbeddedStoreError, GroupStore, MailboxStore, PostgresStore, WakeTargets,
+    ChannelStore, Directory, EmbeddedStore, EmbeddedStoreError, GroupStore, MailboxStore, PostgresStore, WakeTargets,
 };
 
 /// Directory of the embedded store, in the data directory.
@@ -74,13 +74,15 @@ pub(crate) struct Stores {
     pub(crate) mailboxes: Arc<dyn MailboxStore>,
     pub(crate) directory: Arc<dyn Directory>,
     pub(crate) groups: Arc<dyn GroupStore>,
+    pub(crate) channels: Arc<dyn ChannelStore>,
     pub(crate) targets: Arc<dyn WakeTargets>,
 }
 
 impl Stores {
-    fn of(store: impl MailboxStore + Directory + GroupStore + WakeTargets) -> Self {
+    fn of(store: impl MailboxStore + Directory + GroupStore + ChannelStore + WakeTargets) -> Self {
         let store = Arc::new(store);
-        Self { mailboxes: store.clone(), directory: store.clone(), groups: store.clone(), targets: store }
+        let (mailboxes, directory, groups) = (store.clone(), store.clone(), store.clone());
+        Self { mailboxes, directory, groups, channels: store.clone(), targets: store }
     }
 }
 

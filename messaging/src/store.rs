@@ -4,6 +4,7 @@
 //! guarantees stand on each method; `store/suite.rs` tests them, once for all engines. Stores decide nothing: what a
 //! message may contain and who may claim a key was decided before.
 
+mod channels;
 mod embedded;
 mod groups;
 mod postgres;
@@ -20,6 +21,10 @@ use waxwing_protocol::frames::{Envelope, Lane};
 use waxwing_protocol::identity::{PublicKey, SignedDeviceList, SignedPrekey};
 use waxwing_protocol::{AccountId, DeviceId, GroupId, Handle, MsgId, Timestamp};
 
+pub(crate) use channels::{
+    ChannelRecord, ChannelStore, CharterCommit, CharterCommitted, CommittedEntry, EntryAppend, EntryError,
+    PageCommitted,
+};
 pub(crate) use embedded::{EmbeddedStore, EmbeddedStoreError};
 pub(crate) use groups::{GroupCommit, GroupCommitted, GroupProgress, GroupRecord, GroupSend, GroupStore, Stored};
 pub(crate) use postgres::PostgresStore;
@@ -150,6 +155,9 @@ pub(crate) struct Committed {
 /// Hears of rows after their commit: in one process, by rising seq within a lane. It must not block.
 pub(crate) trait CommitSink: Send + Sync + 'static {
     fn committed(&self, row: Committed);
+
+    /// An entry of a channel, by rising seq.
+    fn appended(&self, entry: CommittedEntry);
 
     /// Somebody has got or seen more of a group that has receipts.
     fn progressed(&self, group: GroupId);

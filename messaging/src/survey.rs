@@ -139,6 +139,7 @@ impl Messaging {
         let node = &self.node;
         let [device, account, pair, group] = node.delivery.limits();
         let [changes, links] = node.groups.limits();
+        let [appends, charters, reads] = node.channels.limits();
         let [requests, registrations] = node.addresses.limits();
         let [claims, one_time_claims] = node.keys.claim_limits();
         vec![
@@ -148,6 +149,9 @@ impl Messaging {
             group,
             changes,
             links,
+            appends,
+            charters,
+            reads,
             node.hellos.view(),
             node.accounts.look_up_limit(),
             claims,

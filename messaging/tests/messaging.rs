@@ -12,6 +12,8 @@
 mod accounts;
 #[path = "messaging/blocks.rs"]
 mod blocks;
+#[path = "messaging/channels.rs"]
+mod channels;
 #[path = "messaging/client.rs"]
 mod client;
 #[path = "messaging/devices.rs"]

@@ -294,6 +294,7 @@ mod tests {
     use crate::accounts::Accounts;
     use crate::addresses::Addresses;
     use crate::admission::Admission;
+    use crate::channels::Channels;
     use crate::clock::Clock;
     use crate::config::Config;
     use crate::delivery::Delivery;
@@ -420,6 +421,7 @@ mod tests {
             grants: Grants::open(&config, dir.path()).unwrap(),
             delivery: Delivery::new(store.clone(), store.clone(), fabric.clone(), &config),
             groups: Groups::new(store.clone(), store.clone(), &config),
+            channels: Channels::new(store.clone(), store.clone(), &config),
             presence: Arc::new(Presence::new(store.clone(), fabric.clone(), clock.clone())),
             push: Arc::new(Push::new(
                 &config.push,

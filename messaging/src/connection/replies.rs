@@ -7,6 +7,7 @@ use tracing::error;
 use waxwing_protocol::frames::{Error, ErrorCode, Frame, SendResult, frame::Body};
 use waxwing_protocol::{DeviceId, MsgId};
 
+use crate::channels::ChannelsError;
 use crate::delivery::SendError;
 use crate::presence::PresenceError;
 use crate::store::{AppendError, Appended, StoreError, StoreErrorKind};
@@ -39,6 +40,28 @@ pub(crate) fn send_refusal(id: u32, refused: SendError) -> Frame {
         SendError::Malformed(_) => ErrorCode::BadRequest,
         SendError::TooLarge => ErrorCode::TooLarge,
         SendError::TooMany { retry_after } => return rate_limited(id, refused.to_string(), retry_after),
+    };
+    refusal(id, code, refused.to_string())
+}
+
+/// The answer to whoever may not write in a channel, or follow it.
+pub(crate) fn channel_refusal(id: u32, refused: &ChannelsError) -> Frame {
+    let code = match refused {
+        ChannelsError::NotFound => ErrorCode::NotFound,
+        ChannelsError::Forbidden(_) => ErrorCode::Forbidden,
+        ChannelsError::Conflict { epoch } => {
+            let conflict = Error { epoch: *epoch, ..error_of(ErrorCode::EpochConflict, refused.to_string()) };
+            return Frame::with_id(id, Body::Error(conflict));
+        }
+        ChannelsError::TooLarge => ErrorCode::TooLarge,
+        ChannelsError::Full => ErrorCode::MailboxFull,
+        ChannelsError::TooOften { retry_after } => return rate_limited(id, refused.to_string(), *retry_after),
+        ChannelsError::UnknownAuthor
+        | ChannelsError::Malformed(_)
+        | ChannelsError::Refused(_)
+        | ChannelsError::OtherContent
+        | ChannelsError::TooMany => ErrorCode::BadRequest,
+        ChannelsError::Store(failed) => return store_refusal(id, failed),
     };
     refusal(id, code, refused.to_string())
 }

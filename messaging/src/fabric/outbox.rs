@@ -8,9 +8,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
-use waxwing_protocol::AccountId;
 use waxwing_protocol::frames::{EphemeralPush, PresenceItem, ReceiptSummary};
+use waxwing_protocol::{AccountId, ChannelId};
 
+use super::relay::ChannelNews;
 use crate::store::Committed;
 
 /// Rows that wait at most.
@@ -106,6 +107,8 @@ pub(crate) struct Taken {
     pub(crate) presence: Vec<PresenceItem>,
     /// How far groups are, each once.
     pub(crate) receipts: Vec<ReceiptSummary>,
+    /// What is new in channels, each once. Its bytes are among those held.
+    pub(crate) channels: Vec<(ChannelId, ChannelNews)>,
     /// Accounts whose devices changed, with the newest revision of each.
     pub(crate) devices_changed: Vec<(AccountId, u64)>,
     /// One-time keys left, when they are few.
@@ -169,6 +172,26 @@ impl Outbox {
             receipts.retain(|earlier| earlier.conv_id != summary.conv_id);
             if receipts.len() < RECEIPTS_MAX {
                 receipts.push(summary);
+            }
+        });
+    }
+
+    /// Adds what is new in a channel; of what finds no room, that it is there.
+    pub(crate) fn channel(&self, channel: ChannelId, news: &ChannelNews) {
+        self.change(|waiting| {
+            let taken = waiting.taken();
+            let at = taken.channels.iter().position(|(it, _)| *it == channel).unwrap_or_else(|| {
+                taken.channels.push((channel, ChannelNews::default()));
+                taken.channels.len() - 1
+            });
+            for (seq, entry) in (news.first_seq..).zip(&news.entries) {
+                let waits = &mut taken.channels[at].1;
+                let fits = waits.missed.is_none() && waits.entries.len() < ROWS_MAX && !waits.is_behind(seq);
+                let room = fits && taken.held.add(entry.len());
+                waits.add(news.epoch, seq, entry, room);
+            }
+            if let Some((from, to)) = news.missed {
+                taken.channels[at].1.miss(news.epoch, from, to);
             }
         });
     }

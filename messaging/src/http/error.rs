@@ -13,6 +13,7 @@ use waxwing_protocol::problem::PROBLEM_MEDIA_TYPE;
 use crate::accounts::{BlockError, ChangeError, LookUpError, RegisterError};
 use crate::addresses::TooMuch;
 use crate::admission::Crowded;
+use crate::channels::ChannelsError;
 use crate::devices::DevicesError;
 use crate::groups::GroupsError;
 use crate::keys::KeysError;
@@ -182,6 +183,33 @@ impl From<GroupsError> for HttpError {
                 return Self::new(StatusCode::TOO_MANY_REQUESTS, "rate-limited", refused).retry_after(wait);
             }
             GroupsError::Store(failed) => return failed.clone().into(),
+        };
+        Self::new(status, slug, refused)
+    }
+}
+
+impl From<ChannelsError> for HttpError {
+    fn from(refused: ChannelsError) -> Self {
+        let (status, slug) = match &refused {
+            ChannelsError::NotFound => (StatusCode::NOT_FOUND, "channel-not-found"),
+            ChannelsError::UnknownAuthor => (StatusCode::UNPROCESSABLE_ENTITY, "channel-author-unknown"),
+            ChannelsError::Refused(_) | ChannelsError::Malformed(_) => {
+                (StatusCode::UNPROCESSABLE_ENTITY, "channel-malformed")
+            }
+            ChannelsError::Forbidden(_) => (StatusCode::FORBIDDEN, "channel-forbidden"),
+            ChannelsError::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "channel-entry-too-large"),
+            ChannelsError::OtherContent => (StatusCode::UNPROCESSABLE_ENTITY, "channel-message-id-used"),
+            ChannelsError::Full => (StatusCode::INSUFFICIENT_STORAGE, "channel-full"),
+            ChannelsError::TooMany => (StatusCode::UNPROCESSABLE_ENTITY, "too-many-channels"),
+            ChannelsError::Conflict { epoch } => {
+                let epoch = *epoch;
+                return Self::new(StatusCode::PRECONDITION_FAILED, "epoch-conflict", refused).with("epoch", epoch);
+            }
+            ChannelsError::TooOften { retry_after } => {
+                let wait = *retry_after;
+                return Self::new(StatusCode::TOO_MANY_REQUESTS, "rate-limited", refused).retry_after(wait);
+            }
+            ChannelsError::Store(failed) => return failed.clone().into(),
         };
         Self::new(status, slug, refused)
     }

@@ -63,7 +63,7 @@ pub(crate) async fn list(
 #[derive(Debug, Deserialize)]
 pub(crate) struct After {
     #[serde(default)]
-    after: u64,
+    pub(super) after: u64,
 }
 
 /// `GET /v1/groups/{id}/changes?after=N`.

@@ -11,6 +11,7 @@ mod acks;
 mod batch;
 mod blocks;
 mod bodies;
+mod channels;
 mod checkpoint;
 mod deletion;
 mod devices;

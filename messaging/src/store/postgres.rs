@@ -10,6 +10,7 @@
 //! in which they came. Locks are taken in one order everywhere (sends, mailboxes, lanes, each by rising key), so that
 //! transactions wait for one another and never in a circle; where one does, the database ends it and it is tried again.
 
+mod channels;
 mod connections;
 mod deletion;
 mod devices;

@@ -2,6 +2,7 @@
 //!
 //! `store_suite!(Harness)` in an engine's own tests makes a test of each function here.
 
+mod channels;
 mod groups;
 mod sends;
 mod targets;
@@ -34,6 +35,8 @@ impl CommitSink for Heard {
     fn committed(&self, row: Committed) {
         self.0.lock().unwrap().push(row);
     }
+
+    fn appended(&self, _: CommittedEntry) {}
 
     fn progressed(&self, _: GroupId) {}
 }

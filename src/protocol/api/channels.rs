@@ -40,6 +40,10 @@ pub struct ChannelView {
     pub head_seq: u64,
     /// The first entry that nodes hold; those before it are in pages.
     pub tail_seq: u64,
+    /// Pages so far.
+    pub pages: u64,
+    /// What nodes hold fills a page, which an author should close.
+    pub full_page: bool,
 }
 
 /// Answer of `GET /v1/channels/{id}/entries?after=N`: entries that nodes hold, as many as fill a page.

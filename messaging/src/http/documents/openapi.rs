@@ -196,6 +196,61 @@ fn paths() -> Value {
                 .gives("200", "GroupDevicesView"),
         ),
         (
+            "/v1/channels",
+            "get",
+            Op::new("listChannels", "The channels that the account owns or writes in").gives("200", "ChannelsView"),
+        ),
+        (
+            "/v1/channels",
+            "post",
+            Op::new("foundChannel", "A new channel, by its first charter")
+                .takes("SignedCharter")
+                .gives("201", "ChannelChanged")
+                .gives("200", "ChannelChanged"),
+        ),
+        (
+            "/v1/channels/{id}",
+            "get",
+            Op::new("viewChannel", "Charters since an epoch, and how far the log is")
+                .path("id", CHANNEL)
+                .query("after", "The last epoch that is known.")
+                .gives("200", "ChannelView"),
+        ),
+        (
+            "/v1/channels/{id}/charters",
+            "post",
+            Op::new("charterChannel", "Who writes from here on, signed by the owner")
+                .path("id", CHANNEL)
+                .takes("SignedCharter")
+                .gives("201", "ChannelChanged")
+                .gives("200", "ChannelChanged"),
+        ),
+        (
+            "/v1/channels/{id}/entries",
+            "get",
+            Op::new("channelEntries", "What was written behind an entry, as far as it is in no page")
+                .path("id", CHANNEL)
+                .query("after", "The last entry that is known.")
+                .gives("200", "ChannelEntries"),
+        ),
+        (
+            "/v1/channels/{id}/manifest",
+            "get",
+            Op::new("channelManifest", "The pages, which are blobs, of what was written behind an entry")
+                .path("id", CHANNEL)
+                .query("after", "The last entry that is known.")
+                .gives("200", "ChannelManifest"),
+        ),
+        (
+            "/v1/channels/{id}/pages",
+            "post",
+            Op::new("closeChannelPage", "A full page was put into the origin by an author")
+                .path("id", CHANNEL)
+                .takes("ChannelPage")
+                .gives("201", "ChannelPage")
+                .gives("200", "ChannelPage"),
+        ),
+        (
             "/v1/preferences",
             "get",
             Op::new("viewPreferences", "What the account lets others know").gives("200", "Preferences"),
@@ -258,6 +313,8 @@ fn paths() -> Value {
 }
 
 const GROUP: &str = "The group's id.";
+
+const CHANNEL: &str = "The channel's id, a random UUID that nobody guesses.";
 
 const MEETING: &str = "The meeting's name, derived from the code that a person carries.";
 
@@ -543,6 +600,44 @@ fn schemas() -> Value {
                 "accounts": {"type": "array", "items": reference("AccountView")},
                 "gone": {"type": "array", "items": reference("AccountId")}, "more": {"type": "boolean"},
             }}),
+        ),
+        ("SignedCharter", object(&[("charter", "Bytes"), ("signature", "Bytes")], &[])),
+        (
+            "ChannelsView",
+            json!({"type": "object", "required": ["channels"], "properties": {
+                "channels": {"type": "array", "items": reference("AccountId")},
+            }}),
+        ),
+        ("ChannelChanged", object(&[("channel", "AccountId"), ("epoch", "Time")], &[])),
+        (
+            "ChannelView",
+            json!({"type": "object", "required": ["charters", "epoch", "head_seq", "tail_seq", "pages", "full_page"], "properties": {
+                "charters": {"type": "array", "items": reference("SignedCharter")}, "epoch": reference("Time"),
+                "head_seq": reference("Time"), "tail_seq": reference("Time"), "pages": reference("Time"),
+                "full_page": {"type": "boolean"},
+            }}),
+        ),
+        (
+            "ChannelEntries",
+            json!({"type": "object", "required": ["entries", "head_seq", "tail_seq"], "properties": {
+                "entries": {"type": "array", "items": reference("Bytes")},
+                "head_seq": reference("Time"), "tail_seq": reference("Time"),
+            }}),
+        ),
+        (
+            "ChannelManifest",
+            json!({"type": "object", "required": ["pages", "tail_seq"], "properties": {
+                "pages": {"type": "array", "items": reference("ChannelPage")}, "tail_seq": reference("Time"),
+            }}),
+        ),
+        (
+            "ChannelPage",
+            json!({"type": "object", "required": ["page", "first_seq", "last_seq", "blob"], "additionalProperties": false,
+                "properties": {
+                    "page": reference("Time"), "first_seq": reference("Time"), "last_seq": reference("Time"),
+                    "blob": {"type": "string", "pattern": "^[a-z2-7]{51}[aq]$"},
+                },
+            }),
         ),
         (
             "PushTarget",

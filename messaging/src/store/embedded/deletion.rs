@@ -32,6 +32,7 @@ impl Turn<'_> {
             self.changed.remove(&device);
             self.unswept.remove(&device);
         }
+        self.delete_channels(id)?;
         self.batch.remove(&tables.directory, tables::account(id));
         self.batch.remove(&tables.directory, tables::handle(&record.handle));
         self.batch.remove(&tables.directory, tables::preferences(id));
@@ -68,6 +69,7 @@ impl Turn<'_> {
         for kind in [tag::ONE_TIME, tag::USED, tag::COALESCE, tag::BLOCKED, tag::MEMBER] {
             self.erase(&tables.directory, &[&[kind], &id.as_bytes()[..]].concat(), &mut left)?;
         }
+        self.erase_channels(id, &mut left)?;
         self.erase_rows(id.as_bytes(), &mut left)?;
         self.erase(&tables.sends, id.as_bytes(), &mut left)?;
         if left > 0 {
@@ -87,7 +89,7 @@ impl Turn<'_> {
     }
 
     /// Erases records under a prefix, as many as are `left` of the step.
-    fn erase(&mut self, table: &Table, prefix: &[u8], left: &mut usize) -> Result<(), StoreError> {
+    pub(super) fn erase(&mut self, table: &Table, prefix: &[u8], left: &mut usize) -> Result<(), StoreError> {
         for guard in table.prefix(prefix).take(*left) {
             self.batch.remove(table, guard.key().map_err(engine_error)?);
             *left -= 1;

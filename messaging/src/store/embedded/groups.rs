@@ -17,7 +17,7 @@ use waxwing_protocol::{AccountId, GroupId, Timestamp};
 use super::records::{SEND_HASH_BYTES, SendRow};
 use super::tables::{self, Tables, corrupt, engine_error, lane_index};
 use super::writer::{Command, Turn};
-use super::{EmbeddedStore, bodies, progress};
+use super::{EmbeddedStore, bodies, channels, progress};
 use crate::metrics::handles;
 use crate::store::{
     AppendError, Appended, DeviceAddress, GroupCommit, GroupCommitted, GroupProgress, GroupRecord, GroupSend,
@@ -120,6 +120,9 @@ impl GroupStore for EmbeddedStore {
             for (table, count) in [(&tables.rows, &mut stored.rows), (&tables.bodies, &mut parts)] {
                 for guard in table.range::<&[u8], _>(..) {
                     let (key, value) = guard.into_inner().map_err(engine_error)?;
+                    if channels::is_entry(&key) {
+                        continue;
+                    }
                     *count += 1;
                     stored.bytes += key.len() + value.len();
                 }

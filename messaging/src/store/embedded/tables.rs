@@ -51,7 +51,7 @@ pub(super) struct Tables {
     pub(super) sends: Table,
     /// The others, once they are not in the journal any more.
     pub(super) sent: Arc<Sends>,
-    /// What groups were sent, once each: group, place in the conversation.
+    /// What groups were sent, once each: group, place in the conversation. And the entries of channels that are in no page.
     pub(super) bodies: Table,
     /// The journal's key, and the last of its records that the engine has.
     checkpoints: Keyspace,
@@ -217,6 +217,14 @@ pub(super) mod tag {
     pub(in crate::store::embedded) const WAKE_TARGET: u8 = b't';
     /// Place of wakes to the device that is woken there.
     pub(in crate::store::embedded) const WAKE_PLACE: u8 = b'q';
+    /// Channel to how far its log has come.
+    pub(in crate::store::embedded) const CHANNEL: u8 = b'k';
+    /// Channel and epoch to charter.
+    pub(in crate::store::embedded) const CHARTER: u8 = b'e';
+    /// Channel and last entry of a page to the page.
+    pub(in crate::store::embedded) const CHANNEL_PAGE: u8 = b'y';
+    /// Account and channel it owns or writes in.
+    pub(in crate::store::embedded) const AUTHOR: u8 = b'r';
     /// Mailbox, lane, sending device and coalesce key to seq.
     pub(in crate::store::embedded) const COALESCE: u8 = b'c';
 }

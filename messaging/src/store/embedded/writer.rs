@@ -15,13 +15,14 @@ use std::time::Instant;
 use prost::Message as _;
 use tokio::sync::oneshot;
 use tracing::error;
-use waxwing_protocol::api::Preferences;
+use waxwing_protocol::api::{ChannelPageView, Preferences};
 use waxwing_protocol::identity::SignedPrekey;
-use waxwing_protocol::{AccountId, DeviceId, GroupId, Handle, Timestamp};
+use waxwing_protocol::{AccountId, ChannelId, DeviceId, GroupId, Handle, Timestamp};
 
 use super::acks::{Acks, GATHERED_FOR};
 use super::batch::Batch;
 use super::bodies::Bodies;
+use super::channels::ChannelMemory;
 use super::checkpoint::Commits;
 use super::groups::GroupMemory;
 use super::progress::Progress;
@@ -31,9 +32,10 @@ use super::sweep::Sweep;
 use super::tables::{self, RowKey, Tables};
 use crate::metrics::handles;
 use crate::store::{
-    AckRequest, Append, AppendError, Appended, Blocked, Claimed, CommitSink, Committed, DeviceAddress, GroupCommit,
-    GroupCommitted, GroupSend, Held, ListChange, ListChanged, NewAccount, Opened, PrekeysHeld, Registered, Renamed,
-    StoreError, StoreErrorKind, Swept, WakeTarget,
+    AckRequest, Append, AppendError, Appended, Blocked, CharterCommit, CharterCommitted, Claimed, CommitSink,
+    Committed, CommittedEntry, DeviceAddress, EntryAppend, EntryError, GroupCommit, GroupCommitted, GroupSend, Held,
+    ListChange, ListChanged, NewAccount, Opened, PageCommitted, PrekeysHeld, Registered, Renamed, StoreError,
+    StoreErrorKind, Swept, WakeTarget,
 };
 
 /// Commands that may wait for the writer; more are refused at once, and clients try again.
@@ -54,6 +56,9 @@ const CACHED_MAX: usize = 100_000;
 /// Groups kept in memory between turns: the largest take 150 KB.
 const GROUPS_CACHED_MAX: usize = 1000;
 
+/// Channels kept in memory between turns: the largest take 4 KB.
+const CHANNELS_CACHED_MAX: usize = 10_000;
+
 /// Where an answer goes.
 pub(super) type Reply<T, E = StoreError> = oneshot::Sender<Result<T, E>>;
 
@@ -70,6 +75,19 @@ pub(super) enum Command {
     ChangeGroup {
         commit: Box<GroupCommit>,
         reply: Reply<GroupCommitted>,
+    },
+    PutCharter {
+        commit: Box<CharterCommit>,
+        reply: Reply<CharterCommitted>,
+    },
+    AppendEntry {
+        append: Box<EntryAppend>,
+        reply: Reply<Appended, EntryError>,
+    },
+    PutPage {
+        channel: ChannelId,
+        page: ChannelPageView,
+        reply: Reply<PageCommitted>,
     },
     MarkRead {
         by: AccountId,
@@ -170,6 +188,7 @@ impl Command {
             Self::Append { append, .. } => append.bodies.iter().map(|body| body.ciphertext.len()).sum(),
             Self::SendGroup { send, .. } => send.envelope.body.len(),
             Self::ChangeGroup { commit, .. } => commit.envelope.body.len(),
+            Self::AppendEntry { append, .. } => append.body.len(),
             _ => 0,
         }
     }
@@ -191,6 +210,7 @@ impl Command {
                 | Self::RemoveWakeTarget { .. }
                 | Self::AddPrekeys { .. }
                 | Self::ClaimPrekey { .. }
+                | Self::PutCharter { .. }
         )
     }
 }
@@ -278,6 +298,8 @@ pub(super) struct Memory {
     /// Whom an account has blocked; nearly always nobody.
     pub(super) blocks: HashMap<AccountId, Arc<HashSet<AccountId>>>,
     pub(super) groups: HashMap<GroupId, GroupMemory>,
+    /// `None` of those that were deleted.
+    pub(super) channels: HashMap<ChannelId, Option<ChannelMemory>>,
     pub(super) sweep: Sweep,
 }
 
@@ -312,6 +334,8 @@ pub(super) struct Turn<'a> {
     /// The device removed in this turn: the engine still shows its mailbox.
     pub(super) removed: Option<DeviceAddress>,
     pub(super) committed: Vec<Committed>,
+    /// Entries of channels taken in this turn.
+    pub(super) entries: Vec<CommittedEntry>,
 }
 
 impl Work {
@@ -340,6 +364,7 @@ impl Work {
                 deleted: None,
                 removed: None,
                 committed: Vec::new(),
+                entries: Vec::new(),
             };
             let (mut answers, mut bytes, mut directory_changed) = (Vec::new(), 0, false);
             let mut command = first;
@@ -367,6 +392,7 @@ impl Work {
             if self.next.is_none() && self.acks.len() > 0 {
                 self.next = Some(Command::Acks);
             }
+            let entries = std::mem::take(&mut turn.entries);
             let (rows, progressed, done) = turn.commit(&mut self.commits);
             if done.is_err() {
                 // What the memory says was not stored.
@@ -377,6 +403,9 @@ impl Work {
                 }
                 for group in progressed {
                     self.sink.progressed(group);
+                }
+                for entry in entries {
+                    self.sink.appended(entry);
                 }
                 if memory.mailboxes.len() > CACHED_MAX {
                     memory.mailboxes.clear();
@@ -395,6 +424,9 @@ impl Work {
                 }
                 if memory.groups.len() > GROUPS_CACHED_MAX {
                     memory.groups.clear();
+                }
+                if memory.channels.len() > CHANNELS_CACHED_MAX {
+                    memory.channels.clear();
                 }
             }
             if !open {
@@ -435,6 +467,9 @@ impl Turn<'_> {
             Command::Append { append, reply } => answer(self.append(&append), reply),
             Command::SendGroup { send, reply } => answer(self.send_group(&send), reply),
             Command::ChangeGroup { commit, reply } => answer(self.change_group(*commit), reply),
+            Command::PutCharter { commit, reply } => answer(self.put_charter(&commit), reply),
+            Command::AppendEntry { append, reply } => answer(self.append_entry(&append), reply),
+            Command::PutPage { channel, page, reply } => answer(self.put_page(channel, &page), reply),
             Command::MarkRead { by, group, conv_seq, reply } => answer(self.mark_read(by, group, conv_seq), reply),
             Command::Open { mailbox, held, reply } => answer(self.open(mailbox, held), reply),
             Command::Ack { ack, reply } => answer(self.ack(&ack), reply),

@@ -46,6 +46,7 @@ fn envelope(from: &Person, send: &Send, seq: u64) -> Envelope {
     let (body, conv_id, epoch) = match send.target.clone().unwrap() {
         Target::Direct(direct) => (direct.devices[0].ciphertext.clone(), Vec::new().into(), 0),
         Target::Group(group) => (group.body, group.group, group.epoch),
+        Target::Channel(_) => panic!("no mailbox gets what is written in a channel"),
     };
     Envelope {
         seq,
