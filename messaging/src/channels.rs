@@ -26,6 +26,7 @@ use waxwing_protocol::{AccountId, ChannelId, MsgId, Timestamp};
 use crate::config::Config;
 use crate::fabric::Relay;
 use crate::limits::{Limit, LimitView};
+use crate::metrics::handles;
 use crate::node::Node;
 use crate::store::{
     Appended, ChannelRecord, ChannelStore, CharterCommit, CharterCommitted, DeviceAddress, Directory, EntryAppend,
@@ -289,7 +290,10 @@ impl Channels {
             }
         }
         match self.store.put_page(channel, page).await? {
-            PageCommitted::Done => Ok(true),
+            PageCommitted::Done => {
+                handles().channel_pages.increment(1);
+                Ok(true)
+            }
             PageCommitted::Repeated => Ok(false),
             PageCommitted::Conflict => Err(ChannelsError::Conflict { epoch: record.charter.epoch }),
         }

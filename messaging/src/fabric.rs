@@ -249,6 +249,7 @@ impl CommitSink for Fabric {
     }
 
     fn appended(&self, entry: CommittedEntry) {
+        handles().channel_entries.increment(1);
         self.relay.appended(&entry);
     }
 

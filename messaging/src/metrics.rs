@@ -8,12 +8,14 @@ use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 use waxwing_protocol::frames::Class;
 
 /// Names and meanings. The kind is in the name: `_total` counts, `_fsync_seconds` is a histogram, anything else a gauge.
-pub const METRICS: [(&str, &str); 20] = [
+pub const METRICS: [(&str, &str); 22] = [
     (CONNECTIONS, "Devices with a connection to this node."),
     (CLOSED, "Connections that this node closed, by WebSocket close code."),
     (SENDS, "Sends that were well-formed and went to the mailboxes' store, by class of message."),
     (STORED, "Envelopes made durable, one for each device they go to."),
     (FULL, "Messages of groups that a full mailbox did not get."),
+    (CHANNEL_ENTRIES, "Entries of channels made durable, each once however many follow."),
+    (CHANNEL_PAGES, "Pages of channels that authors have closed, so that their entries are at the origin alone."),
     (ACKED, "Envelopes that their devices have acked."),
     (COMMIT_TIME, "Time of a commit of mailboxes to disk; one commit takes whatever waits."),
     (PAGES, "Pages of mailboxes that were read, since the delivery path alone could not serve a connection."),
@@ -36,6 +38,8 @@ const CLOSED: &str = "waxwing_connections_closed_total";
 const SENDS: &str = "waxwing_sends_total";
 const STORED: &str = "waxwing_envelopes_stored_total";
 const FULL: &str = "waxwing_group_mailboxes_full_total";
+const CHANNEL_ENTRIES: &str = "waxwing_channel_entries_total";
+const CHANNEL_PAGES: &str = "waxwing_channel_pages_total";
 const ACKED: &str = "waxwing_envelopes_acked_total";
 const COMMIT_TIME: &str = "waxwing_mailbox_fsync_seconds";
 const PAGES: &str = "waxwing_mailbox_pages_total";
@@ -58,6 +62,8 @@ static HANDLES: LazyLock<Handles> = LazyLock::new(|| Handles {
     sends: CLASSES.map(|(_, name)| counter!(SENDS, "class" => name)),
     stored: counter!(STORED),
     full: counter!(FULL),
+    channel_entries: counter!(CHANNEL_ENTRIES),
+    channel_pages: counter!(CHANNEL_PAGES),
     acked: counter!(ACKED),
     commit_time: histogram!(COMMIT_TIME),
     pages: counter!(PAGES),
@@ -88,6 +94,8 @@ pub(crate) struct Handles {
     sends: [Counter; CLASSES.len()],
     pub(crate) stored: Counter,
     pub(crate) full: Counter,
+    pub(crate) channel_entries: Counter,
+    pub(crate) channel_pages: Counter,
     pub(crate) acked: Counter,
     pub(crate) commit_time: Histogram,
     pub(crate) pages: Counter,

@@ -3,11 +3,13 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use waxwing_protocol::channel::ChannelError;
 use waxwing_protocol::frames::close;
 use waxwing_protocol::group::GroupError;
 use waxwing_protocol::identity::IdentityError;
-use waxwing_protocol::{BlobId, DeviceId, GroupId, Handle, IdError, Problem};
+use waxwing_protocol::{BlobId, ChannelId, DeviceId, GroupId, Handle, IdError, Problem};
 use waxwing_seal::blob::{OpenError, TooLarge};
+use waxwing_seal::channel::ChannelSealError;
 use waxwing_seal::group::GroupSealError;
 use waxwing_seal::link::LinkError;
 use waxwing_seal::message::MessageError;
@@ -206,6 +208,53 @@ pub enum ClientError {
     /// The key of a group's messages could not be used.
     #[error(transparent)]
     GroupSeal(#[from] GroupSealError),
+    /// No channel of this id or title that this profile follows, or more than one of this title.
+    #[error("this profile follows no one channel called {named}: `waxwing channel ls` says what there is")]
+    UnknownChannel {
+        /// What was asked for.
+        named: String,
+    },
+    /// The service has no such channel.
+    #[error("the service has no channel {channel}")]
+    NoChannel {
+        /// The channel.
+        channel: ChannelId,
+    },
+    /// Only the owner changes a channel.
+    #[error("only its owner changes the channel {channel}")]
+    NotChannelOwner {
+        /// The channel.
+        channel: ChannelId,
+    },
+    /// Only authors write in a channel.
+    #[error("this account is no author of the channel {channel}, or not any more: nothing was posted")]
+    NotChannelAuthor {
+        /// The channel.
+        channel: ChannelId,
+    },
+    /// The channel's key was replaced, and this device has not been given the new one.
+    #[error("this device lacks the newest key of the channel {channel}: ask its owner for a new link")]
+    NoChannelKey {
+        /// The channel.
+        channel: ChannelId,
+    },
+    /// The server shows something of a channel that its owner or authors have not written so.
+    #[error("the server shows something of the channel {channel} that is not to be believed ({source})")]
+    ChannelForged {
+        /// The channel.
+        channel: ChannelId,
+        /// What is wrong with it.
+        source: ChannelError,
+    },
+    /// Others wrote in the channel or changed it at every try.
+    #[error("the channel {channel} keeps changing: try again later")]
+    ChannelBusy {
+        /// The channel.
+        channel: ChannelId,
+    },
+    /// Something of a channel could not be opened.
+    #[error(transparent)]
+    ChannelSeal(#[from] ChannelSealError),
     /// A session with a device could not be begun or used.
     #[error(transparent)]
     Session(#[from] SessionError),
@@ -305,7 +354,7 @@ impl ClientError {
     /// Whether the same request may succeed later: no answer, a fault of the server, or too many requests.
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Unreachable { .. } | Self::NotNow { .. } | Self::GroupBusy { .. } => true,
+            Self::Unreachable { .. } | Self::NotNow { .. } | Self::GroupBusy { .. } | Self::ChannelBusy { .. } => true,
             // Reconnecting to a server that displaced or refused us would only repeat it.
             Self::Closed { code, .. } => !matches!(
                 *code,

@@ -92,7 +92,8 @@ impl Client {
                     | Content::Retry { .. }
                     | Content::Resent(_)
                     | Content::GroupKey(_)
-                    | Content::GroupProfile(_) => continue,
+                    | Content::GroupProfile(_)
+                    | Content::ChannelInvite(_) => continue,
                     content => Ok(content),
                 },
                 Said::Unreadable(reason) => Err(reason),

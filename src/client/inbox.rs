@@ -16,6 +16,7 @@ use waxwing_seal::message::{Content, Message, Party, SentCopy};
 use waxwing_seal::session::{SessionError, begun_by};
 
 use crate::account::{DEVICE, SELF, device_keys, me, party};
+use crate::channels::{Invited, take_invite};
 use crate::contacts::{self, Contact};
 use crate::groups::inbox::{Came, Opening, RefusedChange};
 use crate::groups::{GroupNews, group_of};
@@ -96,6 +97,8 @@ pub(crate) struct Receipt {
     pub(crate) unreadable: Vec<Unreadable>,
     /// What became of groups.
     pub(crate) groups: Vec<GroupNews>,
+    /// Channels whose keys have come.
+    pub(crate) channels: Vec<Invited>,
     /// Changes of groups that are not to be believed.
     pub(crate) refused: Vec<RefusedChange>,
 }
@@ -358,6 +361,10 @@ impl<'a> Filer<'a> {
                     self.file_from_group(&came, false)?;
                 }
                 self.source = source;
+                Said::Nothing
+            }
+            Content::ChannelInvite(invite) => {
+                self.receipt.channels.extend(take_invite(tx, &party, &invite)?);
                 Said::Nothing
             }
             // Said in a group or not at all.

@@ -7,10 +7,18 @@ use http::Method;
 use waxwing_protocol::BlobId;
 use waxwing_protocol::api::GrantRequest;
 
+use crate::http::Service;
 use crate::{Client, ClientError};
 
 /// What a service's address of uploads ends with.
 const UPLOADS_PATH: &str = "/v1/uploads";
+
+/// Where the origin is: who has what is its business, so it is asked where uploads are.
+pub(crate) async fn origin(service: &Service) -> Result<&str, ClientError> {
+    let uploads_url = &service.info().await?.uploads_url;
+    let base = uploads_url.trim_end_matches('/').strip_suffix(UPLOADS_PATH);
+    base.ok_or_else(|| service.nonsense("an address of uploads that keeps no blobs"))
+}
 
 impl Client {
     /// Has blob `id` from now on, or for the whole time again.
@@ -33,11 +41,7 @@ impl Client {
 
     async fn ask_to_keep(&self, method: Method, id: &BlobId) -> Result<(), ClientError> {
         let service = &self.service;
-        let uploads_url = &service.info().await?.uploads_url;
-        // Who has what is the origin's business, so it is asked where uploads are.
-        let base = uploads_url.trim_end_matches('/').strip_suffix(UPLOADS_PATH);
-        let base = base.ok_or_else(|| service.nonsense("an address of uploads that keeps no blobs"))?;
-        let url = format!("{base}/v1/blobs/{id}/keep");
+        let url = format!("{}/v1/blobs/{id}/keep", origin(service).await?);
         let grant = service.grant(&GrantRequest::Upload).await?.grant;
         service.retry(|| service.done(service.http().request(method.clone(), &url).bearer_auth(&grant))).await
     }

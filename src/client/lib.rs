@@ -12,6 +12,7 @@ mod account;
 mod archive;
 mod blob_refs;
 mod blocks;
+mod channels;
 mod client;
 mod contacts;
 mod conversation;
@@ -59,6 +60,7 @@ mod watch;
 mod watch_event;
 
 pub use account::{Identity, RegisterOptions};
+pub use channels::{ChannelInfo, ChannelLink, ChannelLinkError, ChannelPost, ChannelRole};
 pub use client::Client;
 pub use contacts::KnownContact;
 pub use devices::DeviceInfo;

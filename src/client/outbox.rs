@@ -504,7 +504,7 @@ fn frame(tx: &impl Rows, msg_id: MsgId) -> Result<Option<(AccountId, Send)>, Cli
     let (class, urgency) = match Content::from_bytes(&row.content.0)? {
         Content::Read { .. } => (Class::Receipt, Urgency::None),
         Content::Sent(_) => (Class::Sync, Urgency::None),
-        Content::Retry { .. } | Content::GroupKey(_) => (Class::Control, Urgency::None),
+        Content::Retry { .. } | Content::GroupKey(_) | Content::ChannelInvite(_) => (Class::Control, Urgency::None),
         Content::Resent(_) => (Class::Control, Urgency::Background),
         _ => (Class::Message, Urgency::High),
     };

@@ -24,6 +24,7 @@ use waxwing_protocol::{AccountId, GroupId};
 use waxwing_seal::message::{Content, SentCopy};
 
 use crate::account::now;
+use crate::channels::{Invited, Live};
 use crate::contacts::{self, Asked};
 use crate::groups::inbox::RefusedChange;
 use crate::http::Backoff;
@@ -32,7 +33,7 @@ use crate::receipts::Ticked;
 use crate::route::{Line, Outgoing, Reply, Watching};
 use crate::socket::Socket;
 use crate::watch_event::{MessageSummary, WatchEvent, WatchOptions, WatchReport};
-use crate::{Client, ClientError, archive, groups, presence, repair};
+use crate::{ChannelPost, Client, ClientError, archive, groups, presence, repair};
 
 /// Pauses between connections and between tries to save a file: full jitter, up to five minutes.
 const BACKOFF: Backoff = Backoff { tries: u32::MAX, first: Duration::from_secs(1), most: Duration::from_secs(300) };
@@ -67,6 +68,7 @@ impl Client {
             shown: Notify::new(),
             tend: Notify::new(),
             stop: Notify::new(),
+            channels: Live::default(),
             drained: AtomicBool::new(false),
             keys_due: AtomicBool::new(false),
             // The first connect calls for it as well: nothing is in order before that.
@@ -85,6 +87,7 @@ impl Client {
                 done = watch.show() => done,
                 done = watch.tend() => done,
                 done = watch.save() => done,
+                done = watch.follow() => done,
             }
         };
         tokio::select! {
@@ -130,6 +133,8 @@ struct Watch<'a> {
     tend: Notify,
     /// Everything is done: say goodbye.
     stop: Notify,
+    /// What comes in channels.
+    channels: Live,
     /// Everything that waited at connect was received.
     drained: AtomicBool,
     /// Prekeys are to be looked at: after each connect, and when the server says that they are low.
@@ -186,6 +191,9 @@ impl Watch<'_> {
         let mut replies: HashMap<u32, oneshot::Sender<Reply>> = HashMap::new();
         let pending = welcome.pending.iter().map(|lane| lane.count_estimate).sum();
         (self.on)(WatchEvent::Connected { pending });
+        for sub in self.channels.subscriptions(client)? {
+            socket.push(sub).await?;
+        }
         self.drained(&lanes);
         self.keys_due.store(true, Ordering::Release);
         self.call_for_tending();
@@ -246,6 +254,8 @@ impl Watch<'_> {
                     self.call_for_tending();
                 }
                 Body::DevicesChanged(changed) => Box::pin(self.look_again(&changed)).await?,
+                Body::ChannelBatch(batch) => self.channels.batch(batch),
+                Body::ChannelGap(gap) => self.channels.gap(&gap),
                 Body::ReceiptSummary(summary) => {
                     if let Ok(group) = GroupId::from_slice(&summary.conv_id) {
                         let (conv_seq, delivered, read) = (summary.conv_seq, summary.delivered_n, summary.read_n);
@@ -313,6 +323,14 @@ impl Watch<'_> {
             }
             (self.on)(WatchEvent::Group(news));
         }
+        for Invited { channel, owner, followed } in receipt.channels {
+            self.with_report(|report| report.channel_posts += 1);
+            if followed {
+                self.channels.behind(channel);
+            }
+            let from = client.profile.read(|tx| contacts::known(tx, owner))?.map(|contact| contact.handle);
+            (self.on)(WatchEvent::ChannelInvite { channel, from, followed });
+        }
         for RefusedChange { group, reason } in receipt.refused {
             (self.on)(WatchEvent::GroupForged { group, reason });
         }
@@ -361,6 +379,7 @@ impl Watch<'_> {
     fn drained(&self, lanes: &Lanes) {
         if lanes.empty() {
             self.drained.store(true, Ordering::Release);
+            self.channels.open();
             self.arrived.notify_one();
         }
     }
@@ -395,6 +414,20 @@ impl Watch<'_> {
             }
             self.shown.notify_one();
         }
+    }
+
+    /// Shows what is written in channels.
+    async fn follow(&self) -> Result<(), ClientError> {
+        let show = |post: Result<ChannelPost, ClientError>| match post {
+            Ok(post) => {
+                self.with_report(|report| report.channel_posts += 1);
+                (self.on)(WatchEvent::ChannelPost(Box::new(post)));
+                // A watch of `once` may be done with it.
+                self.shown.notify_one();
+            }
+            Err(error) => (self.on)(WatchEvent::ChannelRefused { error }),
+        };
+        self.channels.show(self.client, || self.shown.notify_one(), show).await
     }
 
     /// Saves files, one after the other; with `once`, ends when everything is done. A file that cannot be had now waits
@@ -465,7 +498,7 @@ impl Watch<'_> {
         let something = report != WatchReport::default();
         let left = pending.iter().any(|pending| !pending.row.shown || self.options.save.is_some());
         let tended = self.tend_done.load(Ordering::Acquire) == self.tend_called.load(Ordering::Acquire);
-        let quiet = self.drained.load(Ordering::Acquire) && tended;
+        let quiet = self.drained.load(Ordering::Acquire) && tended && self.channels.is_done();
         self.options.once && something && !left && quiet
     }
 
@@ -495,6 +528,9 @@ impl Watch<'_> {
             }
             if let Err(error) = Box::pin(archive::import(client, &|_| {})).await {
                 tracing::warn!("contacts and history of the other device were not fetched: {error}");
+            }
+            if let Err(error) = Box::pin(client.flush_posts()).await {
+                tracing::warn!("posts left from before were not sent: {error}");
             }
             Box::pin(client.queue_receipts()).await?;
             Box::pin(client.queue_read_marks()).await?;

@@ -3,10 +3,10 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use waxwing_protocol::{AccountId, BlobId, GroupId, Handle, MsgId};
+use waxwing_protocol::{AccountId, BlobId, ChannelId, GroupId, Handle, MsgId};
 use waxwing_seal::message::Content;
 
-use crate::{ClientError, FetchedFile, GroupNews, PresenceView, Tick};
+use crate::{ChannelPost, ClientError, FetchedFile, GroupNews, PresenceView, Tick};
 
 /// How to watch.
 #[derive(Clone, Debug, Default)]
@@ -64,6 +64,22 @@ pub enum WatchEvent {
         group: GroupId,
         /// What is wrong with it.
         reason: String,
+    },
+    /// Something was written in a channel.
+    ChannelPost(Box<ChannelPost>),
+    /// A channel cannot be read on: the server shows what is not to be believed, or has it no more.
+    ChannelRefused {
+        /// Why.
+        error: ClientError,
+    },
+    /// The owner of a channel has invited this account to it, or given it a new key.
+    ChannelInvite {
+        /// Which channel.
+        channel: ChannelId,
+        /// Who owns it.
+        from: Option<Handle>,
+        /// It is followed already: this is its new key.
+        followed: bool,
     },
     /// A file was saved.
     Saved {
@@ -194,6 +210,8 @@ pub struct WatchReport {
     pub copied: u64,
     /// Changes of groups.
     pub group_changes: u64,
+    /// Entries of channels, and invites to them.
+    pub channel_posts: u64,
 }
 
 impl MessageSummary {

@@ -89,7 +89,7 @@ impl AccountKey {
         EnvelopeKey::derive(&*self.to_bytes(), "waxwing/device-name/v1")
     }
 
-    fn sign(&self, domain: &str, message: &[u8]) -> Base64 {
+    pub(crate) fn sign(&self, domain: &str, message: &[u8]) -> Base64 {
         Base64(self.0.sign(&signed_bytes(domain, message)).to_bytes().to_vec())
     }
 }

@@ -7,6 +7,7 @@
 
 pub mod blob;
 pub mod blob_ref;
+pub mod channel;
 pub mod device;
 mod envelope;
 pub mod group;

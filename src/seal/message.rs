@@ -11,7 +11,7 @@
 use prost::Message as _;
 use waxwing_protocol::frames::BODY_BYTES_MAX;
 use waxwing_protocol::identity::Device;
-use waxwing_protocol::{AccountId, DeviceId, GroupId, Handle, MsgId};
+use waxwing_protocol::{AccountId, ChannelId, DeviceId, GroupId, Handle, MsgId};
 use zeroize::{Zeroize as _, Zeroizing};
 
 use crate::blob_ref::BlobRef;
@@ -81,6 +81,8 @@ pub enum Content {
     GroupKey(Box<GroupKey>),
     /// A group's title and picture: the bytes that its state has the BLAKE3 of.
     GroupProfile(Vec<u8>),
+    /// The key of a channel that the sender owns.
+    ChannelInvite(Box<ChannelInvite>),
     /// A kind this version does not know, from a newer one. Shown as such: it must not block what comes after it.
     Unsupported,
 }
@@ -105,6 +107,23 @@ impl std::fmt::Debug for GroupKey {
 impl Drop for GroupKey {
     fn drop(&mut self) {
         self.session_key.zeroize();
+    }
+}
+
+/// The key of a channel, from its owner.
+#[derive(Clone, PartialEq)]
+pub struct ChannelInvite {
+    /// The channel.
+    pub channel: ChannelId,
+    /// The epoch of a charter whose key it is.
+    pub epoch: u64,
+    /// For [`ChannelKey::from_bytes`](crate::channel::ChannelKey::from_bytes).
+    pub key: Zeroizing<[u8; 32]>,
+}
+
+impl std::fmt::Debug for ChannelInvite {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "ChannelInvite({}, {})", self.channel, self.epoch)
     }
 }
 
@@ -155,6 +174,8 @@ pub enum Claim {
     MessageId,
     /// The group it was sent to.
     Group,
+    /// The channel it was written in.
+    Channel,
     /// Who is in the group: its sender was told otherwise than its reader.
     GroupState,
 }
@@ -293,6 +314,11 @@ impl Content {
                 profile: key.profile.clone(),
             })),
             Self::GroupProfile(profile) => Some(Kind::GroupProfile(profile.clone())),
+            Self::ChannelInvite(invite) => Some(Kind::ChannelInvite(generated::ChannelInvite {
+                channel: invite.channel.as_bytes().to_vec(),
+                epoch: invite.epoch,
+                key: invite.key.to_vec(),
+            })),
             Self::Unsupported => None,
         };
         generated::Content { kind }
@@ -348,6 +374,12 @@ impl Content {
                 profile: key.profile.clone(),
             }))),
             Some(Kind::GroupProfile(profile)) => Ok(Self::GroupProfile(profile.clone())),
+            Some(Kind::ChannelInvite(invite)) => Ok(Self::ChannelInvite(Box::new(ChannelInvite {
+                channel: ChannelId::from_slice(&invite.channel)
+                    .map_err(|_| MessageError::Malformed("a channel's id"))?,
+                epoch: invite.epoch,
+                key: Zeroizing::new(invite.key[..].try_into().map_err(|_| MessageError::Malformed("a channel's key"))?),
+            }))),
             None => Ok(Self::Unsupported),
         }
     }
@@ -361,6 +393,7 @@ pub(crate) fn erase(content: Option<&mut generated::Content>) {
         Some(Kind::Sent(copy)) => erase(copy.content.as_deref_mut()),
         Some(Kind::Resent(resent)) => erase(resent.content.as_deref_mut()),
         Some(Kind::GroupKey(key)) => key.session_key.zeroize(),
+        Some(Kind::ChannelInvite(invite)) => invite.key.zeroize(),
         Some(Kind::Read(_) | Kind::Retry(_) | Kind::GroupProfile(_)) | None => {}
     }
 }
@@ -451,8 +484,11 @@ mod tests {
         let copy = Message { content: Content::Sent(Box::new(copy)), ..text("") };
         let retry = Content::Retry { device: DeviceId::FIRST, msg_ids: vec![MsgId::from_bytes([5; 16])] };
         let retry = Message { content: retry, ..text("") };
+        let key = Zeroizing::new([7; 32]);
+        let invite = ChannelInvite { channel: ChannelId::from_bytes([3; 16]), epoch: 4, key };
+        let invite = Message { content: Content::ChannelInvite(Box::new(invite)), ..text("") };
         let resent = Message { content: Content::Resent(Box::new(copy.clone())), ..text("") };
-        for message in [text(""), text("hello"), file(), copy, retry, resent] {
+        for message in [text(""), text("hello"), file(), copy, retry, resent, invite] {
             let plaintext = message.seal(&alice, &bob).unwrap();
             assert_eq!(Message::open(&plaintext, message.id, &alice, &bob), Ok(message.clone()));
             assert_eq!(Content::from_bytes(&message.content.to_bytes()), Ok(message.content));

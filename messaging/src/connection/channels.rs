@@ -54,16 +54,16 @@ impl Connection {
         let (node, by, now) = (self.node.clone(), self.device.account, self.node.clock.now());
         let (outbox, after, live) = (self.outbox.clone(), sub.after_seq, sub.live);
         let looking = async move {
-            Some(match node.channels.state(by, channel, after, now).await {
+            match node.channels.state(by, channel, after, now).await {
                 Ok((state, behind)) => {
                     if let Some(ChannelGap { epoch, from, to, .. }) = behind.filter(|_| live) {
                         let missed = ChannelNews { epoch, missed: Some((from, to)), ..ChannelNews::default() };
                         outbox.channel(channel, &missed);
                     }
-                    Frame::with_id(id, Body::ChannelState(state))
+                    (id > 0).then(|| Frame::with_id(id, Body::ChannelState(state)))
                 }
-                Err(refused) => replies::channel_refusal(id, &refused),
-            })
+                Err(refused) => Some(replies::channel_refusal(id, &refused)),
+            }
         };
         self.sending.push(looking.boxed());
         Ok(())

@@ -9,13 +9,18 @@ use bytes::{Bytes, BytesMut};
 use ed25519_dalek::{Signer as _, SigningKey};
 use mutations::{fuzz, fuzz_text};
 use waxwing_protocol::blob::{BlobHasher, GROUP_BYTES, Outboard};
+use waxwing_protocol::channel::{
+    Author, CHANNEL_CHARTER_DOMAIN, CHANNEL_ENTRY_DOMAIN, Charter, Entry, Page, Position, SignedCharter, SignedEntry,
+};
 use waxwing_protocol::frames::{Frame, frame, unpack};
 use waxwing_protocol::http1::Framing;
 use waxwing_protocol::identity::{
     Base64, DEVICE_LIST_DOMAIN, Device, DeviceList, PublicKey, SignedDeviceList, signed_bytes,
 };
 use waxwing_protocol::range::{RANGES_MAX, Selection, parse_content_range, parse_ranges, select};
-use waxwing_protocol::{AccountId, BlobId, DeviceId, DeviceToken, Handle, MsgId, Problem, Timestamp, UploadId};
+use waxwing_protocol::{
+    AccountId, BlobId, ChannelId, DeviceId, DeviceToken, Handle, MsgId, Problem, Timestamp, UploadId,
+};
 
 #[test]
 fn fuzz_ranges() {
@@ -131,6 +136,49 @@ fn fuzz_device_lists() {
         if let Ok(read) = signed.verify(account, &public) {
             assert!(read.account == account && (1..=32).contains(&read.devices.len()));
             assert!(read.devices.is_sorted_by(|a, b| a.id < b.id));
+        }
+    });
+}
+
+/// Charters and entries, signed as they are: whoever owns a channel may still send nonsense.
+#[test]
+fn fuzz_channels() {
+    let key = SigningKey::from_bytes(&[7; 32]);
+    let (owner, owner_key) = (AccountId::from_bytes([1; 16]), PublicKey(key.verifying_key().to_bytes()));
+    let charter = Charter {
+        channel: ChannelId::from_bytes([9; 16]),
+        epoch: 1,
+        previous: None,
+        owner,
+        owner_key,
+        authors: vec![Author { account: owner, account_key: owner_key }],
+        key_id: [5; 32],
+        title: b"sealed".to_vec(),
+        after: Position::default(),
+        made_at: Timestamp::from_secs(1_800_000_000),
+    };
+    let sign = |domain, message: &[u8]| key.sign(&signed_bytes(domain, message)).to_bytes().to_vec();
+    fuzz("charters", &[&charter.to_bytes()], |input| {
+        let signature = Base64(sign(CHANNEL_CHARTER_DOMAIN, input));
+        let signed = SignedCharter { charter: Base64(input.to_vec()), signature };
+        if let Ok(read) = signed.verify(None) {
+            assert!(read.to_bytes() == input && read.author(read.owner).is_some() && read.epoch == 1);
+            assert!(read.authors.is_sorted_by(|a, b| a.account < b.account));
+        }
+    });
+    let msg_id = MsgId::from_bytes([3; 16]);
+    let entry = Entry { epoch: 1, after: Position::default(), author: 0, msg_id, body: b"sealed".to_vec() }.to_bytes();
+    fuzz("entries", &[&entry], |input| {
+        let signature = sign(CHANNEL_ENTRY_DOMAIN, &Entry::signed_message(charter.channel, input));
+        let bytes = SignedEntry { entry: input.to_vec(), signature }.to_bytes();
+        if let Ok((read, at)) = SignedEntry::verify(&bytes, &charter, &Position::default()) {
+            assert!(read.to_bytes() == input && at.seq == 1 && read.author == 0);
+        }
+    });
+    let page = Page { first_seq: 1, entries: vec![entry.clone(), entry] }.to_bytes();
+    fuzz("pages", &[&page], |input| {
+        if let Ok(read) = Page::from_bytes(input) {
+            assert!(read.entries.iter().map(Vec::len).sum::<usize>() <= input.len());
         }
     });
 }
