@@ -1,5 +1,6 @@
 //! What can be typed: commands, their flags and their help.
 
+mod channels;
 mod groups;
 mod push;
 
@@ -10,6 +11,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use waxwing_client::{LinkCode, TransferId};
 use waxwing_protocol::{BlobId, DeviceId, Handle, OwnerTag};
 
+pub(crate) use self::channels::{BenchChannelArgs, ChannelArgs, ChannelCommand};
 pub(crate) use self::groups::{BenchGroupArgs, GroupArgs, GroupCommand};
 pub(crate) use self::push::PushCommand;
 use crate::commands::{BenchPushArgs, BenchRestartArgs, BenchSoakArgs, BlobArgs, Broker, EdgePeer, Peer};
@@ -74,6 +76,8 @@ pub(crate) enum Command {
         #[command(flatten)]
         profile: ProfileArgs,
     },
+    /// Found channels that many read, write in them, follow and read them.
+    Channel(ChannelArgs),
     /// Make groups, change who is in them, and write to them.
     Group(GroupArgs),
     /// Have this device woken by a push service when something waits for it.
@@ -601,6 +605,8 @@ pub(crate) enum BenchCommand {
     Connections(BenchConnectionsArgs),
     /// Time and server memory that it takes to drain mailboxes, and how long a call waits meanwhile.
     Drain(BenchDrainArgs),
+    /// What a hundred thousand followers of a channel cost, and times of a post to those who are connected.
+    Channel(BenchChannelArgs),
     /// Times of a message to a large group whose members are all connected, and what it takes on disk.
     Group(BenchGroupArgs),
     /// How many devices a second are woken, by a push provider on this machine that takes every wake.

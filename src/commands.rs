@@ -4,6 +4,7 @@ mod admin;
 mod bench;
 mod blobs;
 mod blocks;
+mod channels;
 mod config;
 mod contacts;
 mod demo;
@@ -46,6 +47,7 @@ pub(crate) async fn run(command: Command, output: &Output) -> anyhow::Result<()>
         Command::Keep(args) => blobs::keep(args, output).await,
         Command::Drop(args) => blobs::let_go(args, output).await,
         Command::Blocks { profile } => blocks::blocks(profile, output).await,
+        Command::Channel(args) => channels::channel(args, output).await,
         Command::Group(args) => groups::group(args, output).await,
         Command::Push(command) => push::run(command, output).await,
         Command::Get(args) => transfers::get(args, output).await,

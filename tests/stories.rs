@@ -10,6 +10,7 @@ mod stories {
     mod acme;
     mod bad_input;
     mod bad_networks;
+    mod channels;
     mod databases;
     mod devices;
     mod doctor;

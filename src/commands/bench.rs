@@ -5,6 +5,7 @@
 //! each.
 
 mod broker;
+mod channel;
 mod connections;
 mod drain;
 mod edge;
@@ -42,6 +43,7 @@ pub(crate) async fn run(command: BenchCommand, output: Output) -> anyhow::Result
         BenchCommand::Latency(args) => latency::run(args, output).await,
         BenchCommand::Connections(args) => connections::run(args, output).await,
         BenchCommand::Drain(args) => drain::run(args, output).await,
+        BenchCommand::Channel(args) => channel::run(args, output).await,
         BenchCommand::Group(args) => group::run(args, output).await,
         BenchCommand::Push(args) => push::run(args, output).await,
         BenchCommand::Slow(args) => slow::run(args, output).await,

@@ -67,7 +67,7 @@ pub(crate) fn messages(args: &MessagesArgs, output: Output) -> anyhow::Result<()
 }
 
 /// What a message says, for a person and for a program.
-fn told(content: &Content) -> (String, Value) {
+pub(crate) fn told(content: &Content) -> (String, Value) {
     match content {
         Content::Text(text) => (visible(text), json!({ "text": text })),
         Content::File(file) => {

@@ -5,6 +5,7 @@ use serde_json::json;
 use waxwing_client::{Client, MessageSummary, PresenceView, Tick, WatchEvent, WatchOptions};
 use waxwing_protocol::{Handle, MsgId};
 
+use super::channels::print_post;
 use super::groups::{label, print_news};
 use super::transfers::print_fetched;
 use crate::cli::WatchArgs;
@@ -54,6 +55,17 @@ fn print_event(client: &Client, event: WatchEvent, output: Output) {
         WatchEvent::GroupForged { group, reason } => {
             output
                 .warn(format_args!("the server shows a change of group {group} that is not to be believed: {reason}"));
+        }
+        WatchEvent::ChannelPost(post) => print_post(client, &post, output),
+        WatchEvent::ChannelRefused { error } => output.warn(visible(&error.to_string())),
+        WatchEvent::ChannelInvite { channel, from, followed } => {
+            let by = from.as_ref().map_or("somebody", Handle::as_str);
+            let text = if followed {
+                format!("channel {channel} has a new key")
+            } else {
+                format!("{by} invites you to a channel: `waxwing channel follow {channel}`")
+            };
+            output.result(text, &json!({ "channel": channel, "invited_by": from, "followed": followed }));
         }
         WatchEvent::Saved { from, file, .. } => print_fetched(&file, Some(from.as_str()), output),
         WatchEvent::SaveFailed { from, blob, error, retry_in, .. } => {

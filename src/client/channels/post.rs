@@ -39,17 +39,13 @@ struct PostRow {
 }
 
 impl Client {
-    /// Writes in a channel, under an id that the caller chose. Returns its place when the server has it durably.
+    /// Writes in a channel. Returns the post's id, and its place there, when the server has it durably.
     ///
     /// # Errors
     /// [`ClientError::NotChannelAuthor`], [`ClientError::NoChannelKey`], [`ClientError::ChannelForged`]. Errors that may pass
     /// leave it stored: it is sent before the next one.
-    pub async fn post_to_channel(
-        &self,
-        channel: ChannelId,
-        msg_id: MsgId,
-        content: Content,
-    ) -> Result<u64, ClientError> {
+    pub async fn post_to_channel(&self, channel: ChannelId, content: Content) -> Result<(MsgId, u64), ClientError> {
+        let msg_id = MsgId::from(uuid::Uuid::now_v7());
         self.profile.read(|tx| book::known(tx, channel)).map(drop)?;
         self.flush_posts().await?;
         self.profile.write(|tx| {
@@ -69,7 +65,7 @@ impl Client {
             // The next post, or another author's, closes it.
             tracing::warn!("a page of {channel} was not closed: {error}");
         }
-        Ok(seq)
+        Ok((msg_id, seq))
     }
 
     /// Sends posts left from before, oldest first. What the server will never take is forgotten, and told.

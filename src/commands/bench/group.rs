@@ -80,7 +80,7 @@ async fn talk(args: &BenchGroupArgs, output: Output) -> anyhow::Result<()> {
 }
 
 /// Bytes that the files under a directory take on disk.
-fn bytes_under(dir: &Path) -> std::io::Result<u64> {
+pub(super) fn bytes_under(dir: &Path) -> std::io::Result<u64> {
     let mut bytes = 0;
     for entry in std::fs::read_dir(dir)? {
         let entry = entry?;

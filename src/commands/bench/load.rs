@@ -4,6 +4,7 @@
 //! A generator is told its [`Job`] as a line of JSON on stdin, tells its figures as lines on stdout, and goes on at each
 //! further line, until stdin ends.
 
+mod channel;
 mod drain;
 mod group;
 mod groups;
@@ -29,6 +30,7 @@ use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
 use crate::output::Output;
 
+pub(super) use self::channel::Channeling;
 pub(super) use self::drain::{Drained, Draining};
 pub(super) use self::group::{Fanned, Grouping};
 pub(super) use self::groups::{Talked, Talking};
@@ -55,6 +57,8 @@ pub(super) enum Job {
     Hold(Holding),
     /// Mailboxes that fill and are drained.
     Drain(Draining),
+    /// A channel with many followers.
+    Channel(Channeling),
     /// A large group.
     Group(Grouping),
     /// Many groups at a steady rate.
@@ -75,6 +79,7 @@ pub(super) async fn run(output: Output) -> anyhow::Result<()> {
         Job::Paced(job) => told.tell(&pairs::paced(job).await?),
         Job::Hold(job) => hold::run(job, &mut told).await?,
         Job::Drain(job) => drain::run(job, &mut told).await?,
+        Job::Channel(job) => channel::run(job, &mut told).await?,
         Job::Group(job) => group::run(job, &mut told).await?,
         Job::Groups(job) => groups::run(job, &mut told).await?,
         Job::Slow(job) => slow::run(job, &mut told).await?,

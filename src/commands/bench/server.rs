@@ -31,6 +31,8 @@ sends_per_minute = 4000000000
 account_sends_per_minute = 4000000000
 pair_sends_per_minute = 4000000000
 group_sends_per_minute = 4000000000
+channel_appends_per_minute = 4000000000
+channel_reads_per_minute = 4000000000
 "#;
 
 /// A service in a child process.
