@@ -38,7 +38,7 @@ impl Drop for Postgres {
     }
 }
 
-/// The second of two nodes goes on where the first was killed: accounts, tokens, mailboxes and sessions are there.
+/// The second of two nodes goes on where the first was killed: accounts, tokens, mailboxes, sessions and groups are there.
 #[test]
 fn another_node_on_the_same_database_goes_on_where_one_was_killed() {
     let (dir, server) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
@@ -60,6 +60,8 @@ fn another_node_on_the_same_database_goes_on_where_one_was_killed() {
     register(dir, &first.url, "alice");
     register(dir, &first.url, "bob");
     waxwing(dir, &["send", "--text", "before", "--to", "bob", "--home", "alice"]).ok();
+    waxwing(dir, &["group", "create", "Climbing", "--with", "bob", "--home", "alice"]).ok();
+    waxwing(dir, &["send", "--text", "who comes?", "--group", "Climbing", "--home", "alice"]).ok();
     first.kill();
 
     // Without the first's secrets it is no node of this cluster.
@@ -71,9 +73,15 @@ fn another_node_on_the_same_database_goes_on_where_one_was_killed() {
     }
     let _second = Service::serve(&second);
     waxwing(dir, &["send", "--text", "after", "--to", "bob", "--home", "alice"]).ok();
+    waxwing(dir, &["send", "--text", "nobody?", "--group", "Climbing", "--home", "alice"]).ok();
     let watched = waxwing(dir, &["watch", "--once", "--home", "bob"]).ok();
     let said = watched.stdout;
     assert!(said.find("before").unwrap() < said.find("after").unwrap(), "{said}");
+    assert!(said.find("who comes?").unwrap() < said.find("nobody?").unwrap(), "{said}");
+    waxwing(dir, &["group", "rm", "Climbing", "bob", "--home", "alice"]).ok();
+    waxwing(dir, &["send", "--text", "alone", "--group", "Climbing", "--home", "alice"]).ok();
+    let watched = waxwing(dir, &["--json", "watch", "--once", "--home", "bob"]).ok();
+    assert!(watched.stdout.contains("\"left\":true") && !watched.stdout.contains("alone"), "{}", watched.stdout);
 }
 
 /// A node outlives its database: what it is asked meanwhile waits, and nothing of it is lost.

@@ -15,6 +15,7 @@ mod connections;
 mod deletion;
 mod devices;
 mod directory;
+mod fan_out;
 mod groups;
 mod loading;
 mod pages;
@@ -64,6 +65,7 @@ pub(crate) struct PostgresStore {
     connections: Connections,
     writers: Writers,
     sweeper: Arc<Sweeper>,
+    sink: Arc<dyn CommitSink>,
 }
 
 impl PostgresStore {
@@ -83,7 +85,7 @@ impl PostgresStore {
         opened.await.map_err(|error| PostgresStoreError::Engine(error.message))?;
         let sweeper = Arc::new(Sweeper::default());
         let writers = Writers::start(&connections, &sweeper, &sink);
-        Ok(Self { connections, writers, sweeper })
+        Ok(Self { connections, writers, sweeper, sink })
     }
 
     /// Does `work` on a connection, again if need be.

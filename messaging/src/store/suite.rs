@@ -3,10 +3,18 @@
 //! `store_suite!(Harness)` in an engine's own tests makes a test of each function here.
 
 mod channels;
-mod groups;
+pub(crate) mod groups;
 mod sends;
 mod targets;
 
+pub(crate) use self::groups::{
+    a_body_is_stored_once_with_a_small_row_for_each_device_and_goes_with_the_last_of_them,
+    a_groups_messages_reach_whoever_is_in_it_and_leave_nothing,
+    a_send_is_checked_against_members_epoch_and_devices_and_a_repeat_is_the_same_send,
+    of_changes_that_race_one_is_made_and_a_repeat_of_it_is_no_conflict,
+    one_full_mailbox_silences_nobody_and_a_deleted_account_leaves_nothing,
+    whose_devices_changed_is_told_as_long_as_it_is_remembered,
+};
 pub(crate) use self::sends::*;
 pub(crate) use self::targets::*;
 
@@ -46,7 +54,7 @@ pub(crate) trait Harness: Sized + Send {
     /// Random lives of a mailbox that are tried.
     const LIVES: u32;
 
-    type Store: MailboxStore + Directory + WakeTargets;
+    type Store: MailboxStore + Directory + GroupStore + WakeTargets;
 
     /// An empty store; `None` when what it stores to is not installed, which it says.
     fn start(sink: Arc<dyn CommitSink>) -> impl Future<Output = Option<(Self, Self::Store)>> + Send;
@@ -84,6 +92,11 @@ macro_rules! store_suite {
             a_message_with_a_coalesce_key_replaces_the_one_that_waits_also_within_one_commit,
             what_a_deleted_account_leaves_is_erased_also_when_a_crash_comes_between,
             a_target_stays_over_a_restart_and_goes_with_its_device_and_its_account,
+            a_body_is_stored_once_with_a_small_row_for_each_device_and_goes_with_the_last_of_them,
+            a_send_is_checked_against_members_epoch_and_devices_and_a_repeat_is_the_same_send,
+            of_changes_that_race_one_is_made_and_a_repeat_of_it_is_no_conflict,
+            whose_devices_changed_is_told_as_long_as_it_is_remembered,
+            one_full_mailbox_silences_nobody_and_a_deleted_account_leaves_nothing,
             of_two_devices_at_one_place_the_later_has_it,
             a_target_that_was_set_again_is_not_removed_for_what_was_said_of_the_one_before,
         );
@@ -92,6 +105,11 @@ macro_rules! store_suite {
         #[test]
         fn a_mailbox_holds_what_a_list_would() {
             $crate::store::suite::a_mailbox_holds_what_a_list_would::<$harness>();
+        }
+
+        #[test]
+        fn a_groups_messages_reach_whoever_is_in_it_and_leave_nothing() {
+            $crate::store::suite::a_groups_messages_reach_whoever_is_in_it_and_leave_nothing::<$harness>();
         }
     };
     ($harness:ty: $($test:ident,)+) => {

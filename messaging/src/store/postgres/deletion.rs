@@ -10,13 +10,15 @@ use waxwing_protocol::AccountId;
 use super::connections::Failure;
 use super::devices::lock_lanes;
 use super::directory::commit;
+use super::groups::{body_of, release};
 use super::values::uuid;
 
 /// Rows erased in one step.
 const STEP: i64 = 1024;
 
 /// What an account or a device leaves, table by table, with the column that names it.
-const LEFT_OF_ACCOUNT: [(&str, &str); 8] = [
+const LEFT_OF_ACCOUNT: [(&str, &str); 9] = [
+    ("group_members", "account"),
     ("pairs", "account"),
     ("pairs", "peer"),
     ("blocks", "account"),
@@ -91,6 +93,13 @@ async fn erase(
         "DELETE FROM {table} WHERE {column} = $1 AND ctid = ANY (ARRAY
              (SELECT ctid FROM {table} WHERE {column} = $1 {of_device} LIMIT $2))"
     );
-    let erased = transaction.execute(&transaction.prepare_cached(&sql).await?, &[&id, &limit, &device]).await?;
-    Ok(erased.cast_signed())
+    if table != "messages" {
+        let erased = transaction.execute(&transaction.prepare_cached(&sql).await?, &[&id, &limit, &device]).await?;
+        return Ok(erased.cast_signed());
+    }
+    let sql = format!("{sql} RETURNING body_group, body_seq");
+    let erased = transaction.query(&transaction.prepare_cached(&sql).await?, &[&id, &limit, &device]).await?;
+    let bodies: Result<Vec<_>, _> = erased.iter().map(|row| body_of(row, 0)).collect();
+    release(transaction, bodies?.into_iter().flatten()).await?;
+    Ok(i64::try_from(erased.len()).unwrap_or(limit))
 }

@@ -19,7 +19,7 @@ use crate::store::embedded::LaneRow;
 use crate::store::{AckRequest, Append, DeviceAddress};
 
 /// Rows of one ack that are looked at for receipts: the largest window. Whoever claims to hold more gets none made for it.
-const ROWS_SEEN_MAX: i64 = 4096;
+pub(super) const ROWS_SEEN_MAX: i64 = 4096;
 
 /// What makes a send the same as another.
 pub(super) type SendKey = (DeviceAddress, MsgId);
@@ -137,7 +137,7 @@ fn acks_of(commands: &[Command]) -> Vec<AckRequest> {
     let acks = commands.iter().flat_map(|command| match command {
         Command::Ack { ack, .. } => vec![ack.clone()],
         Command::Open { mailbox, held, .. } => super::turn::held_acks(*mailbox, held).to_vec(),
-        Command::Append { .. } | Command::Close { .. } => Vec::new(),
+        _ => Vec::new(),
     });
     acks.collect()
 }
@@ -203,7 +203,7 @@ async fn take_sends(transaction: &Transaction<'_>, appends: &[&Append], loaded: 
 }
 
 /// Which of these pairs of accounts are in a table of pairs.
-async fn pairs(
+pub(super) async fn pairs(
     transaction: &Transaction<'_>,
     table: &str,
     asked: impl Iterator<Item = (AccountId, AccountId)>,
@@ -222,6 +222,16 @@ async fn pairs(
     rows.iter().map(|row| Ok((values::account(row.try_get(0)?), values::account(row.try_get(1)?)))).collect()
 }
 
+/// What acks cover: spans of lanes.
+pub(super) fn spans_of(acks: &[AckRequest]) -> Vec<(LaneAddress, u64, u64)> {
+    let spans = acks.iter().flat_map(|ack| {
+        let lane = LaneAddress::new(ack.mailbox, ack.lane);
+        let cumulative = (ack.up_to > 0).then_some((0, ack.up_to));
+        cumulative.into_iter().chain(ack.ranges.iter().copied()).map(move |(first, last)| (lane, first, last))
+    });
+    spans.collect()
+}
+
 /// Rows that acks may cover and whose senders are to be told: people whom the reader has written to and not blocked,
 /// if the reader's account allows it.
 async fn acked_rows(
@@ -229,14 +239,7 @@ async fn acked_rows(
     acks: &[AckRequest],
 ) -> Result<HashMap<LaneAddress, Vec<Acked>>, Failure> {
     let mut loaded: HashMap<LaneAddress, Vec<Acked>> = HashMap::new();
-    let spans: Vec<(LaneAddress, u64, u64)> = acks
-        .iter()
-        .flat_map(|ack| {
-            let lane = LaneAddress::new(ack.mailbox, ack.lane);
-            let cumulative = (ack.up_to > 0).then_some((0, ack.up_to));
-            cumulative.into_iter().chain(ack.ranges.iter().copied()).map(move |(first, last)| (lane, first, last))
-        })
-        .collect();
+    let spans = spans_of(acks);
     if spans.is_empty() {
         return Ok(loaded);
     }
@@ -304,7 +307,7 @@ async fn lock_mailboxes(
 }
 
 /// Locks one lane of every device of each account.
-async fn lock_lanes(
+pub(super) async fn lock_lanes(
     transaction: &Transaction<'_>,
     wanted: &BTreeSet<(AccountId, i16)>,
 ) -> Result<HashMap<LaneAddress, LaneRow>, Failure> {
@@ -320,7 +323,7 @@ async fn lock_lanes(
 }
 
 /// The devices of accounts, as they are once the locks are held.
-async fn devices(
+pub(super) async fn devices(
     transaction: &Transaction<'_>,
     wanted: &BTreeSet<(AccountId, i16)>,
 ) -> Result<HashMap<AccountId, Vec<(DeviceId, u32)>>, Failure> {

@@ -46,7 +46,7 @@ pub(super) fn envelope_of(row: &Row, column: usize) -> Result<Envelope, StoreErr
 /// Reads the live rows above `request.after`. One body more than fits is read at most.
 pub(super) async fn read(client: &Object, request: &PageRequest) -> Result<Page, Failure> {
     let sql = format!(
-        "SELECT {LANE}, m.seq, m.expires_at, m.envelope
+        "SELECT {LANE}, m.seq, m.expires_at, CASE WHEN m.body_group IS NULL THEN m.envelope ELSE b.envelope END
          FROM lanes l
          LEFT JOIN LATERAL (
              SELECT f.bytes_given FROM messages f
@@ -54,11 +54,12 @@ pub(super) async fn read(client: &Object, request: &PageRequest) -> Result<Page,
              ORDER BY f.seq LIMIT 1
          ) head ON true
          LEFT JOIN LATERAL (
-             SELECT r.seq, r.expires_at, r.envelope FROM messages r
+             SELECT r.seq, r.expires_at, r.envelope, r.body_group, r.body_seq FROM messages r
              WHERE r.account = l.account AND r.device = l.device AND r.lane = l.lane AND r.seq > greatest($4, l.acked)
                  AND r.seq <= l.last AND r.bytes_given <= head.bytes_given + $5
              ORDER BY r.seq LIMIT $6
          ) m ON true
+         LEFT JOIN group_bodies b ON b.id = m.body_group AND b.conv_seq = m.body_seq
          WHERE l.account = $1 AND l.device = $2 AND l.lane = $3
          ORDER BY m.seq"
     );
@@ -79,7 +80,9 @@ pub(super) async fn read(client: &Object, request: &PageRequest) -> Result<Page,
     for row in &rows {
         // A lane with nothing above comes alone.
         let Some(seq) = row.try_get::<_, Option<i64>>(6)?.map(i64::cast_unsigned) else { break };
-        if Timestamp::from_millis(big(row, 7)?) > request.now && !lane.is_acked(seq) {
+        // The body of a row that was acked and swept by another node a moment ago is gone.
+        let is_there = row.try_get::<_, Option<&[u8]>>(8)?.is_some();
+        if is_there && Timestamp::from_millis(big(row, 7)?) > request.now && !lane.is_acked(seq) {
             let envelope = Envelope { seq, ..envelope_of(row, 8)? };
             // A body larger than the whole allowance comes alone: it would never come otherwise.
             if used + envelope.body.len() > request.bytes && !page.rows.is_empty() {

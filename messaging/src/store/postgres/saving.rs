@@ -5,14 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use deadpool_postgres::Transaction;
 use prost::Message as _;
 use tokio_postgres::Row;
-use waxwing_protocol::AccountId;
+use waxwing_protocol::{AccountId, GroupId};
 
 use super::connections::Failure;
-use super::loading::{CoalesceKey, SendColumns, SendKey, Sent};
+use super::loading::{self, CoalesceKey, SendColumns, SendKey, Sent};
 use super::turn::PutRow;
 use super::values::{Columns, LaneAddress, big, number, uuid};
-use crate::store::DeviceAddress;
 use crate::store::embedded::LaneRow;
+use crate::store::{AckRequest, DeviceAddress};
 
 /// Inserts sends; returns the keys of those that were not there.
 pub(super) async fn insert_sends(
@@ -183,4 +183,42 @@ pub(super) async fn bytes_given(
     let statement = transaction.prepare_cached(sql).await?;
     let found = transaction.query(&statement, &[&columns.accounts, &columns.devices, &columns.lanes, &seqs]).await?;
     found.iter().map(|row| Ok((LaneAddress::of(row)?, big(row, 3)?))).collect()
+}
+
+/// Notes how far members of groups have got by acks, whose lanes still stand as before them; returns the groups in which
+/// somebody has.
+pub(super) async fn note_delivered(
+    transaction: &Transaction<'_>,
+    acks: &[AckRequest],
+) -> Result<BTreeSet<GroupId>, Failure> {
+    let spans = loading::spans_of(acks);
+    if spans.is_empty() {
+        return Ok(BTreeSet::new());
+    }
+    let sql = "UPDATE group_members g SET got = a.seq
+               FROM (
+                   SELECT k.account, m.body_group AS id, max(m.body_seq) AS seq
+                   FROM unnest($1::uuid[], $2::int[], $3::smallint[], $4::bigint[], $5::bigint[])
+                       AS k (account, device, lane, first, last)
+                   JOIN lanes l ON l.account = k.account AND l.device = k.device AND l.lane = k.lane
+                   CROSS JOIN LATERAL (
+                       SELECT r.body_group, r.body_seq FROM messages r
+                       WHERE r.account = l.account AND r.device = l.device AND r.lane = l.lane
+                           AND r.seq >= greatest(k.first, l.acked + 1) AND r.seq <= k.last
+                       ORDER BY r.seq LIMIT $6
+                   ) m
+                   JOIN groups q ON q.id = m.body_group AND q.receipts
+                   GROUP BY k.account, m.body_group
+               ) a
+               WHERE g.account = a.account AND g.id = a.id AND g.got < a.seq
+               RETURNING g.id";
+    let columns = Columns::of(spans.iter().map(|(lane, ..)| *lane));
+    let bound = |seq: u64| i64::try_from(seq).unwrap_or(i64::MAX);
+    let first: Vec<_> = spans.iter().map(|(_, first, _)| bound(*first)).collect();
+    let last: Vec<_> = spans.iter().map(|(.., last)| bound(*last)).collect();
+    let (accounts, devices, lanes) = (&columns.accounts, &columns.devices, &columns.lanes);
+    let statement = transaction.prepare_cached(sql).await?;
+    let limit = loading::ROWS_SEEN_MAX;
+    let rows = transaction.query(&statement, &[accounts, devices, lanes, &first, &last, &limit]).await?;
+    rows.iter().map(|row| Ok(GroupId::from_bytes(*row.try_get::<_, uuid::Uuid>(0)?.as_bytes()))).collect()
 }

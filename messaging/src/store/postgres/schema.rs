@@ -11,7 +11,8 @@ use super::connections::Failure;
 use crate::store::{StoreError, StoreErrorKind};
 
 /// Every migration, by its number from 1 on. Once released, none is ever changed.
-const MIGRATIONS: [&str; 2] = [include_str!("migrations/0001.sql"), include_str!("migrations/0002.sql")];
+const MIGRATIONS: [&str; 3] =
+    [include_str!("migrations/0001.sql"), include_str!("migrations/0002.sql"), include_str!("migrations/0003.sql")];
 
 /// Key of the lock that whoever migrates holds. Advisory locks are a database's own: any number will do.
 const LOCK: i64 = 0x6f3a_57c1_88d2_0b4e;

@@ -13,6 +13,7 @@ use waxwing_protocol::Timestamp;
 use super::connections::Failure;
 use super::deletion;
 use super::directory::commit;
+use super::groups::{body_of, release};
 use super::pages::{LANE, lane_of};
 use super::saving::{bytes_given, save_lanes};
 use super::values::{Columns, LaneAddress, big, number, uuid};
@@ -274,13 +275,17 @@ async fn erase(transaction: &Transaction<'_>, spans: &[(LaneAddress, u64, u64)])
                USING unnest($1::uuid[], $2::int[], $3::smallint[], $4::bigint[], $5::bigint[])
                    AS k (account, device, lane, above, up_to)
                WHERE m.account = k.account AND m.device = k.device AND m.lane = k.lane
-                   AND m.seq > k.above AND m.seq <= k.up_to";
+                   AND m.seq > k.above AND m.seq <= k.up_to
+               RETURNING m.body_group, m.body_seq";
     let columns = Columns::of(spans.iter().map(|(address, ..)| *address));
     let above: Vec<_> = spans.iter().map(|(_, above, _)| above.cast_signed()).collect();
     let up_to: Vec<_> = spans.iter().map(|(.., up_to)| up_to.cast_signed()).collect();
     let statement = transaction.prepare_cached(sql).await?;
-    transaction.execute(&statement, &[&columns.accounts, &columns.devices, &columns.lanes, &above, &up_to]).await?;
-    Ok(())
+    let values: [&(dyn tokio_postgres::types::ToSql + Sync); 5] =
+        [&columns.accounts, &columns.devices, &columns.lanes, &above, &up_to];
+    let erased = transaction.query(&statement, &values).await?;
+    let bodies: Result<Vec<_>, _> = erased.iter().map(|row| body_of(row, 0)).collect();
+    release(transaction, bodies?.into_iter().flatten()).await
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use bytes::Bytes;
 use deadpool_postgres::Transaction;
 use waxwing_protocol::frames::{Class, DELIVERY_IDS_MAX, DeliveryUpdate, Envelope, Lane};
-use waxwing_protocol::{AccountId, Timestamp};
+use waxwing_protocol::{AccountId, GroupId, Timestamp};
 
 use super::connections::{Connections, Failure};
 use super::loading::{self, CoalesceKey, Coalesced, Loaded, Sent};
@@ -17,7 +17,8 @@ use super::writer::Command;
 use crate::metrics::handles;
 use crate::store::embedded::{LaneRow, compare_devices};
 use crate::store::{
-    AckRequest, Append, AppendError, Appended, Committed, DeviceAddress, Held, LaneView, Opened, ReceiptRows,
+    AckRequest, Append, AppendError, Appended, Committed, DeviceAddress, GroupCommitted, Held, LaneView, Opened,
+    ReceiptRows,
 };
 
 /// What became of a command.
@@ -25,6 +26,7 @@ use crate::store::{
 pub(super) enum Outcome {
     Appended(Result<Appended, AppendError>),
     Opened(Option<Opened>),
+    Changed(GroupCommitted),
     Done,
 }
 
@@ -37,6 +39,8 @@ pub(super) struct Done {
     pub(super) committed: Vec<Committed>,
     /// Lanes whose watermark has moved.
     pub(super) moved: BTreeSet<LaneAddress>,
+    /// Groups in which somebody has got more.
+    pub(super) progressed: BTreeSet<GroupId>,
 }
 
 /// A row at the end of a lane. The seqs of its envelope are not set.
@@ -57,13 +61,14 @@ pub(super) async fn work(connections: &Connections, commands: &[Command], again:
     turn.write_deliveries();
     let mut committed =
         if again { turn.committed_before(&transaction, commands, &outcomes).await? } else { Vec::new() };
+    let progressed = saving::note_delivered(&transaction, &turn.acks_of(commands)).await?;
     turn.save(&transaction).await?;
     transaction.commit().await.map_err(|error| Failure::of_commit(&error))?;
     committed.extend(turn.put.into_iter().map(|row| {
         let envelope = Envelope { seq: row.seq, prev_seq: row.seq - 1, ..row.envelope };
         Committed { to: row.lane.mailbox, lane: row.lane.lane(), envelope }
     }));
-    Ok(Done { outcomes, committed, moved: turn.moved })
+    Ok(Done { outcomes, committed, moved: turn.moved, progressed })
 }
 
 /// What a client that opens a mailbox acks by saying what it holds.
@@ -99,6 +104,20 @@ struct Turn {
 }
 
 impl Turn {
+    /// What commands ack: what a client says it holds counts in the same epoch only.
+    fn acks_of(&self, commands: &[Command]) -> Vec<AckRequest> {
+        let acks = commands.iter().flat_map(|command| match command {
+            Command::Ack { ack, .. } => vec![ack.clone()],
+            Command::Open { mailbox, held, .. }
+                if self.loaded.mailboxes.get(mailbox).is_some_and(|it| it.epoch == held.epoch) =>
+            {
+                held_acks(*mailbox, held).to_vec()
+            }
+            _ => Vec::new(),
+        });
+        acks.collect()
+    }
+
     fn take(&mut self, command: &Command) -> Outcome {
         match command {
             Command::Append { append, .. } => Outcome::Appended(self.append(append)),
@@ -108,6 +127,7 @@ impl Turn {
                 Outcome::Done
             }
             Command::Close { .. } => Outcome::Done,
+            Command::SendGroup { .. } | Command::ChangeGroup { .. } => unreachable!("groups' commands come alone"),
         }
     }
 

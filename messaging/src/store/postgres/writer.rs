@@ -11,11 +11,13 @@ use tokio::sync::{mpsc, oneshot};
 use waxwing_protocol::AccountId;
 
 use super::connections::Connections;
+use super::groups;
 use super::sweep::Sweeper;
 use super::turn::{self, Outcome};
 use crate::metrics::handles;
 use crate::store::{
-    AckRequest, Append, AppendError, Appended, CommitSink, DeviceAddress, Held, Opened, StoreError, StoreErrorKind,
+    AckRequest, Append, AppendError, Appended, CommitSink, DeviceAddress, GroupCommit, GroupCommitted, GroupSend, Held,
+    Opened, StoreError, StoreErrorKind,
 };
 
 /// Writers of a node: transactions that it may have under way at once.
@@ -41,6 +43,8 @@ pub(super) enum Command {
     Append { append: Box<Append>, reply: Reply<Appended, AppendError> },
     Open { mailbox: DeviceAddress, held: Held, reply: Reply<Option<Opened>> },
     Ack { ack: AckRequest, reply: Reply<()> },
+    SendGroup { send: Box<GroupSend>, reply: Reply<Appended, AppendError> },
+    ChangeGroup { commit: Box<GroupCommit>, reply: Reply<GroupCommitted> },
     Close { reply: Reply<()> },
 }
 
@@ -49,19 +53,32 @@ impl Command {
     fn bytes(&self) -> usize {
         match self {
             Self::Append { append, .. } => append.bodies.iter().map(|body| body.ciphertext.len()).sum(),
+            Self::SendGroup { send, .. } => send.envelope.body.len(),
+            Self::ChangeGroup { commit, .. } => commit.envelope.body.len(),
             _ => 0,
         }
+    }
+
+    /// Whether it has a transaction of its own: it locks a thousand lanes.
+    fn comes_alone(&self) -> bool {
+        matches!(self, Self::SendGroup { .. } | Self::ChangeGroup { .. })
     }
 
     /// Answers it. Nobody waits any more when the connection is gone; what was stored stays stored.
     fn answer(self, outcome: Result<Outcome, StoreError>) {
         match (self, outcome) {
-            (Self::Append { reply, .. }, Ok(Outcome::Appended(appended))) => drop(reply.send(appended)),
-            (Self::Append { reply, .. }, Err(error)) => drop(reply.send(Err(error.into()))),
+            (Self::Append { reply, .. } | Self::SendGroup { reply, .. }, Ok(Outcome::Appended(appended))) => {
+                drop(reply.send(appended));
+            }
+            (Self::Append { reply, .. } | Self::SendGroup { reply, .. }, Err(error)) => {
+                drop(reply.send(Err(error.into())));
+            }
+            (Self::ChangeGroup { reply, .. }, Ok(Outcome::Changed(changed))) => drop(reply.send(Ok(changed))),
+            (Self::ChangeGroup { reply, .. }, Err(error)) => drop(reply.send(Err(error))),
             (Self::Open { reply, .. }, Ok(Outcome::Opened(opened))) => drop(reply.send(Ok(opened))),
             (Self::Open { reply, .. }, Err(error)) => drop(reply.send(Err(error))),
             (Self::Ack { reply, .. } | Self::Close { reply }, outcome) => drop(reply.send(outcome.map(drop))),
-            (Self::Append { .. } | Self::Open { .. }, Ok(_)) => unreachable!("an outcome is of its command's kind"),
+            (_, Ok(_)) => unreachable!("an outcome is of its command's kind"),
         }
     }
 }
@@ -141,11 +158,28 @@ struct Writer {
 
 impl Writer {
     async fn run(mut self) {
-        while let Some(first) = self.waiting.recv().await {
+        let mut next = None;
+        loop {
+            let first = match next.take() {
+                Some(taken) => taken,
+                None => match self.waiting.recv().await {
+                    Some(taken) => taken,
+                    None => return,
+                },
+            };
+            if first.comes_alone() {
+                self.bytes_waiting.fetch_sub(first.bytes(), Ordering::Relaxed);
+                self.work_alone(first).await;
+                continue;
+            }
             let (mut turn, mut bytes) = (Vec::new(), 0);
             let mut command = Some(first);
             let mut open = true;
             while let Some(taken) = command {
+                if taken.comes_alone() {
+                    next = Some(taken);
+                    break;
+                }
                 open = !matches!(taken, Command::Close { .. });
                 bytes += taken.bytes();
                 self.bytes_waiting.fetch_sub(taken.bytes(), Ordering::Relaxed);
@@ -160,6 +194,23 @@ impl Writer {
         }
     }
 
+    /// Has a group's command done, and answers it.
+    async fn work_alone(&mut self, command: Command) {
+        let began = Instant::now();
+        let (connections, asked) = (&self.connections, &command);
+        let done = connections.retried(|again| Box::pin(groups::work(connections, asked, again))).await;
+        handles().commit_time.record(began.elapsed());
+        match done {
+            Ok((outcome, rows)) => {
+                for row in rows {
+                    self.sink.committed(row);
+                }
+                command.answer(Ok(outcome));
+            }
+            Err(error) => command.answer(Err(error)),
+        }
+    }
+
     /// Has the commands done in one transaction, and answers them.
     async fn work(&mut self, commands: Vec<Command>) {
         let began = Instant::now();
@@ -171,6 +222,9 @@ impl Writer {
                 self.sweeper.note(done.moved);
                 for row in done.committed {
                     self.sink.committed(row);
+                }
+                for group in done.progressed {
+                    self.sink.progressed(group);
                 }
                 commands.into_iter().zip(done.outcomes).for_each(|(command, outcome)| command.answer(Ok(outcome)));
             }

@@ -8,27 +8,24 @@ use waxwing_protocol::GroupId;
 use waxwing_protocol::group::{GroupChange, GroupState, NewMember, Role, SignedGroupChange, What, devices_hash};
 
 use super::*;
-use crate::store::embedded::tests::Embedded;
-
-type Engine = super::Engine<Embedded>;
 
 const QUOTA: Quota = Quota { msgs: 1000, bytes: 1 << 20 };
 
-fn group() -> GroupId {
+pub(crate) fn group() -> GroupId {
     GroupId::from_bytes([200; 16])
 }
 
-fn address(n: u8, device: u32) -> DeviceAddress {
+pub(crate) fn address(n: u8, device: u32) -> DeviceAddress {
     DeviceAddress { account: AccountId::from_bytes([n; 16]), device: device.try_into().unwrap() }
 }
 
-fn member(n: u8) -> NewMember {
+pub(crate) fn member(n: u8) -> NewMember {
     let role = if n == 1 { Role::Admin } else { Role::Member };
     NewMember { account: AccountId::from_bytes([n; 16]), account_key: PublicKey([n; 32]), role }
 }
 
 /// A change by account 1, as the domain passes it on. The store checks no signatures.
-fn commit(before: Option<&GroupState>, what: What) -> GroupCommit {
+pub(crate) fn commit(before: Option<&GroupState>, what: What) -> GroupCommit {
     let (change, after) = GroupChange::make(group(), before, mailbox(1).account, what, NOW).unwrap();
     let signed = SignedGroupChange { change: Base64(change.to_bytes()), signature: Base64(vec![1; 64]) };
     let envelope = Envelope {
@@ -40,7 +37,7 @@ fn commit(before: Option<&GroupState>, what: What) -> GroupCommit {
     GroupCommit { change: signed, previous: change.previous, after, envelope, quota: QUOTA }
 }
 
-fn send(from: DeviceAddress, n: u64, state: &GroupState, devices_hash: [u8; 32]) -> GroupSend {
+pub(crate) fn send(from: DeviceAddress, n: u64, state: &GroupState, devices_hash: [u8; 32]) -> GroupSend {
     let mut msg_id = [0; 16];
     msg_id[8..].copy_from_slice(&n.to_be_bytes());
     GroupSend {
@@ -62,12 +59,12 @@ fn send(from: DeviceAddress, n: u64, state: &GroupState, devices_hash: [u8; 32])
 }
 
 /// The hash of a state whose members have one device each.
-fn one_each(state: &GroupState) -> [u8; 32] {
+pub(crate) fn one_each(state: &GroupState) -> [u8; 32] {
     let devices = [(DeviceId::FIRST, REG_ID)];
     devices_hash(state.members.iter().map(|member| (member.account, &devices[..])))
 }
 
-impl Engine {
+impl<H: Harness> Engine<H> {
     async fn change(&self, before: Option<&GroupState>, what: What) -> GroupState {
         let commit = commit(before, what);
         let after = commit.after.clone();
@@ -92,26 +89,19 @@ impl Engine {
 }
 
 /// A group of accounts 1 to 3.
-async fn founded() -> (Engine, GroupState) {
-    let engine = Engine::start()
-        .await
-        .unwrap()
-        .with_account(1)
-        .await
-        .with_account(2)
-        .await
-        .with_account(3)
-        .await
-        .with_account(4)
-        .await;
+async fn founded<H: Harness>(engine: Engine<H>) -> (Engine<H>, GroupState) {
+    let engine = engine.with_account(1).await.with_account(2).await.with_account(3).await.with_account(4).await;
     let members = [1, 2, 3].map(member).to_vec();
     let state = engine.change(None, What::Found { members, profile: None }).await;
     (engine, state)
 }
 
-#[tokio::test]
-async fn a_body_is_stored_once_with_a_small_row_for_each_device_and_goes_with_the_last_of_them() {
-    let (engine, state) = founded().await;
+pub(crate) async fn a_body_is_stored_once_with_a_small_row_for_each_device_and_goes_with_the_last_of_them<
+    H: Harness,
+>(
+    engine: Engine<H>,
+) {
+    let (engine, state) = founded(engine).await;
     for n in [1, 2, 3] {
         engine.ack_all(address(n, 1)).await;
     }
@@ -135,9 +125,10 @@ async fn a_body_is_stored_once_with_a_small_row_for_each_device_and_goes_with_th
     assert_eq!(engine.stored().await, Stored::default());
 }
 
-#[tokio::test]
-async fn a_send_is_checked_against_members_epoch_and_devices_and_a_repeat_is_the_same_send() {
-    let (engine, state) = founded().await;
+pub(crate) async fn a_send_is_checked_against_members_epoch_and_devices_and_a_repeat_is_the_same_send<H: Harness>(
+    engine: Engine<H>,
+) {
+    let (engine, state) = founded(engine).await;
     let hash = one_each(&state);
     let outsider = engine.store.send_group(send(address(4, 1), 1, &state, hash)).await;
     assert!(matches!(outsider, Err(AppendError::UnknownGroup)), "{outsider:?}");
@@ -165,9 +156,8 @@ async fn a_send_is_checked_against_members_epoch_and_devices_and_a_repeat_is_the
     assert_eq!(engine.store.groups_of(mailbox(2).account).await.unwrap(), [group()]);
 }
 
-#[tokio::test]
-async fn of_changes_that_race_one_is_made_and_a_repeat_of_it_is_no_conflict() {
-    let (engine, state) = founded().await;
+pub(crate) async fn of_changes_that_race_one_is_made_and_a_repeat_of_it_is_no_conflict<H: Harness>(engine: Engine<H>) {
+    let (engine, state) = founded(engine).await;
     let add = commit(Some(&state), What::Add(vec![member(4)]));
     let remove = commit(Some(&state), What::Remove(vec![mailbox(2).account]));
     let raced = join_all([&add, &remove].map(|change| engine.store.change_group(change.clone()))).await;
@@ -183,9 +173,8 @@ async fn of_changes_that_race_one_is_made_and_a_repeat_of_it_is_no_conflict() {
     assert_eq!(engine.store.change_group(founded_twice).await.unwrap(), GroupCommitted::Conflict { epoch: 2 });
 }
 
-#[tokio::test]
-async fn whose_devices_changed_is_told_as_long_as_it_is_remembered() {
-    let (engine, state) = founded().await;
+pub(crate) async fn whose_devices_changed_is_told_as_long_as_it_is_remembered<H: Harness>(engine: Engine<H>) {
+    let (engine, state) = founded(engine).await;
     let before = one_each(&state);
     engine.store.send_group(send(address(1, 1), 1, &state, before)).await.unwrap();
     engine.store.change_devices(devices_of(2, 1, 2)).await.unwrap();
@@ -224,9 +213,10 @@ fn devices_of(n: u8, from: u8, to: u8) -> ListChange {
 }
 
 /// A mailbox that is full is left out, and the others get the message.
-#[tokio::test]
-async fn one_full_mailbox_silences_nobody_and_a_deleted_account_leaves_nothing() {
-    let (engine, state) = founded().await;
+pub(crate) async fn one_full_mailbox_silences_nobody_and_a_deleted_account_leaves_nothing<H: Harness>(
+    engine: Engine<H>,
+) {
+    let (engine, state) = founded(engine).await;
     let hash = one_each(&state);
     let tight = GroupSend { quota: Quota { msgs: 1, bytes: 1 << 20 }, ..send(address(1, 1), 1, &state, hash) };
     engine.store.send_group(tight).await.unwrap();
@@ -242,7 +232,7 @@ async fn one_full_mailbox_silences_nobody_and_a_deleted_account_leaves_nothing()
     let engine = engine.reopened().await;
     engine.sweep(NOW).await;
     assert_eq!(engine.stored().await, Stored::default());
-    assert_eq!(engine.store.records_under(mailbox(2).account), 0);
+    assert_eq!(engine.harness.records_under(&engine.store, mailbox(2).account).await, 0);
 }
 
 #[derive(Clone, Debug)]
@@ -311,16 +301,15 @@ impl Model {
     }
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 16, ..ProptestConfig::default() })]
-
-    /// Nobody misses what was sent while they were in, nobody gets what was sent while they were not, and when everybody
-    /// has acked or everything has expired there is no row and no byte left.
-    #[test]
-    fn a_groups_messages_reach_whoever_is_in_it_and_leave_nothing(steps in prop::collection::vec(step(), 1..60)) {
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+/// Nobody misses what was sent while they were in, nobody gets what was sent while they were not, and when everybody
+/// has acked or everything has expired there is no row and no byte left.
+pub(crate) fn a_groups_messages_reach_whoever_is_in_it_and_leave_nothing<H: Harness>() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let lives = prop::collection::vec(step(), 1..60);
+    proptest!(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(H::LIVES) }, |(steps in lives)| {
         runtime.block_on(async {
-            let (mut engine, state) = founded().await;
+            let Some(engine) = Engine::<H>::start().await else { return };
+            let (mut engine, state) = founded(engine).await;
             let founding = commit(None, What::Found { members: [1, 2, 3].map(member).to_vec(), profile: None });
             let revisions = (1..=4).map(|n| (n, 1)).collect();
             let mut model = Model { state, revisions, rows: BTreeMap::new(), now: NOW };
@@ -425,5 +414,5 @@ proptest! {
             engine.sweep(model.now.plus(Duration::from_secs(100_000))).await;
             assert_eq!(engine.stored().await, Stored::default());
         });
-    }
+    });
 }

@@ -8,13 +8,16 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use tokio::sync::Mutex;
 use waxwing_protocol::frames::{Class, Lane};
+use waxwing_protocol::group::What;
 
 use super::CLUSTER;
 use super::server::Server;
 use crate::store::postgres::PostgresStore;
+use crate::store::suite::groups::{commit, member, one_each, send};
 use crate::store::suite::{Heard, NOW, account, mailbox, message, of_class, one_time, receipts};
 use crate::store::{
-    AckRequest, Append, AppendError, Directory as _, Held, MailboxStore as _, PageRequest, StoreErrorKind,
+    AckRequest, Append, AppendError, Directory as _, GroupCommitted, GroupStore as _, Held, MailboxStore as _,
+    PageRequest, StoreErrorKind, Stored,
 };
 
 /// Nodes on one database, with accounts 1 and 2.
@@ -217,4 +220,83 @@ async fn what_was_acknowledged_survives_kills_of_the_database() {
     let lost: Vec<_> = taken.iter().filter(|n| !times.contains_key(n)).collect();
     assert!(lost.is_empty(), "of {} acknowledged: {lost:?}", taken.len());
     assert!(times.values().all(|times| *times == 1), "stored twice");
+}
+
+/// Whichever node takes a message to a group gives it the next place; what is acked at one is swept at another.
+#[tokio::test]
+async fn a_group_that_two_nodes_write_to_has_one_order_and_leaves_nothing() {
+    let Some(server) = Server::start() else { return };
+    let [(one, heard), (other, _)] = nodes(&server).await;
+    let founding = commit(None, What::Found { members: [1, 2].map(member).to_vec(), profile: None });
+    let founded = join_all([one.change_group(founding.clone()), other.change_group(founding.clone())]).await;
+    let founded: BTreeSet<_> = founded.into_iter().map(|done| format!("{:?}", done.unwrap())).collect();
+    assert_eq!(founded, BTreeSet::from(["Done".to_owned(), "Repeated".to_owned()]));
+    let state = founding.after;
+    let hash = one_each(&state);
+    let sends =
+        (1..=50).flat_map(|n| [(&one, send(mailbox(1), n, &state, hash)), (&other, send(mailbox(2), n, &state, hash))]);
+    let sends: Vec<_> = sends.collect();
+    let sent = join_all(sends.iter().map(|(node, send)| node.send_group(send.clone()))).await;
+    let places: BTreeSet<_> = sent.iter().map(|sent| sent.as_ref().unwrap().conv_seq).collect();
+    assert_eq!(places, (2..=101).collect(), "each place once");
+    for ((_, send), sent) in sends.iter().zip(&sent) {
+        let again = one.send_group(send.clone()).await.unwrap();
+        assert_eq!((again.conv_seq, again.duplicate), (sent.as_ref().unwrap().conv_seq, true));
+    }
+    // Of two changes at once one is made, and both nodes know which.
+    let changes = [What::Receipts(true), What::Profile(Some([5; 32]))].map(|what| commit(Some(&state), what));
+    let made = join_all([one.change_group(changes[0].clone()), other.change_group(changes[1].clone())]).await;
+    let made: Vec<_> = made.into_iter().map(Result::unwrap).collect();
+    let done = made.iter().position(|made| *made == GroupCommitted::Done).unwrap();
+    assert_eq!(made[1 - done], GroupCommitted::Conflict { epoch: 2 });
+    for node in [&one, &other] {
+        assert_eq!(node.group(state.group).await.unwrap().unwrap().state, changes[done].after);
+    }
+
+    assert!(heard.0.lock().unwrap().iter().any(|row| row.envelope.conv_seq > 1), "who is connected is told");
+    for (reader, n) in [(&one, 2), (&other, 1)] {
+        let request =
+            PageRequest { mailbox: mailbox(n), lane: Lane::Normal, after: 0, msgs: 4096, bytes: 1 << 24, now: NOW };
+        let rows = reader.read(request).await.unwrap().rows;
+        assert_eq!(rows.len(), 52, "the founding, fifty messages of the other, the change");
+        assert!(rows.iter().all(|row| !row.body.is_empty()));
+        assert!(rows.is_sorted_by(|a, b| a.seq < b.seq && a.conv_seq < b.conv_seq), "one order for all");
+        let up_to = rows.last().unwrap().seq;
+        let (lane, ranges) = (Lane::Normal, Vec::new());
+        let ack = AckRequest { mailbox: mailbox(n), lane, up_to, ranges, receipts: receipts() };
+        // At the other node than it was read from.
+        let acker = if n == 1 { &one } else { &other };
+        acker.ack(ack).await.unwrap();
+    }
+    for node in [&one, &other] {
+        while node.sweep(NOW).await.unwrap().more {}
+    }
+    assert_eq!(one.stored().await.unwrap(), Stored::default());
+}
+
+/// Receipts of a group count who has got what, at whichever node.
+#[tokio::test]
+async fn how_far_a_group_is_is_counted_over_all_nodes() {
+    let Some(server) = Server::start() else { return };
+    let [(one, _), (other, _)] = nodes(&server).await;
+    let founding = commit(None, What::Found { members: [1, 2].map(member).to_vec(), profile: None });
+    one.change_group(founding.clone()).await.unwrap();
+    assert_eq!(one.progress(founding.after.group).await.unwrap(), None, "it has no receipts");
+    let on = commit(Some(&founding.after), What::Receipts(true));
+    one.change_group(on.clone()).await.unwrap();
+    let (state, group) = (&on.after, on.after.group);
+    let place = one.send_group(send(mailbox(1), 1, state, one_each(state))).await.unwrap().conv_seq;
+    let far = || async { other.progress(group).await.unwrap().map(|it| (it.conv_seq, it.delivered, it.read)).unwrap() };
+    assert_eq!(far().await, (place, 0, 0));
+    let ack = |n: u8, up_to| {
+        let (lane, ranges) = (Lane::Normal, Vec::new());
+        AckRequest { mailbox: mailbox(n), lane, up_to, ranges, receipts: receipts() }
+    };
+    other.ack(ack(2, 2)).await.unwrap();
+    assert_eq!(far().await, (place, 0, 0), "what came before the message");
+    other.ack(ack(2, 3)).await.unwrap();
+    assert_eq!(far().await, (place, 1, 0));
+    one.mark_read(mailbox(1).account, group, place + 100).await.unwrap();
+    one.mark_read(mailbox(9).account, group, place).await.unwrap();
+    assert_eq!(far().await, (place, 2, 1), "what was seen has come, and a stranger counts for nothing");
 }
