@@ -50,6 +50,8 @@ pub(crate) enum StoreErrorKind {
     Unavailable,
     /// A record does not say what it should.
     Corrupt,
+    /// The engine does not keep such things.
+    Unsupported,
     /// The disk or the engine failed; the store takes no more writes.
     Other,
 }

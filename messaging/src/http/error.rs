@@ -88,6 +88,9 @@ impl IntoResponse for HttpError {
 
 impl From<StoreError> for HttpError {
     fn from(failed: StoreError) -> Self {
+        if failed.kind == StoreErrorKind::Unsupported {
+            return Self::new(StatusCode::NOT_IMPLEMENTED, "not-kept-here", failed.message);
+        }
         if failed.kind == StoreErrorKind::Unavailable {
             return Self::going_away();
         }
