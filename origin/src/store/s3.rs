@@ -23,6 +23,7 @@ mod ledgers;
 mod objects;
 mod pins;
 mod probe;
+mod proofs;
 mod purges;
 mod reader;
 mod retry;
@@ -60,8 +61,9 @@ use crate::fault::Fault;
 pub(crate) use self::probe::ProbeError;
 pub(crate) use self::settings::{Keys, Settings};
 
-/// How often it is looked whether a count of what owners hold is due.
-const RECOUNT_LOOK: Duration = Duration::from_secs(60 * 60);
+/// How often it is looked whether a look at what owners are charged with is due: often enough for one origin alone to come
+/// to every shard within a day.
+const LEDGERS_LOOK: Duration = Duration::from_secs(60 * 60);
 
 /// Uploads and blobs in a bucket.
 #[derive(Clone)]
@@ -93,7 +95,7 @@ impl S3Store {
     pub(crate) async fn open(settings: Settings) -> Result<Self, ProbeError> {
         let config = &settings.config;
         let bucket = Bucket::new(settings.client(), config.bucket.clone(), config.prefix.clone());
-        let abilities = probe::probe(&bucket).await?;
+        let abilities = probe::probe(&bucket, settings.needs_part_gaps).await?;
         if !abilities.conditional_delete {
             tracing::warn!(
                 "the S3 server removes objects regardless of If-Match: pointers of blobs that went will stay"
@@ -152,13 +154,18 @@ impl Shared {
         }
     }
 
-    /// Counts now and then what owners hold, one origin for all.
+    /// Sees to it now and then that what owners are charged with is what they hold, one origin for all.
     fn watch_ledgers(self: &Arc<Self>) {
         let shared = Arc::downgrade(self);
         tokio::spawn(async move {
             loop {
-                tokio::time::sleep(RECOUNT_LOOK).await;
+                tokio::time::sleep(LEDGERS_LOOK).await;
                 let Some(shared) = shared.upgrade() else { return };
+                match Box::pin(shared.prove_if_due(SystemTime::now().into())).await {
+                    Ok(None | Some(0)) => {}
+                    Ok(Some(n)) => tracing::warn!(charges = n, "took back {n} charges for blobs that never came"),
+                    Err(error) => tracing::warn!(error = %error, "looking at what owners are charged with failed"),
+                }
                 match shared.recount_if_due(SystemTime::now().into()).await {
                     Ok(None | Some(0)) => {}
                     Ok(Some(set)) => tracing::warn!(set, "set right what {set} owners are charged with"),

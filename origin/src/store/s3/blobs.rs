@@ -11,17 +11,23 @@
 //! any more that was signed before the blob went.
 
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use waxwing_protocol::{BlobId, OwnerTag, Timestamp, UploadId};
 
 use super::Shared;
 use super::bucket::{Expect, Swap, Tag};
-use super::ledger::Entry;
-use super::objects::{Place, Pointer, Share, blob_key, data_key, decode, encode, named_key, outboard_key, random_name};
+use super::ledger::{Entry, Open};
+use super::objects::{
+    Place, Pointer, Share, Unfreed, blob_key, data_key, decode, encode, named_key, outboard_key, random_name,
+};
 use super::purges::PurgeLog;
 use super::reader::S3Reader;
 use super::retry::Attempts;
 use crate::store::{NewBlob, StoreError};
+
+/// After how long somebody who went may have been freed by another, so long ago that their ledger has forgotten it.
+const LATE: Duration = Duration::from_secs(5 * 60);
 
 /// What storing a blob did with the bytes that came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,7 +72,11 @@ impl Shared {
             ..Pointer::default()
         };
         own(&mut pointer, blob.owner, blob.stored_at, charge);
-        Ok(self.swap_pointer(blob.id, None, &pointer).await? != Swap::Lost)
+        let is_first = self.swap_pointer(blob.id, None, &pointer).await? != Swap::Lost;
+        if is_first {
+            self.bucket.ledgers.prove(blob.owner, charge);
+        }
+        Ok(is_first)
     }
 
     /// Makes the bytes at `place`, which upload `upload` brought, blob `blob`, or its owner an owner more of the blob
@@ -108,9 +118,8 @@ impl Shared {
             if share.is_some() && !charged {
                 self.bucket.charge(owner, Entry::Hold { upload, bytes: 0 }, u64::MAX).await?;
             } else if !charged {
-                self.bucket
-                    .charge(owner, Entry::Settle { upload, bytes, name: name.clone() }, blob.quota_bytes)
-                    .await?;
+                let entry = Entry::Settle(Open::new(&name, blob.id, bytes, Some(upload)));
+                self.bucket.charge(owner, entry, blob.quota_bytes).await?;
                 charged = true;
             }
             // The blob went, and comes back: that it went is told all the same.
@@ -132,6 +141,9 @@ impl Shared {
                 // They have it, but not by this charge. Given back at the end: as long as they may yet come to have it by
                 // this one, it stands.
                 self.refund(charged && has_otherwise, owner, bytes, &name).await;
+                if charged && !has_otherwise {
+                    self.bucket.ledgers.prove(owner, &name);
+                }
                 let used = place.is_some_and(|place| Some(&place.data) == pointer.place.as_ref().map(|p| &p.data));
                 return Ok(if used { Stored::Used } else { Stored::NotNeeded });
             }
@@ -139,24 +151,29 @@ impl Shared {
         }
     }
 
-    /// Takes back a charge named `name`, when there was one.
+    /// Takes back a charge named `name`, when there was one. A failure leaves it open, for a look at the ledger to find.
     pub(super) async fn refund(&self, charged: bool, owner: OwnerTag, bytes: u64, name: &str) {
         if charged {
-            let name = format!("{name} back");
-            self.free(owner, bytes, &name).await;
+            let entry = Entry::Free { bytes, name: format!("{name} back"), charge: name.to_owned(), is_late: false };
+            if let Err(error) = self.bucket.charge(owner, entry, u64::MAX).await {
+                tracing::warn!(error = %error, bytes, "an owner stays charged with bytes until their ledger is looked at");
+            }
         }
     }
 
-    /// Takes `bytes` from what `owner` holds. A failure leaves them charged, for a recount to find: what they stood for
-    /// is gone, and saying that it is not would be wrong.
-    async fn free(&self, owner: OwnerTag, bytes: u64, name: &str) {
-        if let Err(error) = self.bucket.charge(owner, Entry::Free { bytes, name: name.to_owned() }, u64::MAX).await {
-            tracing::warn!(error = %error, bytes, "an owner stays charged with bytes until the next recount");
+    /// Takes what owner `gone` had of a blob of `bytes` bytes from what they are charged with. False when that failed.
+    async fn free(&self, gone: &Unfreed, bytes: u64) -> bool {
+        let is_late = Timestamp::from(SystemTime::now()).since(gone.at) >= LATE;
+        let (name, charge) = (format!("free {}", gone.charge), gone.charge.clone());
+        let freed = self.bucket.charge(gone.owner, Entry::Free { bytes, name, charge, is_late }, u64::MAX).await;
+        if let Err(error) = &freed {
+            tracing::warn!(error = %error, bytes, "an owner stays charged with bytes until their blob is looked at again");
         }
+        freed.is_ok()
     }
 
     pub(super) async fn keep(
-        &self,
+        self: &Arc<Self>,
         blob: BlobId,
         owner: OwnerTag,
         quota_bytes: u64,
@@ -178,7 +195,8 @@ impl Shared {
             }
             if !has && charged.is_none() {
                 let bytes = pointer.blob_bytes;
-                self.bucket.charge(owner, Entry::Add { bytes, name: name.clone() }, quota_bytes).await?;
+                let entry = Entry::Add(Open::new(&name, blob, bytes, None));
+                self.bucket.charge(owner, entry, quota_bytes).await?;
                 charged = Some(bytes);
             }
             own(&mut pointer, owner, now, &name);
@@ -186,6 +204,13 @@ impl Shared {
                 return Ok(true);
             }
             if let Swap::Made(_) = self.swap_pointer(blob, tag.as_ref(), &pointer).await? {
+                if charged.is_some() {
+                    self.bucket.ledgers.prove(owner, &name);
+                }
+                // Who let their time pass goes when somebody looks; no listing tells them while others keep the blob.
+                if let Some(due) = self.expiry.due() {
+                    self.expire_owners_of(blob, &pointer, due).await?;
+                }
                 return Ok(true);
             }
             attempts.pause().await?;
@@ -216,45 +241,39 @@ impl Shared {
         now: Timestamp,
     ) -> Result<bool, StoreError> {
         let mut attempts = Attempts::new("letting a blob go");
-        let (ended, bytes, is_gone) = loop {
+        loop {
             let (mut pointer, tag) = self.pointer(blob).await?;
-            let ended: Vec<_> = pointer
-                .owners
-                .iter()
-                .filter(|(owner, share)| due(**owner, share.since))
-                .map(|(owner, _)| *owner)
-                .collect();
+            let at = Timestamp::from(SystemTime::now());
+            let shares = pointer.owners.iter().filter(|(owner, share)| due(**owner, share.since));
+            let ended: Vec<_> =
+                shares.map(|(owner, share)| Unfreed { owner: *owner, charge: share.charge.clone(), at }).collect();
             if ended.is_empty() || pointer.place.is_none() {
                 // An earlier try may have come this far.
-                if pointer.place.is_none() && !pointer.is_grave() {
+                if pointer.is_unfinished() {
                     self.clean(blob).await?;
                 }
                 return Ok(false);
             }
-            pointer.owners.retain(|owner, _| !ended.contains(owner));
+            pointer.owners.retain(|owner, _| !ended.iter().any(|gone| gone.owner == *owner));
+            pointer.unfreed.extend(ended);
             if pointer.owners.is_empty() {
                 pointer.leftovers.extend(pointer.place.take());
                 pointer.unlogged = Some(now);
             }
             if let Swap::Made(_) = self.swap_pointer(blob, tag.as_ref(), &pointer).await? {
-                break (ended, pointer.blob_bytes, pointer.place.is_none());
+                break;
             }
             attempts.pause().await?;
-        };
-        let name = random_name()?;
-        for owner in ended {
-            self.free(owner, bytes, &name).await;
         }
-        if is_gone {
-            self.clean(blob).await?;
-        }
+        self.clean(blob).await?;
         Ok(true)
     }
 
-    /// Brings to its end that blob `id` went: the purge log tells it, its bytes are removed, and its pointer is a grave.
+    /// Brings to its end what blob `id`'s pointer says to be unfinished. Who went is freed; of a blob that went the purge log
+    /// tells, its bytes are removed, and its pointer is a grave.
     /// Bytes that somebody reads stay until they have done.
     pub(super) async fn clean(self: &Arc<Self>, id: BlobId) -> Result<(), StoreError> {
-        let mut logged = None;
+        let (mut logged, mut freed) = (None, Vec::new());
         let mut attempts = Attempts::new("removing a blob");
         loop {
             let (mut pointer, tag) = self.pointer(id).await?;
@@ -266,6 +285,17 @@ impl Shared {
                 self.purge_log().append(id, at).await?;
                 logged = Some(at);
             }
+            let mut charged = Vec::new();
+            for gone in std::mem::take(&mut pointer.unfreed) {
+                if !freed.contains(&gone) {
+                    if self.free(&gone, pointer.blob_bytes).await {
+                        freed.push(gone);
+                    } else {
+                        charged.push(gone);
+                    }
+                }
+            }
+            pointer.unfreed = charged;
             let mut kept = Vec::new();
             for place in std::mem::take(&mut pointer.leftovers) {
                 if place.data.as_ref().is_some_and(|name| self.pins.is_pinned(name)) {

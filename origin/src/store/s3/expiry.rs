@@ -4,8 +4,9 @@
 //! blob has owners of which all are due; a listing tells which these are, and only they are read. One origin at a time
 //! looks through it for all.
 //!
-//! That leaves owners who let their time pass while others kept the blob. No listing tells them; they go when all
-//! pointers are read anyway, which is when what owners hold is counted, once a day.
+//! That leaves owners who let their time pass while others kept the blob. No listing tells them. They go when somebody
+//! keeps the blob, since its pointer is written then, or when all pointers are read anyway, to count what owners hold, which
+//! is done once a day where there are few enough.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -113,7 +114,7 @@ impl Shared {
 
     async fn expire_one(self: &Arc<Self>, blob: BlobId, until: Timestamp, now: Timestamp) -> Result<usize, StoreError> {
         let (pointer, _) = self.pointer(blob).await?;
-        if pointer.unlogged.is_some() || !pointer.leftovers.is_empty() {
+        if pointer.is_unfinished() {
             self.clean(blob).await?;
         }
         self.expire_owners_of(blob, &pointer, Due { until, now }).await

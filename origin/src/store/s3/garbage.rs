@@ -26,6 +26,10 @@ const RECOUNT: &str = "turns/recount";
 /// How often everything is counted: each count reads every pointer.
 const RECOUNT_INTERVAL: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// Pointers that are counted at most: of more, nobody counts all, and ledgers' own proofs have to do
+/// ([`super::proofs`]). Reading so many costs eight cents by AWS's prices, and listing them 20 MB of memory.
+pub(super) const RECOUNT_POINTERS_MAX: usize = 200_000;
+
 /// How far the bucket's clock may be behind this one without anybody being told.
 const CLOCK_BEHIND_WARN: Duration = Duration::from_secs(60);
 
@@ -44,14 +48,22 @@ pub(super) struct Garbage {
 impl Shared {
     /// Every object under `under`, page by page.
     async fn all(&self, under: &'static str) -> Result<Vec<Listed>, StoreError> {
+        Ok(self.all_of_few(under, usize::MAX).await?.unwrap_or_default())
+    }
+
+    /// The same, when they are at most about `most`.
+    async fn all_of_few(&self, under: &'static str, most: usize) -> Result<Option<Vec<Listed>>, StoreError> {
         let mut found: Vec<Listed> = Vec::new();
         loop {
             let after = found.last().map(|listed| listed.key.clone());
             let page = self.bucket.list(under, after.as_deref(), PAGE).await?;
             let full = page.len() == PAGE;
             found.extend(page);
+            if found.len() > most {
+                return Ok(None);
+            }
             if !full {
-                return Ok(found);
+                return Ok(Some(found));
             }
         }
     }
@@ -239,13 +251,18 @@ impl Shared {
         self.recount(self.settings.settle).await.map(Some)
     }
 
-    /// Counts what every owner holds and sets right the ledgers that say otherwise. Gives how many.
+    /// Counts what every owner holds and sets right the ledgers that say otherwise, unless there is too much to count. Gives
+    /// how many.
     ///
     /// Owners who let their time pass while others kept a blob go meanwhile, and are charged for it no longer.
     ///
     /// Only a ledger that nobody changed while everything was counted, nor for `settle` after, is set: what was under way
     /// when the count began has changed its ledger by then.
     pub(super) async fn recount(self: &Arc<Self>, settle: Duration) -> Result<usize, StoreError> {
+        if self.all_of_few(BLOBS, self.settings.recount_pointers_max).await?.is_none() {
+            tracing::debug!("too many blobs to count what everybody holds");
+            return Ok(0);
+        }
         let ledgers = self.all(OWNERS).await?;
         let owners: Vec<_> = ledgers.iter().filter_map(|listed| owner_in(&listed.key)).collect();
         let mut before = Vec::with_capacity(owners.len());

@@ -34,7 +34,12 @@ pub(super) struct Ledgers {
     turns: Turns,
     waiting: Mutex<HashMap<OwnerTag, Vec<Change>>>,
     known: Cache<OwnerTag, Arc<(Ledger, Tag)>>,
+    /// Charges whose blobs are there, which the ledgers do not know yet.
+    proven: Mutex<HashMap<OwnerTag, Vec<String>>>,
 }
+
+/// Owners of whom it is remembered which charges were proven. Those of more are looked up, once a day.
+const PROVEN_MAX: usize = 16 * 1024;
 
 /// A change that waits for its owner's turn.
 #[derive(Debug)]
@@ -51,11 +56,23 @@ impl Default for Ledgers {
             .max_capacity(KNOWN_BYTES_MAX)
             .weigher(|_, known: &Arc<(Ledger, Tag)>| u32::try_from(known.0.weight()).unwrap_or(u32::MAX))
             .build();
-        Self { turns: Turns::default(), waiting: Mutex::default(), known }
+        Self { turns: Turns::default(), waiting: Mutex::default(), known, proven: Mutex::default() }
     }
 }
 
 impl Ledgers {
+    /// The blob that `owner` was charged for by `charge` is theirs. Their ledger is told when it is written next.
+    pub(super) fn prove(&self, owner: OwnerTag, charge: &str) {
+        let mut proven = self.proven.lock().unwrap_or_else(PoisonError::into_inner);
+        if proven.len() < PROVEN_MAX || proven.contains_key(&owner) {
+            proven.entry(owner).or_default().push(charge.to_owned());
+        }
+    }
+
+    fn take_proven(&self, owner: OwnerTag) -> Vec<String> {
+        self.proven.lock().unwrap_or_else(PoisonError::into_inner).remove(&owner).unwrap_or_default()
+    }
+
     fn wait(&self, owner: OwnerTag, change: Change) {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner).entry(owner).or_default().push(change);
     }
@@ -144,6 +161,10 @@ impl Bucket {
                 return Ok(refused);
             }
             let expect = tag.as_ref().map_or(Expect::Absent, Expect::Tag);
+            // Those of which the write comes to nothing are looked up later.
+            for charge in self.ledgers.take_proven(owner) {
+                after.prove(&charge);
+            }
             if let Swap::Made(tag) = self.swap(&owner_key(owner), expect, encode(&after)?).await? {
                 self.ledgers.known.insert(owner, Arc::new((after, tag)));
                 return Ok(refused);

@@ -8,7 +8,7 @@
 //! | `named/U-N`               | the id of the blob whose bytes are in `data/U-N`, so that garbage is told from a blob |
 //! | `outboards/U-N`           | consecutive chaining values of an outboard                                           |
 //! | `blobs/B`                 | [`Pointer`]: where a blob's bytes are, and who has it                                 |
-//! | `owners/O`                | [`Ledger`](super::ledger::Ledger): what an owner holds                                |
+//! | `owners/O`                | [`Ledger`](super::ledger::Ledger): what an owner holds, and which charges are open    |
 //! | `purges/NUMBER`           | which blob went, and when                                                            |
 //! | `events/TIME-U`           | which blob an upload is about to become, for whoever waits to be told                 |
 //! | `turns/WORK`              | when an origin last began something that one of them does for all                     |
@@ -119,6 +119,9 @@ pub(super) struct Pointer {
     pub(super) owners: BTreeMap<OwnerTag, Share>,
     /// It went at this time, which the purge log does not tell yet.
     pub(super) unlogged: Option<Timestamp>,
+    /// Who let it go, or whose time was over, and may still be charged for it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) unfreed: Vec<Unfreed>,
     /// Bytes that are not needed any more and not removed yet.
     pub(super) leftovers: Vec<Place>,
     /// Of bytes that were removed, the random numbers in their names. Whoever comes late with the news that they are this
@@ -137,7 +140,12 @@ pub(super) const GRAVE_BYTES_MAX: u64 = 256;
 impl Pointer {
     /// Whether its blob went and nothing of it is left to be done.
     pub(super) fn is_grave(&self) -> bool {
-        self.place.is_none() && self.unlogged.is_none() && self.leftovers.is_empty()
+        self.place.is_none() && !self.is_unfinished()
+    }
+
+    /// Whether something is left to be done about who or what went.
+    pub(super) fn is_unfinished(&self) -> bool {
+        self.unlogged.is_some() || !self.unfreed.is_empty() || !self.leftovers.is_empty()
     }
 
     /// Remembers that the bytes at `place` were removed.
@@ -156,6 +164,16 @@ impl Pointer {
     pub(super) fn has_buried(&self, place: &Place) -> bool {
         place.number().is_some_and(|number| self.buried.iter().any(|buried| buried == number))
     }
+}
+
+/// An owner who went.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Unfreed {
+    pub(super) owner: OwnerTag,
+    /// The name of the ledger's change that charged them.
+    pub(super) charge: String,
+    /// When they went.
+    pub(super) at: Timestamp,
 }
 
 /// What an owner has of a blob.

@@ -24,6 +24,10 @@ pub(crate) enum ProbeError {
     NoConditionalUpdate,
     #[error("cannot begin a multipart upload: check the permissions of the keys")]
     NoMultipart(#[source] StoreError),
+    #[error(
+        "the server ends no multipart upload that lacks a part number; no upload that another origin went on with could end"
+    )]
+    NoPartGaps(#[source] StoreError),
 }
 
 /// What a bucket can do that not all can.
@@ -38,7 +42,7 @@ pub(super) struct Abilities {
 }
 
 /// Tries what the store relies on, under a key of its own that is removed afterwards.
-pub(super) async fn probe(bucket: &Bucket) -> Result<Abilities, ProbeError> {
+pub(super) async fn probe(bucket: &Bucket, needs_part_gaps: bool) -> Result<Abilities, ProbeError> {
     bucket.list("", None, 1).await.map_err(ProbeError::Unreachable)?;
     let name = random_name().map_err(ProbeError::Unwritable)?;
     let key = format!("{PROBES}{name}");
@@ -53,7 +57,28 @@ pub(super) async fn probe(bucket: &Bucket) -> Result<Abilities, ProbeError> {
         lists
     };
     let lists_multiparts = multipart.await.map_err(ProbeError::NoMultipart)?;
+    if needs_part_gaps {
+        part_gaps(bucket, &key).await.map_err(ProbeError::NoPartGaps)?;
+    }
     Ok(Abilities { conditional_delete, lists_multiparts })
+}
+
+/// Tries whether a multipart upload may lack a part number: those of a claim that was overtaken are given up, since what it
+/// still sends must not meet what its successor does.
+async fn part_gaps(bucket: &Bucket, key: &str) -> Result<(), StoreError> {
+    let upload = bucket.begin_multipart(key).await?;
+    let ended = async {
+        let part = bucket.put_part(key, &upload, 2, Bytes::from_static(b"-")).await?;
+        bucket.complete(key, &upload, &[part], 1).await
+    };
+    match ended.await {
+        Ok(()) => bucket.remove(key).await,
+        Err(error) => {
+            // A server that refused may have forgotten it already.
+            let _ = bucket.abort(key, &upload).await;
+            Err(error)
+        }
+    }
 }
 
 /// Tries conditional writes. Gives whether removing takes a condition too.

@@ -15,6 +15,7 @@ use aws_sdk_s3::config::{
 use aws_smithy_http_client::{Builder, tls};
 
 use super::counted::CountRequests;
+use super::garbage::RECOUNT_POINTERS_MAX;
 use crate::config::S3Config;
 use crate::fault::Faults;
 
@@ -66,9 +67,13 @@ pub(crate) struct Settings {
     pub(super) clock_ahead_max: Duration,
     pub(super) walk_interval: Duration,
     pub(super) settle: Duration,
+    pub(super) recount_pointers_max: usize,
     pub(super) sweep_interval: Duration,
     pub(super) health_interval: Duration,
     pub(super) attempt_timeout: Duration,
+    /// Whether a server is refused that ends no multipart upload which lacks a part number. Only a test of one origin alone
+    /// can do without.
+    pub(super) needs_part_gaps: bool,
     pub(super) faults: Arc<Faults>,
 }
 
@@ -118,9 +123,11 @@ impl Settings {
             clock_ahead_max: CLOCK_AHEAD_MAX,
             walk_interval: WALK_INTERVAL,
             settle: SETTLE,
+            recount_pointers_max: RECOUNT_POINTERS_MAX,
             sweep_interval: SWEEP_INTERVAL,
             health_interval: HEALTH_INTERVAL,
             attempt_timeout: ATTEMPT_TIMEOUT,
+            needs_part_gaps: true,
             faults,
         }
     }

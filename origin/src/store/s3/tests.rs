@@ -1,7 +1,9 @@
 //! The store on a real server. The promises all engines share are in `suite.rs`.
 
 mod chaos;
+mod file_server;
 mod moments;
+mod proofs;
 mod proxy;
 mod server;
 
@@ -331,7 +333,7 @@ async fn a_count_of_everything_sets_charges_right() {
     let record = UploadRecord { length: Some(50), owner: BOB, ..record };
     store.begin(id(3)).await.unwrap().commit(record, outboard).await.unwrap();
     assert_eq!(store.recount().await.unwrap(), 0);
-    let lost = ledger::Entry::Add { bytes: 7, name: "a blob that was never stored".into() };
+    let lost = ledger::Entry::Add(ledger::Open::new("never stored", BlobId::from_bytes([7; 32]), 7, None));
     wait(bucket(&engine.settings).charge(ALICE, lost, u64::MAX)).unwrap();
     assert_eq!(store.used(ALICE).await.unwrap(), 107);
     assert_eq!(store.recount().await.unwrap(), 1);
@@ -355,6 +357,42 @@ async fn an_owner_whose_time_passed_while_another_kept_the_blob_goes_at_the_next
     assert_eq!(store.used(ALICE).await.unwrap(), 100, "without word of whose time is over nobody goes");
     assert_eq!(store.expire_owners(until, 10, now).await.unwrap(), 0, "a listing does not tell");
     store.recount().await.unwrap();
+    assert_eq!(engine.owners(blob), [BOB]);
+    assert_eq!(store.owners(None, 10).await.unwrap(), [(BOB, 100)]);
+}
+
+/// A count that would read too much is not begun.
+#[tokio::test]
+async fn more_blobs_than_can_be_counted_are_not() {
+    let Some(endpoint) = endpoint() else { return };
+    let mut settings = settings(endpoint, &format!("{}/", random_name().unwrap()));
+    settings.recount_pointers_max = 1;
+    let engine = OnSeaweed::open(settings);
+    let store = &engine.store;
+    upload(store, id(1), &bytes(100), ALICE).await.unwrap();
+    let lost = ledger::Entry::Add(ledger::Open::new("never stored", BlobId::from_bytes([7; 32]), 7, None));
+    wait(bucket(&engine.settings).charge(ALICE, lost, u64::MAX)).unwrap();
+    assert_eq!(store.recount().await.unwrap(), 1, "one can be counted");
+    let lost = ledger::Entry::Add(ledger::Open::new("nor this", BlobId::from_bytes([8; 32]), 7, None));
+    wait(bucket(&engine.settings).charge(ALICE, lost, u64::MAX)).unwrap();
+    upload(store, id(2), &bytes(50), BOB).await.unwrap();
+    assert_eq!(store.recount().await.unwrap(), 0);
+    assert_eq!(store.used(ALICE).await.unwrap(), 107);
+}
+
+/// An owner whose time is over goes when somebody else keeps the blob: then its pointer is written anyway.
+#[tokio::test]
+async fn an_owner_whose_time_passed_goes_when_another_keeps_the_blob() {
+    let Some(endpoint) = endpoint() else { return };
+    let mut settings = settings(endpoint, &format!("{}/", random_name().unwrap()));
+    settings.clock_ahead_max = Duration::ZERO;
+    let engine = OnSeaweed::open(settings);
+    let store = &engine.store;
+    let blob = upload(store, id(1), &bytes(100), BOB).await.unwrap();
+    assert!(store.keep(blob, ALICE, u64::MAX, Timestamp::from_secs(1000)).await.unwrap());
+    let (until, now) = (Timestamp::from_secs(2000), Timestamp::from_secs(3000));
+    assert_eq!(store.expire_owners(until, 10, now).await.unwrap(), 0, "a listing does not tell");
+    assert!(store.keep(blob, BOB, u64::MAX, NOW.plus(Duration::from_secs(1))).await.unwrap());
     assert_eq!(engine.owners(blob), [BOB]);
     assert_eq!(store.owners(None, 10).await.unwrap(), [(BOB, 100)]);
 }

@@ -125,7 +125,7 @@ impl Shared {
     }
 
     /// The same, or sees that another origin did it.
-    async fn finish_or_see(&self, id: UploadId, draft: Draft, tag: &Tag) -> Result<(), StoreError> {
+    pub(super) async fn finish_or_see(&self, id: UploadId, draft: Draft, tag: &Tag) -> Result<(), StoreError> {
         match Box::pin(self.finish(id, draft, tag)).await {
             Err(error) if error.kind() == StoreErrorKind::Stale => Ok(()),
             done => done,

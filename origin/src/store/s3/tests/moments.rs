@@ -15,7 +15,7 @@ use crate::store::suite::{ALICE, NOW, blob_of, bytes, id, receiving};
 use crate::store::{BlobStore as _, Claim, Lives, NewBlob, StoreError, StoreErrorKind, UploadRecord};
 
 /// A store over a proxy that does nothing until it is ordered to.
-fn over_proxy() -> Option<(Proxy, OnSeaweed, String)> {
+pub(super) fn over_proxy() -> Option<(Proxy, OnSeaweed, String)> {
     let proxy = Proxy::start(endpoint()?, 1, 0);
     let prefix = format!("{}/", random_name().unwrap());
     let store = node(&proxy, &prefix);
@@ -258,7 +258,7 @@ async fn a_blob_of_one_part_is_written_at_once() {
 }
 
 /// A small blob given whole, as `PUT` does it.
-async fn put_whole(store: &S3Store, n: u8, data: &Bytes, quota_bytes: u64) -> Result<BlobId, StoreError> {
+pub(super) async fn put_whole(store: &S3Store, n: u8, data: &Bytes, quota_bytes: u64) -> Result<BlobId, StoreError> {
     let (blob, outboard) = blob_of(data, ALICE);
     let mut writer = store.begin(id(n)).await?;
     writer.complete(NewBlob { quota_bytes, ..blob }, None, vec![data.clone()], outboard).await?;

@@ -17,7 +17,7 @@ use crate::store::s3::Shared;
 use crate::store::s3::blobs::Stored;
 use crate::store::s3::bucket::{Expect, PartTag, Swap, Tag};
 use crate::store::s3::flights::Flight;
-use crate::store::s3::ledger::Entry;
+use crate::store::s3::ledger::{Entry, Open};
 use crate::store::s3::objects::{
     Draft, Ending, OUTBOARD_INLINE_MAX, Parts, Place, StoredOutboard, Tail, data_key, encode, new_name, outboard_key,
     random_name, tail_key, upload_key,
@@ -466,7 +466,8 @@ impl Claimed {
         let mut draft = self.draft.clone();
         append_outboard(&self.shared, self.id, &mut draft.outboard, outboard).await?;
         if is_unasked && self.tag.is_none() {
-            return self.complete_new(blob, record, tail, draft.outboard).await;
+            // On the heap, since records make it large.
+            return Box::pin(self.complete_new(blob, record, tail, draft.outboard)).await;
         }
         let is_one_part = blob.blob_bytes <= self.part_bytes();
         let data = if draft.parts.is_some() || !self.sent.is_empty() || !is_one_part {
@@ -498,7 +499,7 @@ impl Claimed {
             };
         }
         let charge = random_name()?;
-        let entry = Entry::Settle { upload: self.id, bytes: blob.blob_bytes, name: charge.clone() };
+        let entry = Entry::Settle(Open::new(&charge, blob.id, blob.blob_bytes, Some(self.id)));
         match self.shared.bucket.charge(blob.owner, entry, blob.quota_bytes).await {
             Err(error) if error.kind() == StoreErrorKind::Quota && is_unasked => {
                 self.shared.remove_place(&place).await?;
@@ -531,7 +532,7 @@ impl Claimed {
     ) -> Result<(), StoreError> {
         let (shared, charge) = (Arc::clone(&self.shared), random_name()?);
         let (owner, bytes) = (blob.owner, blob.blob_bytes);
-        let entry = Entry::Settle { upload: self.id, bytes, name: charge.clone() };
+        let entry = Entry::Settle(Open::new(&charge, blob.id, bytes, Some(self.id)));
         let charging = shared.bucket.charge(owner, entry, blob.quota_bytes);
         let (data, charged) = tokio::join!(self.put_whole(&blob, tail), charging);
         let data = match data {
