@@ -1,6 +1,7 @@
 //! The store on a real server. The promises all engines share are in `suite.rs`.
 
 mod chaos;
+mod ends;
 mod file_server;
 mod moments;
 mod proofs;

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::stream;
+use futures_util::stream::{self, StreamExt as _};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt as _, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
@@ -89,6 +89,9 @@ const PART_FAILURES: u32 = 6;
 
 /// How long a slow reply takes: less than its sender waits.
 const SLOW_REPLY: Duration = Duration::from_millis(1200);
+
+/// How long after half of an answer the connection breaks.
+const CUT_AFTER: Duration = Duration::from_millis(20);
 
 /// How long a part waits to be overtaken.
 const OVERTAKE_WAIT: Duration = Duration::from_millis(600);
@@ -387,7 +390,12 @@ impl Shared {
             Some(fault @ Fault::CutAnswer) if bytes.len() > 1 => {
                 self.count(fault);
                 let half = Ok(Frame::data(bytes.slice(..bytes.len() / 2)));
-                let body = StreamBody::new(stream::iter([half, Err(broken())]));
+                // It breaks once the half has gone out: at once, the whole answer would be lost and asked for again.
+                let breaks = stream::once(async {
+                    tokio::time::sleep(CUT_AFTER).await;
+                    Err(broken())
+                });
+                let body = StreamBody::new(stream::iter([half]).chain(breaks));
                 Ok(Response::from_parts(head, BoxBody::new(body)))
             }
             _ if kind.is_list && self.has_old_times.load(Ordering::Relaxed) => {
