@@ -31,7 +31,7 @@ const SEGMENTS_WAITING_MAX: usize = 16;
 const SEGMENTS_HURRY: usize = 4;
 
 /// Records given to the engine at once: some 100 us of work.
-const PART: usize = 64;
+const PART: usize = 256;
 
 /// The end of a store through which every commit goes. The writer thread has it.
 pub(super) struct Commits {

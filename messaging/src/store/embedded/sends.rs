@@ -7,7 +7,7 @@
 //!
 //! To look only into few of them, a send is sought by the time in its id, a UUIDv7: it stands in a run whose ids begin and
 //! end around that. Ids that do not tell the time at which they came would be in every run and make every look-up long;
-//! their records are left to the engine, and so is nobody's promise.
+//! their records are left to the engine.
 //!
 //! Promise: a record that was given to [`Writing`] is found from [`Sends::add`] on, over restarts and power cuts, until
 //! [`Sends::expire`] finds it older than it must be.
@@ -88,7 +88,7 @@ impl Sends {
 
     /// Begins writing the records of a checkpoint that ends with the journal's record `up_to`.
     pub(super) fn writing(&self, up_to: u64) -> Writing<'_> {
-        Writing { sends: self, up_to, records: Records::default(), done: Vec::new() }
+        Writing { sends: self, up_to, sender: None, records: Records::default(), done: Vec::new() }
     }
 
     /// Makes runs known.
@@ -167,6 +167,8 @@ fn id_ms(key: &[u8; ADDRESS_BYTES + 16]) -> u64 {
 pub(super) struct Writing<'a> {
     sends: &'a Sends,
     up_to: u64,
+    /// The last sender, and the epoch of its mailbox: records come sorted by sender.
+    sender: Option<([u8; ADDRESS_BYTES], u64)>,
     records: Records,
     done: Vec<Run>,
 }
@@ -189,8 +191,14 @@ impl Writing<'_> {
         if id_ms > at.saturating_add(AHEAD_MS) || at > id_ms.saturating_add(BEHIND_MS) {
             return Ok(false);
         }
+        let address = key[..ADDRESS_BYTES].try_into().expect("a key begins with one");
+        let epoch = match self.sender {
+            Some((last, epoch)) if last == address => epoch,
+            _ => epoch()?,
+        };
+        self.sender = Some((address, epoch));
         let key = self.sends.hash(key);
-        self.records.push(Record { key, id_ms, epoch: epoch()?, content_hash, server_ts: at, conv_seq: row.conv_seq });
+        self.records.push(Record { key, id_ms, epoch, content_hash, server_ts: at, conv_seq: row.conv_seq });
         if self.records.len() == RUN_RECORDS_MAX {
             self.write(pace)?;
         }
@@ -313,6 +321,26 @@ mod tests {
         for sends in [&sends, &Sends::open(dir.path(), &STORE_KEY).unwrap()] {
             assert!(rows.iter().step_by(97).all(|(key, row)| found(sends, key).as_ref() == Some(row)));
         }
+    }
+
+    #[test]
+    fn each_record_has_the_epoch_of_its_own_sender() {
+        let dir = tempfile::tempdir().unwrap();
+        let sends = Sends::open(dir.path(), &STORE_KEY).unwrap();
+        let mut writing = sends.writing(1);
+        let keys: Vec<_> = (0..9)
+            .map(|n| {
+                let mut key = send_key(n, NOW_MS);
+                key[0] = u8::try_from(n / 3).unwrap();
+                key
+            })
+            .collect();
+        for key in &keys {
+            let value = row(0, NOW_MS).encode_to_vec().into();
+            assert!(writing.take(key, &value, || Ok(key[0].into()), &Pace::default()).unwrap());
+        }
+        sends.add(writing.finish(&Pace::default()).unwrap());
+        assert!(keys.iter().all(|key| sends.find(key).unwrap().unwrap().epoch == u64::from(key[0])));
     }
 
     /// A crash before the engine noted the checkpoint: the next start makes it again.

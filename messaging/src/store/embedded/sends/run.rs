@@ -47,7 +47,7 @@ const MAGIC: &[u8; 8] = b"wxsends1";
 const SYNC_BYTES: usize = 256 * 1024;
 
 /// Records sorted and written before a rest: some 100 us of work.
-const STEP: usize = 256;
+const STEP: usize = 512;
 
 /// Parts of a run that are sorted at once: keys with the same first byte.
 const PARTS: usize = 256;
