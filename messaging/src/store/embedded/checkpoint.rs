@@ -28,7 +28,7 @@ use crate::store::{StoreError, StoreErrorKind};
 const SEGMENTS_WAITING_MAX: usize = 16;
 
 /// And from how many on a checkpoint does not rest.
-const SEGMENTS_HURRY: usize = 4;
+const SEGMENTS_HURRY: usize = 2;
 
 /// Records given to the engine at once: some 100 us of work.
 const PART: usize = 256;

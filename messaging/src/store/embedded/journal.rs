@@ -10,6 +10,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -100,36 +101,40 @@ impl Journal {
         for (segment, content) in found {
             let records = records(&content, &key);
             match (records.first(), records.last()) {
-                (Some((first, _)), Some((last, _))) if *last > seen => held.push((*first, segment, content)),
+                (Some(first), Some(last)) if last.number > seen => held.push((first.number, segment, content, records)),
                 _ => free.push(segment),
             }
         }
         held.sort_by_key(|(first, ..)| *first);
         let (mut replayed, mut last) = (Replayed::default(), seen);
-        for (first, segment, content) in held {
+        let mut end = None;
+        for (first, segment, content, records) in held {
             if first > last + 1 {
                 // Records are written one after the other: what lies between was there.
                 return Err(io::Error::other(format!("the journal lacks records from {} to {}", last + 1, first - 1)));
             }
-            let mut used = 0;
-            for (number, record) in records(&content, &key) {
+            let mut used = false;
+            for Placed { number, content: place } in records {
                 if number == last + 1 {
-                    let batch =
-                        Batch::decode(&record.into(), TABLES).ok_or_else(|| io::Error::other("a damaged record"))?;
-                    replayed.batches.push(batch);
-                    last = number;
-                    used = record.as_ptr() as usize + record.len() - content.as_ptr() as usize;
+                    let batch = Batch::decode(&content[place.clone()].into(), TABLES);
+                    replayed.batches.push(batch.ok_or_else(|| io::Error::other("a damaged record"))?);
+                    (last, used) = (number, true);
+                    end = Some((
+                        replayed.segments.len(),
+                        place.start - HEAD_BYTES,
+                        content[place.start - HEAD_BYTES..place.end].to_vec(),
+                    ));
                 }
             }
-            if used > 0 {
-                // What a failed sync has left can be read, but need not be on the disk: it is written once more, or
-                // later records could survive a power cut that this one does not.
-                segment.file.write_all_at(&content[..used], 0)?;
-                segment.file.sync_data()?;
-                replayed.segments.push(segment);
-            } else {
-                free.push(segment);
-            }
+            if used { replayed.segments.push(segment) } else { free.push(segment) }
+        }
+        if let Some((segment, at, record)) = end {
+            // Each record was synced before the next was written, but the last one perhaps never, or in vain: what a failed
+            // sync has left can be read, but need not be on the disk. It is written once more, or later records could
+            // survive a power cut that this one does not.
+            let file = &replayed.segments[segment].file;
+            file.write_all_at(&record, at as u64)?;
+            file.sync_data()?;
         }
         free.sort_by_key(|segment: &Segment| segment.bytes);
         let segment = match free.pop() {
@@ -208,21 +213,29 @@ fn checksum(key: &Key, number: u64, content: &[u8]) -> [u8; CHECKSUM_BYTES] {
     checksum
 }
 
-/// The records of a segment with their numbers: those from its beginning that follow one another.
-fn records<'a>(mut content: &'a [u8], key: &Key) -> Vec<(u64, &'a [u8])> {
-    let mut records: Vec<(u64, &[u8])> = Vec::new();
-    while let Some((head, rest)) = content.split_first_chunk::<HEAD_BYTES>() {
+/// Where a record's content stands in a segment.
+struct Placed {
+    number: u64,
+    content: Range<usize>,
+}
+
+/// The records of a segment: those from its beginning that follow one another.
+fn records(segment: &[u8], key: &Key) -> Vec<Placed> {
+    let mut records: Vec<Placed> = Vec::new();
+    let mut at = 0;
+    while let Some(head) = segment.get(at..).and_then(|rest| rest.first_chunk::<HEAD_BYTES>()) {
         let (len, rest_of_head) = head.split_at(4);
         let (number, sum) = rest_of_head.split_at(8);
         let len = u32::from_be_bytes(len.try_into().expect("four bytes")) as usize;
         let number = u64::from_be_bytes(number.try_into().expect("eight bytes"));
-        let Some((record, rest)) = rest.split_at_checked(len) else { break };
-        let follows = records.last().is_none_or(|(last, _)| number == last + 1);
+        let content = at + HEAD_BYTES..at + HEAD_BYTES + len;
+        let Some(record) = segment.get(content.clone()) else { break };
+        let follows = records.last().is_none_or(|last| number == last.number + 1);
         if number == 0 || !follows || checksum(key, number, record) != sum {
             break;
         }
-        records.push((number, record));
-        content = rest;
+        at = content.end;
+        records.push(Placed { number, content });
     }
     records
 }
