@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio::process::{Child, Command};
+use tokio::sync::OnceCell;
 use waxwing_client::{Client, RegisterOptions};
 use waxwing_protocol::api::GrantRequest;
 
@@ -129,10 +130,17 @@ pub(super) async fn pinned() -> anyhow::Result<Command> {
 
 /// Pins this process to the second core; false where it cannot be.
 pub(super) async fn pin_generator() -> bool {
-    if std::thread::available_parallelism().map_or(1, usize::from) < 2 {
-        return false;
-    }
-    let pid = std::process::id().to_string();
-    let pinned = Command::new("taskset").args(["-acp", "1", &pid]).stdout(Stdio::null()).stderr(Stdio::null()).status();
-    pinned.await.is_ok_and(|status| status.success())
+    /// Asked once: a process that is pinned has one core, and what it starts would not be told apart from it.
+    static PINNED: OnceCell<bool> = OnceCell::const_new();
+    *PINNED
+        .get_or_init(async || {
+            if std::thread::available_parallelism().map_or(1, usize::from) < 2 {
+                return false;
+            }
+            let pid = std::process::id().to_string();
+            let mut command = Command::new("taskset");
+            let pinned = command.args(["-acp", "1", &pid]).stdout(Stdio::null()).stderr(Stdio::null()).status();
+            pinned.await.is_ok_and(|status| status.success())
+        })
+        .await
 }
