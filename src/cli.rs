@@ -694,6 +694,34 @@ pub(crate) struct BenchEdgeArgs {
     /// rounds: NAME=http://HOST:PORT/{},PID. Can be repeated.
     #[arg(long, value_name = "PEER")]
     pub peer: Vec<EdgePeer>,
+    /// Measure this alone. Can be repeated.
+    #[arg(long, value_name = "PART", value_enum)]
+    pub only: Vec<EdgePart>,
+}
+
+/// What `bench edge` can measure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum EdgePart {
+    /// Hits of 4 KiB.
+    #[value(name = "4k")]
+    Small,
+    /// Hits of 100 KiB.
+    #[value(name = "100k")]
+    Photo,
+    /// Hits of 1 MiB out of 64 MiB.
+    #[value(name = "1m")]
+    Range,
+    /// Hits of 64 MiB.
+    #[value(name = "64m")]
+    Film,
+    /// Memory of a cached slice.
+    Memory,
+    /// What is fetched from the origin.
+    Cold,
+    /// Connections that idle.
+    Idle,
+    /// Hit ratios on a trace.
+    Ratios,
 }
 
 #[derive(Debug, Args)]

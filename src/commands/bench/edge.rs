@@ -4,6 +4,7 @@
 //! was not busy all the time, the generator was the limit: that is said, and the CPU time of a request stands beside the
 //! rate, since that is the server's alone.
 
+mod cold;
 mod fetch;
 mod target;
 
@@ -13,7 +14,7 @@ use anyhow::Context as _;
 
 use super::figure::Figure;
 use super::{as_f64, scratch};
-use crate::cli::BenchEdgeArgs;
+use crate::cli::{BenchEdgeArgs, EdgePart};
 use crate::output::Output;
 use fetch::Load;
 pub(crate) use target::Peer;
@@ -29,11 +30,6 @@ const CONNECTIONS_LARGE: usize = 8;
 
 /// Share of its core that the server has to use to have been the limit.
 const BUSY: f64 = 0.95;
-
-/// Blobs whose last bytes are asked for cold, their size, and how many bytes.
-const COLD_BLOBS: usize = 20;
-const COLD_BYTES: usize = 8 * MIB;
-const COLD_RANGE: usize = 64 * 1024;
 
 /// Blobs, and slices of each, over which the memory of a cached slice is averaged.
 const WEIGHED_BLOBS: usize = 2;
@@ -107,6 +103,15 @@ impl Kind {
     const fn is_small(self) -> bool {
         matches!(self, Self::Small | Self::Photo)
     }
+
+    const fn part(self) -> EdgePart {
+        match self {
+            Self::Small => EdgePart::Small,
+            Self::Photo => EdgePart::Photo,
+            Self::Range => EdgePart::Range,
+            Self::Film => EdgePart::Film,
+        }
+    }
 }
 
 /// Something for each file of each kind.
@@ -127,26 +132,47 @@ pub(super) async fn run(args: BenchEdgeArgs, output: Output) -> anyhow::Result<(
 
 async fn measure(args: BenchEdgeArgs, output: Output) -> anyhow::Result<()> {
     crate::serve::raise_open_files();
+    let is_wanted = |part: EdgePart| args.only.is_empty() || args.only.contains(&part);
     let dir = scratch(&args.dir)?;
     let service = Service::start(dir.path()).await?;
-    memory_of_slices(&service, output).await?;
-    let own = service.target().await?;
+    if is_wanted(EdgePart::Memory) {
+        memory_of_slices(&service, output).await?;
+    }
+    let kinds: Vec<Kind> = Kind::ALL.into_iter().filter(|kind| is_wanted(kind.part())).collect();
+    if !kinds.is_empty() {
+        hits(&args, &service, &kinds, output).await?;
+    }
+    if is_wanted(EdgePart::Cold) {
+        cold::measure(&service, output).await?;
+    }
+    if is_wanted(EdgePart::Idle) {
+        idle(&service, output).await?;
+    }
+    if is_wanted(EdgePart::Ratios) {
+        hit_ratios(output);
+    }
+    Ok(())
+}
+
+/// Rates and CPU time of hits, of all targets in turns.
+async fn hits(args: &BenchEdgeArgs, service: &Service, kinds: &[Kind], output: Output) -> anyhow::Result<()> {
+    let own = service.target(kinds).await?;
     let mut measured: Vec<(Target, Rates)> = std::iter::once(own)
-        .chain(args.peer.into_iter().map(|peer| Target::peer(peer, service.is_apart)))
+        .chain(args.peer.iter().cloned().map(|peer| Target::peer(peer, service.is_apart)))
         .map(|target| {
             let rates = Rates::new(&target.who);
             (target, rates)
         })
         .collect();
     for (target, _) in &mut measured {
-        warm(target)?;
+        warm(target, kinds)?;
     }
     tokio::time::sleep(SETTLE).await;
     let seconds = Duration::from_secs_f64(args.seconds);
     for _ in 0..args.rounds.max(1) {
-        for kind in Kind::ALL {
+        for kind in kinds {
             for (target, rates) in &mut measured {
-                rates.measure(target, kind, seconds)?;
+                rates.measure(target, *kind, seconds)?;
             }
             // Whoever comes first in one run is last in the next.
             measured.reverse();
@@ -154,22 +180,19 @@ async fn measure(args: BenchEdgeArgs, output: Output) -> anyhow::Result<()> {
     }
     measured.sort_by_key(|(target, _)| target.who != "waxwing");
     for (target, rates) in &measured {
-        rates.print(&target.who, output);
+        rates.print(&target.who, kinds, output);
     }
-    cold(&service, output).await?;
-    idle(&service, measured.iter_mut().find(|(target, _)| target.who == "waxwing"), output).await?;
-    hit_ratios(output);
     Ok(())
 }
 
 /// Asks for everything a few times, so that it is in the cache, and where the cache wants to have it.
-fn warm(target: &mut Target) -> anyhow::Result<()> {
-    for kind in Kind::ALL {
-        for request in target.requests(kind) {
+fn warm(target: &mut Target, kinds: &[Kind]) -> anyhow::Result<()> {
+    for kind in kinds {
+        for request in target.requests(*kind) {
             let asked = fetch::once(target.address, &request);
-            let (_, answer, _) = asked.with_context(|| format!("{} has no {}", target.who, kind.name()))?;
-            anyhow::ensure!(answer.len() > kind.body_bytes(), "{} has another {}", target.who, kind.name());
-            if kind == Kind::Film {
+            let once = asked.with_context(|| format!("{} has no {}", target.who, kind.name()))?;
+            anyhow::ensure!(once.body_bytes == kind.body_bytes(), "{} has another {}", target.who, kind.name());
+            if *kind == Kind::Film {
                 break;
             }
         }
@@ -223,9 +246,9 @@ impl Rates {
         Ok(())
     }
 
-    fn print(&self, who: &str, output: Output) {
-        for figure in self.figures.iter().flatten() {
-            figure.print(output);
+    fn print(&self, who: &str, kinds: &[Kind], output: Output) {
+        for kind in kinds {
+            self.figures[*kind as usize].iter().for_each(|figure| figure.print(output));
         }
         for kind in &self.generator_limited {
             output.warn(format_args!("{who}, {}: the generator was the limit; compare CPU time", kind.name()));
@@ -251,32 +274,16 @@ async fn memory_of_slices(service: &Service, output: Output) -> anyhow::Result<(
     Ok(())
 }
 
-/// Milliseconds to the first of the last bytes of a blob that the edge does not have, beside the same from the origin.
-async fn cold(service: &Service, output: Output) -> anyhow::Result<()> {
-    let figure = |who| Figure::new(BENCH, "cold_first_byte_ms", "ms", who);
-    let (mut edge, mut origin) = (figure("waxwing"), figure("origin"));
-    let range = (COLD_BYTES - COLD_RANGE, COLD_BYTES - 1);
-    for n in 0..COLD_BLOBS {
-        let id = service.store(COLD_BYTES, 700 + n).await?;
-        let direct = || fetch::once(service.origin, &service.request_to_origin(&id, range));
-        // The first to ask reads the disk's cache in: every other time it is the edge.
-        let direct_first = if n % 2 == 0 { Some(direct()?) } else { None };
-        edge.add(fetch::once(service.edge, &service.request(&id, Some(range)))?.0 * 1000.0);
-        origin.add(direct_first.map_or_else(direct, Ok)?.0 * 1000.0);
-    }
-    edge.print(output);
-    origin.print(output);
-    Ok(())
-}
-
 /// Bytes of the edge's memory for each connection that was answered and waits.
-async fn idle(service: &Service, own: Option<&mut (Target, Rates)>, output: Output) -> anyhow::Result<()> {
-    let (target, _) = own.context("this binary is always measured")?;
-    let requests = target.requests(Kind::Small);
+async fn idle(service: &Service, output: Output) -> anyhow::Result<()> {
+    let requests = service.target(&[Kind::Small]).await?.requests(Kind::Small);
+    for request in &requests {
+        fetch::once(service.edge, request)?;
+    }
     let before = service.process.resident_bytes()?;
     let mut open = Vec::with_capacity(IDLE_CONNECTIONS);
     for n in 0..IDLE_CONNECTIONS {
-        open.push(fetch::once(service.edge, &requests[n % requests.len()])?.2);
+        open.push(fetch::once(service.edge, &requests[n % requests.len()])?.stream);
     }
     tokio::time::sleep(SETTLE).await;
     let grown = service.process.resident_bytes()?.saturating_sub(before);

@@ -176,38 +176,52 @@ impl Connection {
     }
 }
 
-/// Asks once over a connection of its own, which is given back open: seconds to the body's first byte, and its whole
-/// answer.
-pub(super) fn once(address: SocketAddr, request: &[u8]) -> io::Result<(f64, Vec<u8>, TcpStream)> {
+/// One request and its answer.
+pub(super) struct Once {
+    /// Seconds to the first byte of the body, and to the last.
+    pub(super) first_s: f64,
+    pub(super) took_s: f64,
+    pub(super) body_bytes: usize,
+    /// The connection, still open.
+    pub(super) stream: TcpStream,
+}
+
+/// Asks once over a connection of its own.
+pub(super) fn once(address: SocketAddr, request: &[u8]) -> io::Result<Once> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
     let began = Instant::now();
     stream.write_all(request)?;
-    let (mut answer, mut first_s, mut whole) = (Vec::new(), None, None);
-    let mut buffer = vec![0; 64 * 1024];
-    while whole.is_none_or(|whole| answer.len() < whole) {
+    let mut head = Vec::with_capacity(HEAD_READ_BYTES);
+    let (body_bytes, received) = loop {
+        let mut buffer = [0; HEAD_READ_BYTES];
         match stream.read(&mut buffer)? {
             0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-            n => answer.extend_from_slice(&buffer[..n]),
+            n => head.extend_from_slice(&buffer[..n]),
         }
-        let Some(end) = answer.windows(END.len()).position(|window| window == END).map(|at| at + END.len()) else {
+        let Some(end) = head.windows(END.len()).position(|window| window == END).map(|at| at + END.len()) else {
             continue;
         };
-        if answer.len() > end && first_s.is_none() {
-            first_s = Some(began.elapsed().as_secs_f64());
+        let text = String::from_utf8_lossy(&head[..end]).to_ascii_lowercase();
+        if !text.starts_with("http/1.1 20") {
+            return Err(io::Error::other(format!("refused: {}", text.lines().next().unwrap_or_default())));
         }
-        if whole.is_none() {
-            let head = String::from_utf8_lossy(&answer[..end]).to_ascii_lowercase();
-            let length =
-                head.lines().find_map(|line| line.strip_prefix("content-length:")?.trim().parse::<usize>().ok());
-            if !head.starts_with("http/1.1 20") {
-                return Err(io::Error::other(format!("refused: {}", head.lines().next().unwrap_or_default())));
-            }
-            whole = Some(end + length.ok_or_else(|| io::Error::other("an answer without a length"))?);
+        let length = text.lines().find_map(|line| line.strip_prefix("content-length:")?.trim().parse::<usize>().ok());
+        break (length.ok_or_else(|| io::Error::other("an answer without a length"))?, head.len() - end);
+    };
+    let mut first_s = (received > 0).then(|| began.elapsed().as_secs_f64());
+    let (mut left, mut skipped) = (body_bytes - received.min(body_bytes), Vec::with_capacity(SKIP_BYTES));
+    while left > 0 {
+        skipped.clear();
+        match rustix::net::recv(&stream, spare_capacity(&mut skipped), RecvFlags::TRUNC).map(|(n, _)| n)? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            n => left -= n.min(left),
         }
+        first_s.get_or_insert_with(|| began.elapsed().as_secs_f64());
     }
-    Ok((first_s.unwrap_or_default(), answer, stream))
+    let took_s = began.elapsed().as_secs_f64();
+    Ok(Once { first_s: first_s.unwrap_or(took_s), took_s, body_bytes, stream })
 }
 
 #[cfg(test)]

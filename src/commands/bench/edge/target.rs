@@ -114,12 +114,12 @@ impl Service {
         Ok(id.parse::<BlobId>()?.to_string())
     }
 
-    /// The edge with its files, which it has not fetched yet.
-    pub(super) async fn target(&self) -> anyhow::Result<Target> {
+    /// The edge with files of these kinds, which it has not fetched yet.
+    pub(super) async fn target(&self, kinds: &[Kind]) -> anyhow::Result<Target> {
         let mut files = Files::default();
-        for kind in Kind::ALL {
+        for kind in kinds {
             for n in 0..kind.files() {
-                files.of(kind).push(self.store(kind.file_bytes(), 1000 * kind as usize + n).await?);
+                files.of(*kind).push(self.store(kind.file_bytes(), 1000 * *kind as usize + n).await?);
             }
         }
         let paths = Paths::Own { files, grants: self.grants.clone() };
@@ -133,8 +133,8 @@ impl Service {
     }
 
     /// The same to the origin, as the edge asks.
-    pub(super) fn request_to_origin(&self, id: &str, range: (usize, usize)) -> Vec<u8> {
-        request(&self.origin.to_string(), &format!("/origin/v1/blobs/{id}"), Some(&self.edge_grant), Some(range))
+    pub(super) fn request_to_origin(&self, id: &str, range: Option<(usize, usize)>) -> Vec<u8> {
+        request(&self.origin.to_string(), &format!("/origin/v1/blobs/{id}"), Some(&self.edge_grant), range)
     }
 }
 
