@@ -279,7 +279,7 @@ impl Blobs {
                 let slices = wanted.map_or(0..0, slices_before_size);
                 let share = self.ahead.reserve(slices.end - slices.start);
                 let looked_until = slices.end.min(slices.start + ReadAhead::window(share.as_ref()));
-                match self.fills.open(id, slices.start..looked_until, now) {
+                match self.fills.open(id, slices.start..looked_until, first_byte(wanted), now) {
                     Opened::UnderWay { source, begun, following } => {
                         // Who joins an opening has looked at no slice yet.
                         let looked_until = if begun { looked_until } else { 0 };
@@ -344,6 +344,14 @@ fn resolve(asked: Option<RangeSpec>, blob_bytes: u64) -> Result<Range<u64>, Read
             let range = spec.resolve(blob_bytes).ok_or(ReadError::Unsatisfiable { blob_bytes })?;
             Ok(range.as_range())
         }
+    }
+}
+
+/// The byte that `wanted` begins with, as far as it can be told without the blob's size.
+const fn first_byte(wanted: Option<RangeSpec>) -> u64 {
+    match wanted {
+        Some(RangeSpec::From { first, .. }) => first,
+        Some(RangeSpec::Suffix { .. }) | None => 0,
     }
 }
 

@@ -76,14 +76,34 @@ struct UnderWay {
 /// A slice on its way in.
 #[derive(Debug, Default)]
 pub(crate) struct Progress {
-    /// The chunk groups verified so far, in order.
-    pub(crate) groups: Vec<Bytes>,
+    /// The chunk groups of the slice, those that were verified so far.
+    groups: Vec<Option<Bytes>>,
     /// Whether the origin is asked for it: a miss. Else it comes from this edge's disk.
     pub(crate) is_from_origin: bool,
     /// What the edge it comes from did, RFC 9211; `None` when it comes from the origin.
     pub(crate) cache_status: Option<Arc<str>>,
     /// How it ended; `None` while more is to come.
     pub(crate) end: Option<End>,
+}
+
+impl Progress {
+    /// Chunk group `index` within the slice, if it was verified.
+    pub(crate) fn group(&self, index: usize) -> Option<&Bytes> {
+        self.groups.get(index)?.as_ref()
+    }
+
+    /// The first of these chunk groups that is not there.
+    fn lacks(&self, mut groups: Range<usize>) -> Option<usize> {
+        groups.find(|index| self.group(*index).is_none())
+    }
+
+    /// Notes a verified chunk group.
+    fn put(&mut self, index: usize, bytes: Bytes) {
+        if self.groups.len() <= index {
+            self.groups.resize(index + 1, None);
+        }
+        self.groups[index] = Some(bytes);
+    }
 }
 
 /// The two ways a fill ends. Only one of them means that all bytes are there.
@@ -145,8 +165,9 @@ impl Fills {
     }
 
     /// Opens blob `id`, which the cache does not know: joins the opening under way, or begins one and beside it a run
-    /// of `first_slices`, those the reader is sure to want when the blob is long enough to have them.
-    pub(crate) fn open(&self, id: BlobId, first_slices: Range<u64>, now: Timestamp) -> Opened {
+    /// of `first_slices`, those the reader is sure to want when the blob is long enough to have them. It waits for the
+    /// byte at `wanted` first.
+    pub(crate) fn open(&self, id: BlobId, first_slices: Range<u64>, wanted: u64, now: Timestamp) -> Opened {
         let mut under_way = self.shared.under_way();
         if let Some(opening) = under_way.openings.get(&id) {
             let source = CardSource::Opening(opening.clone());
@@ -159,7 +180,7 @@ impl Fills {
         let (task, opening) = opening::Task::new(Arc::clone(&self.shared), id, now, Arc::clone(&self.via));
         under_way.openings.insert(id, opening.clone());
         let source = CardSource::Opening(opening);
-        let (following, runs) = self.plan(&mut under_way, id, &source, first_slices);
+        let (following, runs) = self.plan(&mut under_way, id, &source, first_slices, wanted);
         drop(under_way);
         tokio::spawn(task.open());
         runs.into_iter().for_each(|run| drop(tokio::spawn(run.fill())));
@@ -167,10 +188,10 @@ impl Fills {
     }
 
     /// Looks at `slices` of blob `id`: follows those on their way in, begins to fetch those that are missing, passes over
-    /// those in the cache. All must exist.
-    pub(crate) fn follow(&self, id: BlobId, source: &CardSource, slices: Range<u64>) -> Vec<Following> {
+    /// those in the cache. All must exist. The reader waits for the byte at `wanted` first.
+    pub(crate) fn follow(&self, id: BlobId, source: &CardSource, slices: Range<u64>, wanted: u64) -> Vec<Following> {
         let mut under_way = self.shared.under_way();
-        let (following, runs) = self.plan(&mut under_way, id, source, slices);
+        let (following, runs) = self.plan(&mut under_way, id, source, slices, wanted);
         drop(under_way);
         runs.into_iter().for_each(|run| drop(tokio::spawn(run.fill())));
         following
@@ -191,6 +212,7 @@ impl Fills {
         id: BlobId,
         source: &CardSource,
         slices: Range<u64>,
+        wanted: u64,
     ) -> (Vec<Following>, Vec<Run>) {
         let mut following = Vec::new();
         let mut runs: Vec<Run> = Vec::new();
@@ -211,7 +233,7 @@ impl Fills {
                 Some(run) => run.push(writer),
                 None => {
                     let (shared, via) = (Arc::clone(&self.shared), Arc::clone(&self.via));
-                    runs.push(Run::new(shared, id, source.clone(), tier, via, writer));
+                    runs.push(Run::new(shared, id, source.clone(), tier, via, writer).beginning_at(wanted));
                 }
             }
         }

@@ -258,7 +258,7 @@ impl Reader {
         }
         let until = (index + ReadAhead::window(self.share.as_ref())).min(end);
         let slices = self.looked_until.max(index)..until;
-        self.following.extend(self.fills.follow(self.id, &self.source, slices));
+        self.following.extend(self.fills.follow(self.id, &self.source, slices, self.left.start));
         self.looked_until = until;
     }
 
@@ -274,7 +274,7 @@ impl Reader {
                 return Ok(Current::Held(slice));
             }
             // It was in the cache at the look and has lost its place since.
-            if let Some(following) = self.fills.follow(self.id, &self.source, index..index + 1).pop() {
+            if let Some(following) = self.fills.follow(self.id, &self.source, index..index + 1, self.left.start).pop() {
                 return Ok(Current::Following(following));
             }
         }
@@ -284,9 +284,9 @@ impl Reader {
 
 /// Waits for chunk group `group` of a slice on its way in; `None` when the slice is complete without it.
 async fn follow(progress: &mut watch::Receiver<Progress>, group: usize) -> Result<Option<Bytes>, FillError> {
-    let there = progress.wait_for(|progress| progress.groups.len() > group || progress.end.is_some()).await;
+    let there = progress.wait_for(|progress| progress.group(group).is_some() || progress.end.is_some()).await;
     let progress = there.map_err(|_| FillError::Abandoned)?;
-    match (progress.groups.get(group), &progress.end) {
+    match (progress.group(group), &progress.end) {
         (Some(bytes), _) => Ok(Some(bytes.clone())),
         (None, Some(End::Failed(error))) => Err(error.clone()),
         (None, _) => Ok(None),

@@ -33,7 +33,8 @@ pub(crate) fn slice_range(index: u64, blob_bytes: u64) -> Option<ByteRange> {
     (start < blob_bytes).then(|| ByteRange { start, end: blob_bytes.min(start.saturating_add(SLICE_BYTES)) })
 }
 
-/// The verified bytes of one slice, by chunk group. All groups are views of one allocation; a clone shares it.
+/// The verified bytes of one slice, by chunk group. The groups are views of one allocation or two; a clone shares
+/// them.
 #[derive(Clone, Debug)]
 pub(crate) struct Slice {
     groups: Arc<[Bytes]>,

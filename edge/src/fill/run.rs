@@ -1,6 +1,10 @@
 //! A run: slices that lie side by side, fetched by one ranged request, checked group by group and handed out at once.
+//!
+//! A reader who jumps into the midst of a film waits for the bytes there, not for those before them in the same slice.
+//! So a run begins at what is waited for, and a second request brings what of the first slice lies before it.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -15,10 +19,14 @@ use super::opening::CardSource;
 use super::{End, Progress, RETRY_PAUSES, Shared, log_failure};
 use crate::cache::{Card, Head, Tier, Whole, is_whole};
 use crate::peers::Route;
-use crate::slice::{SLICE_BYTES, SLICE_GROUPS, Slice, slice_count, slice_range};
+use crate::slice::{SLICE_BYTES, SLICE_GROUPS, Slice, slice_at, slice_count, slice_range};
 use crate::tombstones::Era;
 use crate::upstream::AnswerBody;
 use crate::via::Via;
+
+/// Chunk groups before the one waited for that are not fetched first: for less, a second request costs more than the
+/// wait.
+const PASSED_MIN: usize = 2;
 
 /// The task that fills adjacent slices of one blob.
 pub(super) struct Run {
@@ -29,8 +37,10 @@ pub(super) struct Run {
     tier: Tier,
     /// The way of the request for which it was begun.
     via: Arc<Via>,
-    /// The slices not complete yet, in order and without a gap.
+    /// The slices not complete yet, in order. Only the first has a gap behind it, when it is filled from its midst.
     slices: VecDeque<SliceWriter>,
+    /// The chunk group of the first slice at which it is begun to be filled.
+    begin: usize,
 }
 
 impl Run {
@@ -43,7 +53,16 @@ impl Run {
         via: Arc<Via>,
         first: SliceWriter,
     ) -> Self {
-        Self { shared, id, source, tier, via, slices: VecDeque::from([first]) }
+        Self { shared, id, source, tier, via, slices: VecDeque::from([first]), begin: 0 }
+    }
+
+    /// The same, for somebody who waits for the byte at `wanted` first, if its one slice has it.
+    pub(super) fn beginning_at(self, wanted: u64) -> Self {
+        let first = self.slices.front().map(|slice| slice.index);
+        let passed = wanted % SLICE_BYTES / GROUP_BYTES;
+        let passed = usize::try_from(passed).expect("a slice has sixteen chunk groups");
+        let is_worth_it = first == Some(slice_at(wanted)) && passed >= PASSED_MIN;
+        Self { begin: if is_worth_it { passed } else { 0 }, ..self }
     }
 
     /// Whether slice `index`, which has to come from `tier`, can be had together with those of this run: it follows
@@ -103,17 +122,41 @@ impl Run {
             slice.progress.send_modify(|progress| progress.is_from_origin = true);
             return Ok(false);
         };
-        slice.progress.send_modify(|progress| progress.groups = read.groups().cloned().collect());
+        slice.progress.send_modify(|progress| progress.groups = read.groups().cloned().map(Some).collect());
         if let Some(slice) = self.slices.pop_front() {
             slice.end(End::Complete);
         }
         Ok(true)
     }
 
-    /// One request for all that is left, from the first chunk group not verified yet.
+    /// Asks for all that is left: for what lies behind the place where the run begins, and then for what of the first
+    /// slice lies before it.
     async fn attempt(&mut self, route: &mut Route) -> Result<(), FillError> {
-        let (Some(first), Some(last)) = (self.slices.front(), self.slices.back()) else { return Ok(()) };
-        let asked = ByteRange { start: first.offset(), end: (last.index + 1) * SLICE_BYTES };
+        while let Some(asked) = self.left() {
+            match self.ask(asked, route).await {
+                // There is no such place: somebody else may wait for what is before it.
+                Err(FillError::Beyond) if self.begin > 0 => self.begin = 0,
+                ended => ended?,
+            }
+        }
+        Ok(())
+    }
+
+    /// What is to be asked for next; `None` when nothing is left. The end may lie beyond that of the blob.
+    fn left(&self) -> Option<ByteRange> {
+        let (first, last) = (self.slices.front()?, self.slices.back()?);
+        let behind = self.slices.iter().find_map(|slice| {
+            let from = if slice.index == first.index { self.begin } else { 0 };
+            Some(slice.offset_of(slice.lacks(from)?))
+        });
+        if let Some(start) = behind {
+            return Some(ByteRange { start, end: (last.index + 1) * SLICE_BYTES });
+        }
+        Some(ByteRange { start: first.offset_of(first.lacks(0)?), end: first.offset_of(self.begin) })
+    }
+
+    /// One request for `asked`.
+    async fn ask(&mut self, asked: ByteRange, route: &mut Route) -> Result<(), FillError> {
         self.shared.counters.fills.fetch_add(1, Relaxed);
         let (answer, card) = tokio::try_join!(self.shared.upstream.range(self.id, asked, route), self.source.card())?;
         for slice in &self.slices {
@@ -124,23 +167,42 @@ impl Run {
             return Err(Lie::TwoSizes.into());
         }
         // A run begun before the size was known may reach beyond the end; nobody can be waiting there.
-        let count = slice_count(card.blob_bytes());
-        self.slices.retain(|slice| slice.index < count);
+        let blob_bytes = card.blob_bytes();
+        let count = slice_count(blob_bytes);
+        self.slices.retain_mut(|slice| {
+            slice.group_count = groups_in(slice.index, blob_bytes);
+            slice.index < count
+        });
         let mut body = Groups { body: answer.body, frame: Bytes::new() };
-        while let Some(slice) = self.slices.front() {
-            self.fill_slice(slice, &card, &mut body).await?;
-            let slice = self.slices.pop_front().expect("the front was there a line above");
-            slice.file(&card);
+        let (mut at, end) = (asked.start, asked.end.min(blob_bytes));
+        while at < end {
+            let index = slice_at(at);
+            let place = self.slices.iter().position(|slice| slice.index == index).ok_or(FillError::Abandoned)?;
+            let until = end.min((index + 1) * SLICE_BYTES);
+            self.fill_slice(&self.slices[place], at..until, &card, &mut body).await?;
+            if self.slices[place].lacks(0).is_none() {
+                let slice = self.slices.remove(place).expect("it was there a line above");
+                slice.file(&card);
+                // Whichever is the first now has its beginning still to come.
+                self.begin = if place == 0 { 0 } else { self.begin };
+            }
+            at = until;
         }
         Ok(())
     }
 
-    /// Fetches what `slice` lacks. Each chunk group is one view of one allocation, and is shown only when verified.
-    async fn fill_slice(&self, slice: &SliceWriter, card: &Arc<Card>, body: &mut Groups) -> Result<(), FillError> {
-        let range = slice_range(slice.index, card.blob_bytes()).ok_or(FillError::Beyond)?;
-        let lacking = range.end - slice.offset();
-        let mut room = BytesMut::with_capacity(usize::try_from(lacking).expect("a slice fits in memory"));
-        for group in slice.offset() / GROUP_BYTES..group_count(range.end) {
+    /// Fetches the bytes `lacking` of `slice`. Each chunk group is one view of one allocation, and is shown only when
+    /// verified.
+    async fn fill_slice(
+        &self,
+        slice: &SliceWriter,
+        lacking: Range<u64>,
+        card: &Arc<Card>,
+        body: &mut Groups,
+    ) -> Result<(), FillError> {
+        let bytes = usize::try_from(lacking.end - lacking.start).expect("a slice fits in memory");
+        let mut room = BytesMut::with_capacity(bytes);
+        for group in lacking.start / GROUP_BYTES..group_count(lacking.end) {
             let bytes = card.outboard.group_bytes(group).ok_or(FillError::Beyond)?;
             body.read(&mut room, usize::try_from(bytes).expect("a chunk group fits in memory")).await?;
             let checked = room.split().freeze();
@@ -155,7 +217,8 @@ impl Run {
                 card.size_is_proven();
             }
             self.shared.counters.fill_bytes.fetch_add(bytes, Relaxed);
-            slice.progress.send_modify(|progress| progress.groups.push(checked));
+            let index = usize::try_from(group % SLICE_GROUPS).expect("a slice has sixteen chunk groups");
+            slice.progress.send_modify(|progress| progress.put(index, checked));
         }
         Ok(())
     }
@@ -170,6 +233,12 @@ impl Run {
             }
         }
     }
+}
+
+/// How many chunk groups slice `index` of a blob of `blob_bytes` has.
+fn groups_in(index: u64, blob_bytes: u64) -> usize {
+    let bytes = slice_range(index, blob_bytes).map_or(0, ByteRange::byte_count);
+    usize::try_from(group_count(bytes)).expect("a slice has sixteen chunk groups")
 }
 
 /// A body read in exact lengths.
@@ -198,6 +267,8 @@ pub(super) struct SliceWriter {
     shared: Arc<Shared>,
     id: BlobId,
     index: u64,
+    /// Its chunk groups; as many as a slice has until the blob's size is known.
+    group_count: usize,
     era: Era,
     progress: watch::Sender<Progress>,
     /// How it ended; still `Abandoned` when the run is dropped on its way.
@@ -210,18 +281,24 @@ impl SliceWriter {
         let is_from_origin = tier == Tier::Origin;
         let (progress, watched) = watch::channel(Progress { is_from_origin, ..Progress::default() });
         let era = shared.cache.era();
-        (Self { shared, id, index, era, progress, end: End::Failed(FillError::Abandoned) }, watched)
+        let (group_count, end) = (groups_in(index, u64::MAX), End::Failed(FillError::Abandoned));
+        (Self { shared, id, index, group_count, era, progress, end }, watched)
     }
 
-    /// Where in the blob the first byte not verified yet is.
-    fn offset(&self) -> u64 {
-        let groups = self.progress.borrow().groups.len() as u64;
-        self.index * SLICE_BYTES + groups.min(SLICE_GROUPS) * GROUP_BYTES
+    /// The first chunk group of the slice, `from` or behind it, that was not verified yet.
+    fn lacks(&self, from: usize) -> Option<usize> {
+        self.progress.borrow().lacks(from..self.group_count)
+    }
+
+    /// Where in the blob chunk group `group` of this slice begins.
+    const fn offset_of(&self, group: usize) -> u64 {
+        self.index * SLICE_BYTES + group as u64 * GROUP_BYTES
     }
 
     /// Files the slice, all of whose groups are verified, and ends its fill.
     fn file(self, card: &Card) {
-        let slice = Slice::new(&self.progress.borrow().groups);
+        let groups: Vec<Bytes> = self.progress.borrow().groups.iter().flatten().cloned().collect();
+        let slice = Slice::new(&groups);
         let whole = slice.group(0).filter(|_| is_whole(card.blob_bytes())).cloned();
         match whole {
             Some(bytes) => {

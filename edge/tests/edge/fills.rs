@@ -6,7 +6,7 @@ use http_body_util::BodyExt as _;
 use waxwing_edge::Config;
 
 use super::harness::{GROUP, SLICE, TestEdge, sample_bytes};
-use super::origin::Asked;
+use super::origin::{Asked, Manner};
 
 const SLICES: usize = 3;
 
@@ -84,6 +84,80 @@ async fn a_fill_ends_in_the_cache_when_all_its_readers_are_gone() {
     assert_eq!(edge.origin.ranges_asked().len(), 1);
 }
 
+/// Who jumps into the midst of a film waits for the bytes there, not for those before them in their slice; those come
+/// afterwards, and nothing is asked for twice.
+#[tokio::test]
+async fn what_is_waited_for_is_fetched_before_what_lies_before_it() {
+    // Of the origin's bytes none is to be of its purge log.
+    let edge = TestEdge::start_with(Config { purge_poll_ms: 0, ..Config::default() }).await;
+    let bytes = sample_bytes(2 * SLICE + 10 * GROUP + 5);
+    let id = edge.origin.store(bytes.clone());
+    let (from, end) = (2 * SLICE + 9 * GROUP, bytes.len());
+    edge.origin.open_gate_to((from + GROUP) as u64);
+    let first = format!("bytes={}-{}", from + 7, from + GROUP - 1);
+    edge.get(id, &[(RANGE, &first)]).await.assert_is(StatusCode::PARTIAL_CONTENT, &bytes[from + 7..from + GROUP]);
+    let slice_end = 3 * SLICE as u64;
+    assert_eq!(edge.origin.ranges_asked(), [(from as u64, slice_end)], "not a byte before it was asked for");
+
+    // Somebody who waits for the slice's beginning gets it as soon as its end is there.
+    let beginning = format!("bytes={}-{}", 2 * SLICE, 2 * SLICE + 99);
+    let headers = [(RANGE, &*beginning)];
+    let (answer, ()) = tokio::join!(edge.get(id, &headers), async { edge.origin.open_gate_to(u64::MAX) });
+    answer.assert_is(StatusCode::PARTIAL_CONTENT, &bytes[2 * SLICE..2 * SLICE + 100]);
+    assert_eq!(edge.origin.ranges_asked(), [(2 * SLICE as u64, from as u64), (from as u64, slice_end)]);
+    let all = format!("bytes={}-", 2 * SLICE);
+    edge.get(id, &[(RANGE, &all)]).await.assert_is(StatusCode::PARTIAL_CONTENT, &bytes[2 * SLICE..]);
+    assert_eq!(edge.origin.ranges_asked().len(), 2, "all of it was there");
+    assert_eq!(edge.edge.stats().origin_bytes, (end - 2 * SLICE + 43 * 32) as u64, "the slice and the outboard");
+}
+
+/// A place beyond the end of a blob spoils nothing for those who wait for what is there.
+#[tokio::test]
+async fn a_range_beyond_the_end_is_refused_and_its_slice_filled_all_the_same() {
+    let edge = TestEdge::start().await;
+    let bytes = sample_bytes(SLICE + 3 * GROUP);
+    let id = edge.origin.store(bytes.clone());
+    let (beyond, within) = (format!("bytes={}-", SLICE + 12 * GROUP), format!("bytes={SLICE}-"));
+    let (beyond, within) = ([(RANGE, &*beyond)], [(RANGE, &*within)]);
+    let (refused, given) = tokio::join!(edge.get(id, &beyond), edge.get(id, &within));
+    assert_eq!(refused.status, StatusCode::RANGE_NOT_SATISFIABLE);
+    given.assert_is(StatusCode::PARTIAL_CONTENT, &bytes[SLICE..]);
+}
+
+/// A fill that broke off amid either part goes on where it stood.
+#[tokio::test]
+async fn a_fill_from_the_midst_of_a_slice_goes_on_where_it_broke_off() {
+    for (is_first, cut) in [(true, 11 * GROUP + 5), (false, 3 * GROUP + 5)] {
+        let edge = TestEdge::start().await;
+        let bytes = sample_bytes(SLICE);
+        let id = edge.origin.store(bytes.clone());
+        let outboard = edge.head(id, &[]).await;
+        assert_eq!(outboard.status, StatusCode::OK);
+        edge.origin.open_gate_to(0);
+        let range = format!("bytes={}-", 9 * GROUP);
+        let headers = [(RANGE, &*range)];
+        let asked = edge.get(id, &headers);
+        let cut = || edge.origin.behave_for(1, Manner::CutAt(cut as u64));
+        if is_first {
+            cut();
+        }
+        let release = async {
+            edge.origin.wait_for_range_asked().await;
+            // The manner of the first answer is settled by now.
+            if !is_first {
+                cut();
+            }
+            edge.origin.open_gate_to(u64::MAX);
+        };
+        let (answer, ()) = tokio::join!(asked, release);
+        answer.assert_is(StatusCode::PARTIAL_CONTENT, &bytes[9 * GROUP..]);
+        edge.get(id, &[]).await.assert_is(StatusCode::OK, &bytes);
+        let bytes_asked: u64 = edge.origin.ranges_asked().iter().map(|(start, end)| end - start).sum();
+        assert!(bytes_asked > SLICE as u64, "nothing broke off: {:?}", edge.origin.ranges_asked());
+        assert_eq!(edge.edge.stats().fill_bytes, SLICE as u64, "no group was verified twice");
+    }
+}
+
 #[tokio::test]
 async fn a_slow_reader_holds_nobody_back() {
     let edge = TestEdge::start().await;
@@ -140,7 +214,10 @@ async fn the_end_of_a_large_blob_costs_its_slice_and_the_outboard() {
         let edge = TestEdge::start().await;
         let id = edge.origin.store(bytes.clone());
         edge.get(id, &[(RANGE, range)]).await.assert_is(StatusCode::PARTIAL_CONTENT, tail);
-        assert_eq!(edge.origin.ranges_asked(), [(15 * SLICE as u64, 16 * SLICE as u64)], "{range}");
+        edge.origin.wait_for_answered(2).await;
+        let (slice, end) = (15 * SLICE as u64, 16 * SLICE as u64);
+        let wanted = end - GROUP as u64;
+        assert_eq!(edge.origin.ranges_asked(), [(slice, wanted), (wanted, end)], "{range}");
         assert_eq!(edge.origin.outboards_asked(), 1);
     }
 }
