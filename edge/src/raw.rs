@@ -50,7 +50,7 @@ use crate::slice::{SLICE_BYTES, slice_at};
 use answer::Told;
 use buffers::Buffers;
 use head::{BLOBS, Parsed, Request};
-use send::{send_file, send_head, send_pieces};
+use send::{Corked, send_file, send_head, send_pieces};
 
 /// Bytes of a head at most that is looked at here; a longer one is the router's to judge.
 const HEAD_BYTES_MAX: usize = 8 * 1024;
@@ -63,6 +63,9 @@ const LOOK_SLICES: u64 = 8;
 
 /// Bytes of a body that are copied rather than sent from a file: below, the copy is cheaper.
 const COPIED_BYTES_MAX: u64 = 64 * 1024;
+
+/// Bytes of a body from which on it is sent corked: two system calls more, which a smaller one does not earn.
+const CORKED_BYTES_MIN: u64 = 512 * 1024;
 
 /// How long an ended connection waits for its peer to read the last answer and close.
 const LINGER: Duration = Duration::from_secs(1);
@@ -151,7 +154,8 @@ impl Edge {
                         return Left::Ended;
                     }
                     if !request.keeps {
-                        linger(&stream).await;
+                        // Boxed: every connection would keep room for its end.
+                        Box::pin(linger(&stream)).await;
                         return Left::Ended;
                     }
                     let taken = request.bytes;
@@ -274,6 +278,7 @@ impl Edge {
         sent: &mut u64,
     ) -> io::Result<()> {
         let mut head = head;
+        let mut corked = if range.end - range.start >= CORKED_BYTES_MIN { Corked::new(stream) } else { None };
         while !range.is_empty() {
             let index = slice_at(range.start);
             let end = range.end.min((index + 1) * SLICE_BYTES);
@@ -293,7 +298,11 @@ impl Edge {
                     went
                 }
                 // It has left since it was looked at: the rest comes as for any reader.
-                None => return Box::pin(self.send_rest(stream, head, id, range, sent)).await,
+                None => {
+                    // It may come slowly, and is not to wait for more.
+                    corked.take();
+                    return Box::pin(self.send_rest(stream, head, id, range, sent)).await;
+                }
             };
             head = &[];
             range.start += went;

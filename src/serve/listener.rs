@@ -216,14 +216,15 @@ impl Arriving {
             if !matches!(tokio::time::timeout(terms.head_timeout, speaks(&read, &stream)).await, Ok(Ok(()))) {
                 return;
             }
-            // Plain HTTP, of which the first bytes can be peeked at.
-            return self.hand_to_hyper(stream, read, client).await;
+            // Plain HTTP, of which the first bytes can be peeked at. Boxed, or whoever stays with the raw path keeps room
+            // for hyper.
+            return Box::pin(self.hand_to_hyper(stream, read, client)).await;
         };
         // Boxed: a handshake's state is large, and gone when the connection begins.
         match Box::pin(tls.accept(stream, self.shared.terms.head_timeout)).await {
             // An authority has seen what it wanted to see; this protocol has no requests.
             Ok(stream) if stream.get_ref().1.alpn_protocol() == Some(tls::ALPN_ACME) => {}
-            Ok(stream) => self.hand_to_hyper(stream, Bytes::new(), client).await,
+            Ok(stream) => Box::pin(self.hand_to_hyper(stream, Bytes::new(), client)).await,
             Err(error) => {
                 refused("tls-handshake");
                 debug!(%error, client = %client.0, "closed a connection for its TLS handshake");

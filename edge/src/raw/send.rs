@@ -5,7 +5,7 @@ use std::io::{self, IoSlice};
 use std::time::Instant;
 
 use bytes::Bytes;
-use rustix::net::SendFlags;
+use rustix::net::{SendFlags, sockopt};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
@@ -59,6 +59,25 @@ pub(super) async fn send_head(stream: &TcpStream, head: &[u8]) -> io::Result<()>
         offset += stream.async_io(Interest::WRITABLE, send).await?;
     }
     Ok(())
+}
+
+/// A socket that sends full segments only (`TCP_CORK`), until this is dropped: then whatever is left goes out.
+///
+/// Of a large body each `sendfile` would end in a small segment otherwise, and each segment costs its receipt on the way back.
+pub(super) struct Corked<'s>(&'s TcpStream);
+
+impl<'s> Corked<'s> {
+    /// Corks `stream`; one that cannot be is sent to as it is.
+    pub(super) fn new(stream: &'s TcpStream) -> Option<Self> {
+        sockopt::set_tcp_cork(stream, true).ok().map(|()| Self(stream))
+    }
+}
+
+impl Drop for Corked<'_> {
+    fn drop(&mut self) {
+        // It only fails for what is no TCP socket; after 200 ms the kernel sends what is left by itself.
+        let _ = sockopt::set_tcp_cork(self.0, false);
+    }
 }
 
 /// Sends some bytes of a leased file, `left` at most, beginning at `offset`. Gives how many went: none when the lease has
