@@ -14,6 +14,8 @@
 //! - No error of the disk is an error of a request.
 
 mod files;
+#[cfg(test)]
+mod fuzz;
 mod index;
 mod leases;
 mod log;
