@@ -461,6 +461,15 @@ pub(crate) enum AdminCommand {
         #[command(flatten)]
         node: AdminNode,
     },
+    /// End that an owner has any blob. Those that nobody else has go, from edges too. What the owner is uploading is not
+    /// touched: set their quota to 0 first, so that none of it becomes a blob meanwhile.
+    Purge {
+        /// Whose, as `quota` lists them.
+        #[arg(long, value_name = "TAG")]
+        owner: OwnerTag,
+        #[command(flatten)]
+        node: AdminNode,
+    },
     /// Do something to a blob.
     #[command(subcommand)]
     Blob(AdminBlob),

@@ -155,6 +155,20 @@ impl Origin {
         Ok(self.blobs.set_quota(owner, quota_bytes).await?)
     }
 
+    /// Ends that `owner` has any of the next blobs behind `after`. Those that nobody else has go, and edges learn of it from
+    /// the purge log. Gives how many they had, and behind which blob to go on until there is none. What they are uploading
+    /// is not touched: a quota of 0 keeps it from becoming blobs.
+    ///
+    /// # Errors
+    /// When the records cannot be read or written.
+    pub async fn purge_owner(
+        &self,
+        owner: OwnerTag,
+        after: Option<BlobId>,
+    ) -> Result<(u64, Option<BlobId>), AdminError> {
+        Ok(self.blobs.let_all_go(owner, after, SystemTime::now().into()).await?)
+    }
+
     /// Removes blob `id`, whoever has it; edges learn of it from the purge log. False when there is none. An upload that
     /// is bringing the same bytes brings it back.
     ///

@@ -52,6 +52,22 @@ impl Blobs {
         self.store.disown(id, owner, now).await
     }
 
+    /// Ends that `owner` has any of the next blobs behind `after`; each goes with its last owner. Gives of how many, and
+    /// behind which blob to go on until there is none.
+    pub(crate) async fn let_all_go(
+        &self,
+        owner: OwnerTag,
+        after: Option<BlobId>,
+        now: Timestamp,
+    ) -> Result<(u64, Option<BlobId>), StoreError> {
+        let page = self.store.blobs_of(owner, after, PAGE).await?;
+        let mut ended = 0;
+        for blob in page.blobs {
+            ended += u64::from(self.store.disown(blob, owner, now).await?);
+        }
+        Ok((ended, page.last))
+    }
+
     /// Removes blob `id`, whoever has it. False when it is not here.
     pub(crate) async fn remove(&self, id: BlobId, now: Timestamp) -> Result<bool, StoreError> {
         self.store.remove_blob(id, now).await

@@ -108,6 +108,15 @@ pub(crate) trait BlobStore: Send + Sync + 'static {
     /// Removes blob `id`, whoever has it, and logs a purge. False when there is none. Durable on return.
     fn remove_blob(&self, id: BlobId, now: Timestamp) -> BoxFuture<'_, Result<bool, StoreError>>;
 
+    /// Which blobs `owner` has, of those behind `after` in the engine's order. Looks at about `limit` records and then
+    /// ends, however few it found: no engine files blobs by their owners.
+    fn blobs_of(
+        &self,
+        owner: OwnerTag,
+        after: Option<BlobId>,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<OwnedPage, StoreError>>;
+
     /// Ends, as [`Self::disown`] does, for at most `limit` owners what they have had since `until` or longer. Gives how
     /// many were due.
     fn expire_owners(&self, until: Timestamp, limit: usize, now: Timestamp)
@@ -206,6 +215,15 @@ pub(crate) struct DuePage {
     pub(crate) unread: u32,
     /// After which upload to go on; `None` when these were the last.
     pub(crate) last: Option<UploadId>,
+}
+
+/// Blobs that an owner has.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct OwnedPage {
+    /// The blobs.
+    pub(crate) blobs: Vec<BlobId>,
+    /// Behind which blob to go on; `None` when all were looked at.
+    pub(crate) last: Option<BlobId>,
 }
 
 /// A claim on an upload, and its record at that moment.

@@ -67,6 +67,20 @@ pub(crate) async fn run(command: AdminCommand, output: Output) -> anyhow::Result
         AdminCommand::Quota { owner: None, node, .. } => {
             Node::at(&node.admin)?.list("owners", "", |owner| print_owner(output, owner)).await
         }
+        AdminCommand::Purge { owner, node } => {
+            let (node, mut blobs, mut after) = (Node::at(&node.admin)?, 0, String::new());
+            loop {
+                let page = node.ask(Method::DELETE, &format!("owners/{owner}/blobs{after}")).await?;
+                blobs += page["blobs"].as_u64().unwrap_or(0);
+                let Some(next) = page["next"].as_str() else { break };
+                after = format!("?after={next}");
+            }
+            output.result(
+                format_args!("{owner} has none of {blobs} blobs any more"),
+                &json!({ "owner": owner, "blobs": blobs }),
+            );
+            Ok(())
+        }
         AdminCommand::Edge(command) => edge::run(command, output).await,
         AdminCommand::Accounts { node } => {
             Node::at(&node.admin)?.list("accounts", "", |account| print_account(output, account)).await

@@ -66,6 +66,7 @@ pub(super) fn router(node: &Node, recorder: Recorder, address: SocketAddr) -> Ro
         .route("/admin/v1/owners", get(owners))
         .route("/admin/v1/owners/{owner}", get(owner))
         .route("/admin/v1/owners/{owner}/quota", put(set_quota).delete(unset_quota))
+        .route("/admin/v1/owners/{owner}/blobs", delete(purge_owner))
         .route("/admin/v1/blobs/{id}", delete(remove_blob))
         .route("/admin/v1/accounts", get(messaging::accounts))
         .route("/admin/v1/accounts/{name}/devices", get(messaging::devices))
@@ -252,6 +253,25 @@ async fn unset_quota(
     let origin = origin(&node)?;
     origin.set_quota(owner, None).await?;
     tell_owner(origin, owner).await
+}
+
+/// Behind which blob to go on.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PurgeAsked {
+    after: Option<BlobId>,
+}
+
+/// `DELETE /admin/v1/owners/{owner}/blobs?after=BLOB`: ends that one has any of the next blobs; to be asked again with
+/// `after` as `next` has it, until that is null.
+async fn purge_owner(
+    State(node): State<Node>,
+    path: Result<Path<OwnerTag>, PathRejection>,
+    asked: Result<Query<PurgeAsked>, QueryRejection>,
+) -> Result<Json<Value>, AdminFailure> {
+    let (Path(owner), Query(PurgeAsked { after })) = (path?, asked?);
+    let (blobs, next) = origin(&node)?.purge_owner(owner, after).await?;
+    Ok(Json(json!({ "blobs": blobs, "next": next })))
 }
 
 /// `DELETE /admin/v1/blobs/{id}`: removes a blob, whoever has it.

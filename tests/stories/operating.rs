@@ -3,6 +3,7 @@
 mod edge;
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use reqwest::StatusCode;
 use reqwest::blocking::Client;
@@ -333,4 +334,36 @@ fn dev_has_an_admin_address() {
     waxwing(dir.path(), &["admin", "uploads", "--admin", admin]).ok();
     crate::support::terminate(&child);
     assert!(child.wait().unwrap().success());
+}
+
+/// All that an account stored goes at once, from the edge too, which knows no owners: the origin's log names the blobs.
+#[test]
+fn an_owners_blobs_go_from_origin_and_edge_together() {
+    let node = Node::start();
+    let sizes = [5, 2000, 300_000];
+    let blobs = sizes.map(|size| {
+        let stored = node.put(&sample_bytes(size));
+        format!("{}/v1/blobs/{}", node.service.url, stored.headers()["waxwing-blob"].to_str().unwrap())
+    });
+    let grant = node.grant("media");
+    let read = |blob: &String| node.client.get(blob).bearer_auth(&grant).send().unwrap();
+    for (blob, size) in blobs.iter().zip(sizes) {
+        assert_eq!(read(blob).bytes().unwrap(), sample_bytes(size));
+        let again = read(blob);
+        assert!(again.headers()["cache-status"].to_str().unwrap().contains("hit"), "the edge has it");
+    }
+    let held = node.admin(&["quota"]).ok().json();
+    let owner = held["owner"].as_str().unwrap();
+    assert_eq!(node.admin(&["purge", "--owner", owner]).ok().json()["blobs"], sizes.len());
+    assert_eq!(node.admin(&["quota", owner]).ok().json()["held_bytes"], 0);
+    // The edge asks for the log again and again.
+    for blob in &blobs {
+        while read(blob).status() != StatusCode::NOT_FOUND {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+    assert!(node.metric("waxwing_edge_purges_total") >= Some(sizes.len() as f64));
+    assert_eq!(node.admin(&["purge", "--owner", owner]).ok().json()["blobs"], 0, "nothing is left");
+    assert!(node.put(b"more").status().is_success(), "the owner may go on");
+    node.admin(&["purge"]).fails_saying(&["--owner"]);
 }

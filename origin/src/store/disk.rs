@@ -39,8 +39,8 @@ use self::records::{BlobPointer, Location, Records};
 use self::writer::DiskWriter;
 use super::slots::{CLAIM_WAIT, SlotGuard, Slots};
 use super::{
-    BlobReader, BlobStore, Claim, Event, Purges, StoreError, StoreErrorKind, UploadRecord, UploadState, UploadWriter,
-    Urgency,
+    BlobReader, BlobStore, Claim, Event, OwnedPage, Purges, StoreError, StoreErrorKind, UploadRecord, UploadState,
+    UploadWriter, Urgency,
 };
 use crate::fault::{Fault, Faults, kill_point};
 
@@ -327,6 +327,16 @@ impl BlobStore for DiskStore {
     fn remove_blob(&self, blob: BlobId, now: Timestamp) -> BoxFuture<'_, Result<bool, StoreError>> {
         let disk = Arc::clone(&self.0);
         Box::pin(blocking(move || disk.submit(Change::RemoveBlob { blob, now })))
+    }
+
+    fn blobs_of(
+        &self,
+        owner: OwnerTag,
+        after: Option<BlobId>,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<OwnedPage, StoreError>> {
+        let records = Arc::clone(&self.0.records);
+        Box::pin(blocking(move || records.blobs_of(owner, after, limit)))
     }
 
     fn expire_owners(

@@ -21,6 +21,7 @@ mod health;
 mod ledger;
 mod ledgers;
 mod objects;
+mod owned;
 mod pins;
 mod probe;
 mod proofs;
@@ -52,7 +53,7 @@ use self::retry::Turns;
 use self::writer::{Budget, S3Writer};
 use super::slots::{CLAIM_WAIT, Slots};
 use super::{
-    BlobReader, BlobStore, Claim, DuePage, Event, Lives, Purges, StoreError, StoreErrorKind, UploadRecord,
+    BlobReader, BlobStore, Claim, DuePage, Event, Lives, OwnedPage, Purges, StoreError, StoreErrorKind, UploadRecord,
     UploadWriter, Urgency,
 };
 
@@ -304,6 +305,15 @@ impl BlobStore for S3Store {
 
     fn remove_blob(&self, id: BlobId, now: Timestamp) -> BoxFuture<'_, Result<bool, StoreError>> {
         Box::pin(self.0.remove_blob(id, now))
+    }
+
+    fn blobs_of(
+        &self,
+        owner: OwnerTag,
+        after: Option<BlobId>,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<OwnedPage, StoreError>> {
+        Box::pin(self.0.blobs_of(owner, after, limit))
     }
 
     fn expire_owners(

@@ -9,8 +9,8 @@ use waxwing_protocol::range::ByteRange;
 use waxwing_protocol::{BlobId, OwnerTag, Timestamp, UploadId};
 
 use super::{
-    BlobReader, BlobStore, Claim, Event, NewBlob, OutboardPart, StoreError, StoreErrorKind, UploadRecord, UploadState,
-    UploadWriter,
+    BlobReader, BlobStore, Claim, Event, NewBlob, OutboardPart, OwnedPage, StoreError, StoreErrorKind, UploadRecord,
+    UploadState, UploadWriter,
 };
 
 /// An engine under test.
@@ -51,6 +51,7 @@ macro_rules! engine_suite {
             commits_of_many_uploads_run_side_by_side,
             a_blob_goes_with_its_last_owner,
             a_blob_is_removed_whoever_has_it,
+            an_owners_blobs_are_found_page_by_page,
             what_is_not_kept_goes_in_time,
             a_quota_holds_what_is_under_way_and_what_is_there,
             what_an_operator_sets_wins_over_grants,
@@ -462,6 +463,44 @@ pub(crate) async fn a_blob_is_removed_whoever_has_it(engine: impl Harness) {
     // What it was uploaded with still tells what became of it.
     let record = engine.store().upload(id(1)).await.unwrap().unwrap();
     assert_eq!(record.state, UploadState::Complete { blob });
+}
+
+pub(crate) async fn an_owners_blobs_are_found_page_by_page(engine: impl Harness) {
+    let store = engine.store();
+    let mut expected = Vec::new();
+    for n in 0..9_u8 {
+        let data = bytes(100 + u64::from(n));
+        let owner = if n % 3 == 0 { BOB } else { ALICE };
+        let blob = put(store, id(n + 1), &data, owner).await;
+        if n == 3 {
+            // Two have it: it is told once.
+            put(store, id(100), &data, ALICE).await;
+        }
+        if owner == ALICE || n == 3 {
+            expected.push(blob);
+        }
+    }
+    expected.sort_unstable_by_key(|blob| *blob.as_bytes());
+    let (mut found, mut after, mut pages) = (Vec::new(), None, 0);
+    loop {
+        let page = store.blobs_of(ALICE, after, 2).await.unwrap();
+        found.extend(page.blobs);
+        pages += 1;
+        after = page.last;
+        if after.is_none() {
+            break;
+        }
+    }
+    found.sort_unstable_by_key(|blob| *blob.as_bytes());
+    assert_eq!(found, expected);
+    assert!(pages >= 4, "{pages} pages of two records each");
+    assert_eq!(store.blobs_of(ALICE, None, 1000).await.unwrap().last, None, "one page has them all");
+    for blob in &expected {
+        assert!(store.disown(*blob, ALICE, NOW).await.unwrap());
+    }
+    assert_eq!(store.blobs_of(ALICE, None, 1000).await.unwrap(), OwnedPage::default());
+    assert_eq!(store.blobs_of(BOB, None, 1000).await.unwrap().blobs.len(), 3);
+    assert_eq!(store.purges(0, 100).await.unwrap().entries.len(), expected.len() - 1, "Bob has one of them still");
 }
 
 pub(crate) async fn what_is_not_kept_goes_in_time(engine: impl Harness) {

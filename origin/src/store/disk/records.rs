@@ -31,7 +31,7 @@ use super::changes::{Change, Outcome};
 use super::committer::Committer;
 use super::health::Health;
 use super::packs::{Live, PackLocation, entry_bytes};
-use crate::store::{Event, Purge, Purges, StoreError, StoreErrorKind, UploadRecord};
+use crate::store::{Event, OwnedPage, Purge, Purges, StoreError, StoreErrorKind, UploadRecord};
 
 /// Bytes of records held in memory before they are written to tables; bounds memory and the time a restart takes.
 const MEMTABLE_BYTES: u64 = 16 << 20;
@@ -199,6 +199,33 @@ impl Records {
     /// Since when `owner` has blob `id`, if they do.
     pub(super) fn kept_since(&self, id: BlobId, owner: OwnerTag) -> Result<Option<Timestamp>, StoreError> {
         self.table.get(&owner_key(id, owner))?.map(|bytes| time_of(&bytes)).transpose()
+    }
+
+    /// Which blobs behind `after` `owner` has, of `limit` records of who has one.
+    pub(super) fn blobs_of(
+        &self,
+        owner: OwnerTag,
+        after: Option<BlobId>,
+        limit: usize,
+    ) -> Result<OwnedPage, StoreError> {
+        let from = after.map_or_else(|| vec![b'w'], |blob| [&blob_owners(blob)[..], &[0xff; 17]].concat());
+        let mut page = OwnedPage::default();
+        let mut looked_at: Option<BlobId> = None;
+        for (n, entry) in self.table.keyspace.range(from..vec![b'w' + 1]).enumerate() {
+            let key = entry.key().map_err(reading)?;
+            let blob = key.get(1..).and_then(|rest| rest.first_chunk::<32>()).copied().map(BlobId::from_bytes);
+            let blob = blob.ok_or_else(|| corrupt("the key of a blob's owner"))?;
+            // A page ends between two blobs, since it goes on behind the last.
+            if n >= limit && looked_at != Some(blob) {
+                page.last = looked_at;
+                return Ok(page);
+            }
+            if owner_of(&key)? == owner {
+                page.blobs.push(blob);
+            }
+            looked_at = Some(blob);
+        }
+        Ok(page)
     }
 
     /// Who has had which blob since `until` or longer, at most `limit`, the longest first.
