@@ -23,6 +23,9 @@ mod fill;
 mod grants;
 mod http;
 pub mod metrics;
+#[cfg(test)]
+#[path = "../../tests/fuzz/mutations.rs"]
+mod mutations;
 mod peers;
 mod purges;
 pub mod raw;

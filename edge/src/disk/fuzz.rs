@@ -1,17 +1,14 @@
 //! Index logs that no edge wrote: of what lies on a disk nothing is assumed.
 
-#[path = "../../../tests/fuzz/mutations.rs"]
-mod mutations;
-
 use std::fs;
 
 use tempfile::TempDir;
 use waxwing_protocol::BlobId;
 
-use self::mutations::fuzz;
 use super::index::{Index, Place};
 use super::log::{Log, RECORD_BYTES, Record};
 use super::unit::Key;
+use crate::mutations::fuzz;
 
 /// A log of these records.
 fn log_of(records: &[Record]) -> Vec<u8> {

@@ -1,12 +1,9 @@
 //! The parser of the raw path, given what is nearly right.
 
-#[path = "../../../tests/fuzz/mutations.rs"]
-mod mutations;
-
 use waxwing_protocol::http1::Framing;
 
-use self::mutations::fuzz;
 use super::head::{BLOBS, Parsed, parse};
+use crate::mutations::fuzz;
 
 /// What is taken for a request is one for the strict parser too, as long, and has no other reading when it comes in pieces.
 #[test]
