@@ -30,7 +30,9 @@ pub fn trials() -> Vec<Trial> {
         trial(&format!("killed_at_{}", point.replace('-', "_")), missing, move || killed_at(point, faults))
     };
     let uploading = UPLOADING.into_iter().map(|name| point(name, ""));
-    uploading.chain(COMPACTING.into_iter().map(|name| point(name, "small-packs,churn-packs"))).collect()
+    let compacting = COMPACTING.into_iter().map(|name| point(name, "small-packs,churn-packs"));
+    let idle = trial("killed_at_room_given_back", missing, killed_as_idle_uploads_give_back_room);
+    uploading.chain(compacting).chain([idle]).collect()
 }
 
 fn killed_at(point: &str, faults: &str) -> Result<(), Failed> {
@@ -62,6 +64,33 @@ fn killed_at(point: &str, faults: &str) -> Result<(), Failed> {
         return Err(format!("{deaths} deaths and {acknowledged} blobs show nothing").into());
     }
     Ok(())
+}
+
+/// Uploads that stall keep what was acknowledged, also when the node dies just as it gives back the room they do not fill.
+fn killed_as_idle_uploads_give_back_room() -> Result<(), Failed> {
+    const STALLED: u64 = 4;
+    let mut scene = Scene::start(tempfile::tempdir()?, None, 0);
+    for n in 0..STALLED {
+        let Some(Ok(url)) = scene.create(n, 3_000_000, false) else { panic!("an upload was refused") };
+        assert_eq!(scene.append(&url, 700_001, None), Some(204));
+    }
+    for round in 0..STALLED {
+        // With twice the time to live, a record tells of a last byte that came a day ago: an upload that is idle.
+        let points = format!("room-given-back={round}*off->return");
+        scene.restart(&[("FAILPOINTS", &points), ("WAXWING_ORIGIN__UPLOAD_EXPIRY_S", "172800")]);
+        let mut service = scene.service.take().expect("it was started");
+        let ended = wait_for("the node to die", || service.ended());
+        if ended.signal() != Some(9) {
+            return Err(format!("the node was not killed as it gave back room, it ended by {ended}").into());
+        }
+        scene.restart(&[]);
+        scene.check_all()?;
+        // The room is taken again.
+        for url in scene.told.keys().cloned().collect::<Vec<_>>() {
+            assert_eq!(scene.append(&url, 1, None), Some(204), "{url}");
+        }
+    }
+    scene.finish_all()
 }
 
 /// Uploads small blobs and larger ones, a part at a time, until nobody answers.

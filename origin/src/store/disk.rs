@@ -139,6 +139,7 @@ impl Disk {
         // Without a byte it has no file yet by its record, and has one all the same: room was taken in it.
         let file = file.map_or_else(|| self.files.create(id), Ok)?;
         self.files.give_back(&file, record.offset)?;
+        kill_point("room-given-back");
         Ok(before.saturating_sub(self.files.held_bytes(id)?.unwrap_or(0)))
     }
 
