@@ -1,7 +1,9 @@
 //! What every story needs: a real service on a free port, and the real command line.
 
 use std::ffi::OsStr;
-use std::io::{BufRead as _, BufReader, Read as _};
+use std::hash::{BuildHasher as _, RandomState};
+use std::io::{BufRead as _, BufReader, ErrorKind, Read as _};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 
@@ -212,6 +214,28 @@ pub fn sample_bytes(len: usize) -> Vec<u8> {
     let mut bytes = vec![0; len];
     blake3::Hasher::new().update(&len.to_le_bytes()).finalize_xof().fill(&mut bytes);
     bytes
+}
+
+/// Ports for servers that have to know theirs before they run: below those from which Linux and others take the near end of
+/// connections (32,768 and up), since such a port can be taken between its choice and its use.
+const CHOSEN_PORTS: std::ops::Range<u16> = 10_240..32_768;
+
+/// An address on loopback that nobody listens on.
+pub fn free_address() -> String {
+    free_address_on("127.0.0.1")
+}
+
+/// An address of `host` that nobody listens on.
+pub fn free_address_on(host: &str) -> String {
+    loop {
+        // Tests run in processes of their own, which must not choose alike.
+        let chosen = RandomState::new().hash_one(0) % u64::from(CHOSEN_PORTS.end - CHOSEN_PORTS.start);
+        let port = CHOSEN_PORTS.start + u16::try_from(chosen).expect("it is below the range's length");
+        match TcpListener::bind((host, port)) {
+            Ok(listener) => return listener.local_addr().expect("it is bound").to_string(),
+            Err(error) => assert_eq!(error.kind(), ErrorKind::AddrInUse, "{host} has an address here: {error}"),
+        }
+    }
 }
 
 /// Waits until `seen` gives something, for a minute at most.

@@ -1,7 +1,6 @@
 //! A node whose disk and whose life are at stake, and what it acknowledged.
 
 use std::collections::BTreeMap;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -10,7 +9,7 @@ use reqwest::blocking::{Client, RequestBuilder, Response};
 use waxwing_protocol::BlobId;
 
 use crate::harness::uploader::content;
-use crate::support::{Service, register, waxwing};
+use crate::support::{Service, free_address, register, waxwing};
 
 /// A node and its clients.
 pub struct Scene {
@@ -217,10 +216,4 @@ fn header(answer: &Response, name: &str) -> Option<String> {
 
 fn index(n: u64) -> usize {
     usize::try_from(n).expect("uploads here are small")
-}
-
-/// An address that nobody listens on.
-fn free_address() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("it is bound").to_string()
 }

@@ -5,9 +5,9 @@ use std::path::Path;
 use libtest_mimic::{Failed, Trial};
 use reqwest::StatusCode;
 
-use super::scene::{Scene, free_address, node_config, write_keys};
+use super::scene::{Scene, node_config, write_keys};
 use super::seaweed::{BUCKET, RETURN, Seaweed};
-use crate::support::{Service, wait_at_most};
+use crate::support::{Service, free_address, wait_at_most};
 
 /// What the keys of a node may do.
 const EVERYTHING: &[&str] = &["Admin", "Read", "Write", "List", "Tagging"];

@@ -1,6 +1,5 @@
 //! Origins over one bucket, and who may upload to them.
 
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -8,7 +7,7 @@ use reqwest::StatusCode;
 use reqwest::blocking::Client;
 
 use super::seaweed::{BUCKET, RETURN, Seaweed};
-use crate::support::{Done, Service, register, wait_at_most, waxwing};
+use crate::support::{Done, Service, free_address, register, wait_at_most, waxwing};
 
 /// A node with every role whose blobs are in a bucket.
 pub struct Scene {
@@ -110,10 +109,4 @@ pub fn node_config(dir: &Path, listen: &str, admin: &str, endpoint: &str) -> Str
 pub fn write_keys(dir: &Path, access: &str, secret: &str) {
     std::fs::write(dir.join("access"), access).expect("the directory is writable");
     std::fs::write(dir.join("secret"), secret).expect("the directory is writable");
-}
-
-/// An address that nobody listens on.
-pub fn free_address() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("it is bound").to_string()
 }

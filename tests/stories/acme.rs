@@ -1,14 +1,13 @@
 //! Certificates by ACME, from an authority of another make: pebble, the one that Let's Encrypt tests clients with.
 
 use std::fs;
-use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use reqwest::Certificate;
 use reqwest::blocking::Client;
 
-use crate::support::{Service, wait_for};
+use crate::support::{Service, free_address, wait_for};
 
 /// The program, in Debian's package of that name.
 const PEBBLE: &str = "pebble";
@@ -26,10 +25,6 @@ impl Drop for Authority {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-fn free_address() -> String {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
 }
 
 impl Authority {

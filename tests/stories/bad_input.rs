@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::support::{Service, register, sample_file, waxwing};
+use crate::support::{Service, free_address, register, sample_file, waxwing};
 
 #[test]
 fn a_misspelt_flag_is_answered_with_the_right_one() {
@@ -97,8 +97,6 @@ fn a_blob_nobody_sent_us_cannot_be_opened() {
 #[test]
 fn a_server_that_is_not_there_is_named() {
     let dir = tempfile::tempdir().unwrap();
-    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let url = format!("http://{}", closed.local_addr().unwrap());
-    drop(closed);
+    let url = format!("http://{}", free_address());
     waxwing(dir.path(), &["register", "--handle", "alice", "--home", "alice", "--server", &url]).fails_saying(&[&url]);
 }

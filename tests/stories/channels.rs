@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::support::{Service, finish, interrupt, register, sample_file, start_waxwing, waxwing};
+use crate::support::{Service, finish, free_address, interrupt, register, sample_file, start_waxwing, waxwing};
 
 fn people(dir: &Path, service: &Service, handles: &[&str]) {
     for handle in handles {
@@ -75,7 +75,7 @@ fn followers_read_what_was_written_and_each_goes_on_where_they_were() {
 
 /// A service with an address for its operator.
 fn config(dir: &Path, listen: &str) -> (std::path::PathBuf, String) {
-    let admin = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let admin = free_address();
     let (path, data) = (dir.join("waxwing.toml"), dir.join("data"));
     let text = format!(
         "listen = \"{listen}\"\nadmin_listen = \"{admin}\"\ndata = {data:?}\n[messaging]\nregistration = \"open\"\n"

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use crate::support::{Service, register, waxwing};
+use crate::support::{Service, free_address, register, waxwing};
 
 /// A PostgreSQL server of the test's own, listening on a socket in its directory.
 struct Postgres {
@@ -44,7 +44,7 @@ fn another_node_on_the_same_database_goes_on_where_one_was_killed() {
     let (dir, server) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let dir = dir.path();
     let Some(postgres) = Postgres::start(server.path()) else { return };
-    let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let address = free_address();
     let node = |name: &str| {
         let (path, data) = (dir.join(format!("{name}.toml")), dir.join(name));
         let text = format!(

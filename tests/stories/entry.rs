@@ -6,7 +6,7 @@ use std::net::TcpStream;
 use std::path::Path;
 use std::process::Command;
 
-use crate::support::{Service, WAXWING, sample_file, wait_for};
+use crate::support::{Service, WAXWING, free_address, sample_file, wait_for};
 
 /// Writes a certificate for 127.0.0.1 and its key.
 fn write_certificate(dir: &Path) {
@@ -18,8 +18,8 @@ fn write_certificate(dir: &Path) {
 fn node(dir: &Path, sections: &str) -> Service {
     let config = dir.join("waxwing.toml");
     let (data, admin) = (dir.join("data"), dir.join("admin"));
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    fs::write(&admin, free.to_string()).unwrap();
+    let free = free_address();
+    fs::write(&admin, &free).unwrap();
     let text = format!(
         "listen = \"127.0.0.1:0\"\nadmin_listen = \"{free}\"\ndata = {data:?}\n[messaging]\nregistration = \
          \"open\"\n{sections}"

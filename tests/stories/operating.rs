@@ -9,7 +9,7 @@ use reqwest::StatusCode;
 use reqwest::blocking::Client;
 use serde_json::Value;
 
-use crate::support::{Service, register, sample_bytes, waxwing};
+use crate::support::{Service, free_address, free_address_on, register, sample_bytes, waxwing};
 
 /// A node with every role and an admin address, whose origin sweeps often.
 struct Node {
@@ -27,7 +27,7 @@ impl Node {
     /// Its admin address on `host`, with environment variables.
     fn with(host: &str, env: &[(&str, &str)]) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let admin = free_address(host);
+        let admin = free_address_on(host);
         let config = config(dir.path(), &admin);
         let service = Service::serve_with(&config, env);
         register(dir.path(), &service.url, "alice");
@@ -77,11 +77,6 @@ fn config(dir: &Path, admin: &str) -> PathBuf {
     );
     std::fs::write(&path, text).unwrap();
     path
-}
-
-fn free_address(host: &str) -> String {
-    let listener = std::net::TcpListener::bind((host, 0)).unwrap();
-    listener.local_addr().unwrap().to_string()
 }
 
 #[test]
@@ -298,7 +293,7 @@ fn an_operator_sees_whose_mailbox_fills_and_nothing_of_what_is_in_it() {
 #[test]
 fn a_command_that_reaches_no_node_says_so() {
     let dir = tempfile::tempdir().unwrap();
-    let nobody = format!("http://{}", free_address("127.0.0.1"));
+    let nobody = format!("http://{}", free_address());
     let done = waxwing(dir.path(), &["admin", "uploads", "--admin", &nobody]);
     done.fails_saying(&["no node answers at", &nobody, "admin_listen"]);
 }

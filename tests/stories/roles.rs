@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::support::{Service, register, sample_file, waxwing};
+use crate::support::{Service, free_address, register, sample_file, waxwing};
 
 fn config(dir: &Path, name: &str, text: &str) -> PathBuf {
     let path = dir.join(format!("{name}.toml"));
@@ -12,10 +12,9 @@ fn config(dir: &Path, name: &str, text: &str) -> PathBuf {
     path
 }
 
-/// An address that is free now; each node must know the others before they run.
+/// Each node must know the others before they run.
 fn free_url() -> String {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    format!("http://{}", listener.local_addr().unwrap())
+    format!("http://{}", free_address())
 }
 
 #[test]
