@@ -17,7 +17,7 @@ use std::fmt;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use waxwing_protocol::api::Preferences;
-use waxwing_protocol::frames::{Envelope, Lane};
+use waxwing_protocol::frames::{Class, DeliveryUpdate, Envelope, Lane};
 use waxwing_protocol::identity::{PublicKey, SignedDeviceList, SignedPrekey};
 use waxwing_protocol::{AccountId, DeviceId, GroupId, Handle, MsgId, Timestamp};
 
@@ -253,6 +253,21 @@ pub(crate) struct ReceiptRows {
     pub expires_at: Timestamp,
     /// How much may wait in the sender's lane; beyond it, nothing is told.
     pub quota: Quota,
+}
+
+impl ReceiptRows {
+    /// What tells a sender that `reader` has the messages `msg_ids`.
+    pub(crate) fn envelope(&self, reader: AccountId, msg_ids: Vec<Bytes>) -> Envelope {
+        let account = Bytes::copy_from_slice(reader.as_bytes());
+        Envelope {
+            class: Class::Delivery.into(),
+            from_account: account.clone(),
+            server_ts: self.now.as_millis(),
+            expires_at: self.expires_at.as_millis(),
+            delivery: Some(DeliveryUpdate { account, msg_ids }),
+            ..Envelope::default()
+        }
+    }
 }
 
 /// "Durably stored by this client".

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use prost::Message;
 use waxwing_protocol::AccountId;
-use waxwing_protocol::frames::{Class, DELIVERY_IDS_MAX, DeliveryUpdate, Envelope, Lane};
+use waxwing_protocol::frames::{Class, DELIVERY_IDS_MAX, Lane};
 
 use super::bodies;
 use super::directory;
@@ -133,16 +133,7 @@ impl Turn<'_> {
         }
         msg_ids.extend_from_slice(ids);
         let bytes = msg_ids.iter().map(Bytes::len).sum::<usize>() as u64;
-        let account = Bytes::copy_from_slice(reader.as_bytes());
-        let envelope = Envelope {
-            class: Class::Delivery.into(),
-            from_account: account.clone(),
-            server_ts: rows.now.as_millis(),
-            expires_at: rows.expires_at.as_millis(),
-            delivery: Some(DeliveryUpdate { account, msg_ids }),
-            ..Envelope::default()
-        };
-        self.put_row(to, Lane::Normal, bytes, envelope, Some(key));
+        self.put_row(to, Lane::Normal, bytes, rows.envelope(reader, msg_ids), Some(key));
         Ok(())
     }
 

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use bytes::Bytes;
 use deadpool_postgres::Transaction;
-use waxwing_protocol::frames::{Class, DELIVERY_IDS_MAX, DeliveryUpdate, Envelope, Lane};
+use waxwing_protocol::frames::{DELIVERY_IDS_MAX, Envelope, Lane};
 use waxwing_protocol::{AccountId, GroupId, Timestamp};
 
 use super::connections::{Connections, Failure};
@@ -302,16 +302,7 @@ impl Turn {
         }
         msg_ids.extend_from_slice(ids);
         let bytes = msg_ids.iter().map(Bytes::len).sum::<usize>() as u64;
-        let account = Bytes::copy_from_slice(reader.as_bytes());
-        let envelope = Envelope {
-            class: Class::Delivery.into(),
-            from_account: account.clone(),
-            server_ts: rows.now.as_millis(),
-            expires_at: rows.expires_at.as_millis(),
-            delivery: Some(DeliveryUpdate { account, msg_ids }),
-            ..Envelope::default()
-        };
-        self.put_row(lane, bytes, envelope, Some(key));
+        self.put_row(lane, bytes, rows.envelope(reader, msg_ids), Some(key));
     }
 
     /// Writes everything that this turn has changed.
