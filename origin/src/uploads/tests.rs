@@ -453,7 +453,14 @@ async fn room_of_an_upload_without_a_byte_is_given_back() {
     let engine = Engine::start();
     let id = engine.create(16 * MIB).await;
     engine.append(id, 0, Bytes::new()).await.unwrap();
-    engine.uploads.sweep(NOW.plus(idle::ROOM_KEPT)).await.unwrap();
+    // A sweep leaves alone what a request has only just let go of, and comes again.
+    for _ in 0..500 {
+        engine.uploads.sweep(NOW.plus(idle::ROOM_KEPT)).await.unwrap();
+        if engine.held_bytes() == 0 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
     assert_eq!(engine.held_bytes(), 0);
     let data = bytes(16 * MIB);
     let blob = engine.append(id, 0, data.clone()).await.unwrap().blob.unwrap();
