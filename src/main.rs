@@ -20,10 +20,16 @@ use clap::Parser as _;
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
+/// Threads that wait for disks and hash at once, at most. tokio would start up to 512, one for each upload that writes in the
+/// same moment, and each keeps some 40 kB of the allocator's memory for itself; a disk gets no faster beyond some dozens.
+/// Nothing that a server gives to them waits for another of them.
+const BLOCKING_THREADS_MAX: usize = 64;
+
 fn main() -> ExitCode {
     let cli = cli::Cli::parse();
     let output = output::Output::new(cli.json);
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    let runtime = match builder.enable_all().max_blocking_threads(BLOCKING_THREADS_MAX).build() {
         Ok(runtime) => runtime,
         Err(error) => return output.fail(&anyhow::Error::new(error).context("cannot start")),
     };
