@@ -265,6 +265,8 @@ impl Schedule {
     pub(super) fn settle(&mut self, device: DeviceAddress, settled: Settled, hold: Duration, now: Instant) -> bool {
         let Some(entry) = self.devices.get_mut(&device) else { return false };
         let State::Working { wait, again, came, went } = entry.state else { return false };
+        // Whoever is there has time to ack what came meanwhile.
+        let hold = if came && !went { hold.max(self.pace.quiet) } else { hold };
         let fresh = |loudness| Wait { at: now + hold, loudness: Some(loudness), attempts: 0, since: now };
         let merged = wait.loudness.map(|loudness| again.map_or(loudness, |again| again.max(loudness)));
         let limit = wait.loudness.map_or(ATTEMPTS_LAST, |loudness| loudness.worth().min(ATTEMPTS_LAST));
@@ -435,10 +437,11 @@ mod tests {
 
     #[test]
     fn what_comes_while_a_wake_is_sent_is_covered_by_it_unless_it_is_louder_or_the_device_came_between() {
-        for (again, came, due) in [
-            (Loudness::Visible, false, None),
-            (Loudness::Call, false, Some(Some(Loudness::Call))),
-            (Loudness::Visible, true, Some(Some(Loudness::Visible))),
+        for (again, came, early, late) in [
+            (Loudness::Visible, false, None, None),
+            (Loudness::Call, false, Some(Some(Loudness::Call)), None),
+            // Somebody is there, who may ack it.
+            (Loudness::Visible, true, None, Some(Some(Loudness::Visible))),
         ] {
             let mut scene = Scene::new();
             scene.message(Loudness::Visible);
@@ -448,7 +451,8 @@ mod tests {
             }
             scene.message(again);
             scene.settle(Settled::Sent(Loudness::Visible));
-            assert_eq!(scene.after(HOLD).take(), due, "{again:?} {came}");
+            assert_eq!(scene.after(HOLD).take(), early, "{again:?} {came}");
+            assert_eq!(scene.after(QUIET - HOLD).take(), late, "{again:?} {came}");
         }
     }
 
