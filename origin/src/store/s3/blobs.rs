@@ -161,15 +161,11 @@ impl Shared {
         }
     }
 
-    /// Takes what owner `gone` had of a blob of `bytes` bytes from what they are charged with. False when that failed.
-    async fn free(&self, gone: &Unfreed, bytes: u64) -> bool {
+    /// Takes what owner `gone` had of a blob of `bytes` bytes from what they are charged with.
+    async fn free(&self, gone: &Unfreed, bytes: u64) -> Result<(), StoreError> {
         let is_late = Timestamp::from(SystemTime::now()).since(gone.at) >= LATE;
         let (name, charge) = (format!("free {}", gone.charge), gone.charge.clone());
-        let freed = self.bucket.charge(gone.owner, Entry::Free { bytes, name, charge, is_late }, u64::MAX).await;
-        if let Err(error) = &freed {
-            tracing::warn!(error = %error, bytes, "an owner stays charged with bytes until their blob is looked at again");
-        }
-        freed.is_ok()
+        self.bucket.charge(gone.owner, Entry::Free { bytes, name, charge, is_late }, u64::MAX).await
     }
 
     pub(super) async fn keep(
@@ -271,9 +267,10 @@ impl Shared {
 
     /// Brings to its end what blob `id`'s pointer says to be unfinished. Who went is freed; of a blob that went the purge log
     /// tells, its bytes are removed, and its pointer is a grave.
-    /// Bytes that somebody reads stay until they have done.
+    /// Bytes that somebody reads stay until they have done. What could be done is done, also when an owner could not be
+    /// freed: that is an error, so that whoever asked comes again, since nobody else may look at this blob for weeks.
     pub(super) async fn clean(self: &Arc<Self>, id: BlobId) -> Result<(), StoreError> {
-        let (mut logged, mut freed) = (None, Vec::new());
+        let (mut logged, mut freed, mut failed) = (None, Vec::new(), Vec::new());
         let mut attempts = Attempts::new("removing a blob");
         loop {
             let (mut pointer, tag) = self.pointer(id).await?;
@@ -285,17 +282,18 @@ impl Shared {
                 self.purge_log().append(id, at).await?;
                 logged = Some(at);
             }
-            let mut charged = Vec::new();
+            failed.clear();
             for gone in std::mem::take(&mut pointer.unfreed) {
                 if !freed.contains(&gone) {
-                    if self.free(&gone, pointer.blob_bytes).await {
-                        freed.push(gone);
-                    } else {
-                        charged.push(gone);
+                    match self.free(&gone, pointer.blob_bytes).await {
+                        Ok(()) => freed.push(gone),
+                        Err(error) => {
+                            failed.push(error);
+                            pointer.unfreed.push(gone);
+                        }
                     }
                 }
             }
-            pointer.unfreed = charged;
             let mut kept = Vec::new();
             for place in std::mem::take(&mut pointer.leftovers) {
                 if place.data.as_ref().is_some_and(|name| self.pins.is_pinned(name)) {
@@ -312,7 +310,7 @@ impl Shared {
                 matches!(self.swap_pointer(id, Some(&tag), &pointer).await?, Swap::Made(_))
             };
             if made {
-                return Ok(());
+                return failed.pop().map_or(Ok(()), Err);
             }
             attempts.pause().await?;
         }

@@ -11,10 +11,13 @@ use waxwing_protocol::range::ByteRange;
 use super::moments::over_proxy;
 use super::proxy::Fault;
 use super::server::bucket;
-use super::{MIB, assert_is, ending, progress, take_in, upload};
-use crate::store::s3::objects::data_key;
+use super::{MIB, OnSeaweed, assert_is, ending, progress, take_in, upload};
+use crate::store::s3::objects::{Parts, data_key};
 use crate::store::suite::{ALICE, NOW, bytes, id};
-use crate::store::{BlobStore as _, StoreErrorKind};
+use crate::store::{BlobStore as _, StoreErrorKind, UploadWriter};
+
+/// Refused writes of a ledger: more than one change of it tries.
+const REFUSALS: usize = 12;
 
 /// Collections beside uploads.
 const COLLECTIONS: usize = 3;
@@ -38,18 +41,43 @@ async fn an_end_whose_answer_is_lost_is_an_end() {
     assert_eq!(engine.keys(), [""; 0]);
 }
 
+/// The owner's ledger cannot be written as they let a blob go. They are told so, and asking again brings it to its end: nobody
+/// else would look at a blob that is gone.
+#[tokio::test]
+async fn an_owner_who_could_not_be_freed_hears_of_it_and_is_freed_when_they_ask_again() {
+    let Some((proxy, engine, _)) = over_proxy() else { return };
+    let blob = upload(&engine.store, id(1), &bytes(100), ALICE).await.unwrap();
+    engine.store.remove(id(1)).await.unwrap();
+    for _ in 0..REFUSALS {
+        proxy.order("PUT", "/owners/", Fault::SlowDown);
+    }
+    let mut told = 0;
+    while engine.store.disown(blob, ALICE, NOW).await.is_err() {
+        told += 1;
+    }
+    assert!(told > 0 && proxy.has_delivered(), "{told} times");
+    assert_eq!(engine.store.used(ALICE).await.unwrap(), 0);
+    assert!(engine.store.0.pointer(blob).await.unwrap().0.is_grave());
+}
+
+/// An upload of all of `data`, committed and not ended, and its parts by its record.
+async fn committed(engine: &OnSeaweed, data: &Bytes) -> (Box<dyn UploadWriter>, Parts) {
+    let bytes = data.len() as u64;
+    let mut writer = engine.store.begin(id(1)).await.unwrap();
+    take_in(&mut *writer, data, 0, bytes).await.unwrap();
+    let (record, outboard) = progress(data, 0, bytes);
+    writer.commit(record, outboard).await.unwrap();
+    let (draft, _) = engine.store.0.draft(id(1)).await.unwrap().unwrap();
+    (writer, draft.parts.unwrap())
+}
+
 /// Somebody who has the bucket's keys gave the upload up behind the origin's back. It is asked which parts are there, and
 /// the error says that acknowledged bytes are gone and waiting is in vain.
 #[tokio::test]
 async fn parts_that_are_gone_are_told_as_gone() {
     let Some((_, engine, _)) = over_proxy() else { return };
     let data = bytes(10 * MIB);
-    let mut writer = engine.store.begin(id(1)).await.unwrap();
-    take_in(&mut *writer, &data, 0, 10 * MIB).await.unwrap();
-    let (record, outboard) = progress(&data, 0, 10 * MIB);
-    writer.commit(record, outboard).await.unwrap();
-    let (draft, _) = engine.store.0.draft(id(1)).await.unwrap().unwrap();
-    let parts = draft.parts.unwrap();
+    let (mut writer, parts) = committed(&engine, &data).await;
     assert_eq!(parts.tags.len(), 2);
     bucket(&engine.settings).abort(&data_key(&parts.name), &parts.upload).await.unwrap();
     let (blob, record, outboard) = ending(&data, 10 * MIB, ALICE);
@@ -64,12 +92,7 @@ async fn parts_that_are_gone_are_told_as_gone() {
 async fn a_part_that_was_replaced_is_in_no_blob() {
     let Some((_, engine, _)) = over_proxy() else { return };
     let data = bytes(10 * MIB);
-    let mut writer = engine.store.begin(id(1)).await.unwrap();
-    take_in(&mut *writer, &data, 0, 10 * MIB).await.unwrap();
-    let (record, outboard) = progress(&data, 0, 10 * MIB);
-    writer.commit(record, outboard).await.unwrap();
-    let (draft, _) = engine.store.0.draft(id(1)).await.unwrap().unwrap();
-    let parts = draft.parts.unwrap();
+    let (mut writer, parts) = committed(&engine, &data).await;
     let (number, other) = (parts.tags[0].number, Bytes::from(vec![9; 5 * MIB as usize]));
     bucket(&engine.settings).put_part(&data_key(&parts.name), &parts.upload, number, other).await.unwrap();
     let (blob, record, outboard) = ending(&data, 10 * MIB, ALICE);

@@ -145,6 +145,7 @@ engine_suite!(OnFileServer:
     commits_of_many_uploads_run_side_by_side,
     a_blob_goes_with_its_last_owner,
     a_blob_is_removed_whoever_has_it,
+    an_owners_blobs_are_found_page_by_page,
     what_is_not_kept_goes_in_time,
     a_quota_holds_what_is_under_way_and_what_is_there,
     what_an_operator_sets_wins_over_grants,
