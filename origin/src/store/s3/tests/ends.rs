@@ -16,9 +16,6 @@ use crate::store::s3::objects::{Parts, data_key};
 use crate::store::suite::{ALICE, NOW, bytes, id};
 use crate::store::{BlobStore as _, StoreErrorKind, UploadWriter};
 
-/// Refused writes of a ledger: more than one change of it tries.
-const REFUSALS: usize = 12;
-
 /// Collections beside uploads.
 const COLLECTIONS: usize = 3;
 
@@ -39,25 +36,6 @@ async fn an_end_whose_answer_is_lost_is_an_end() {
     }
     engine.store.collect(Timestamp::MAX).await.unwrap();
     assert_eq!(engine.keys(), [""; 0]);
-}
-
-/// The owner's ledger cannot be written as they let a blob go. They are told so, and asking again brings it to its end: nobody
-/// else would look at a blob that is gone.
-#[tokio::test]
-async fn an_owner_who_could_not_be_freed_hears_of_it_and_is_freed_when_they_ask_again() {
-    let Some((proxy, engine, _)) = over_proxy() else { return };
-    let blob = upload(&engine.store, id(1), &bytes(100), ALICE).await.unwrap();
-    engine.store.remove(id(1)).await.unwrap();
-    for _ in 0..REFUSALS {
-        proxy.order("PUT", "/owners/", Fault::SlowDown);
-    }
-    let mut told = 0;
-    while engine.store.disown(blob, ALICE, NOW).await.is_err() {
-        told += 1;
-    }
-    assert!(told > 0 && proxy.has_delivered(), "{told} times");
-    assert_eq!(engine.store.used(ALICE).await.unwrap(), 0);
-    assert!(engine.store.0.pointer(blob).await.unwrap().0.is_grave());
 }
 
 /// An upload of all of `data`, committed and not ended, and its parts by its record.

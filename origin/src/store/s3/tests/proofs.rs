@@ -103,7 +103,8 @@ async fn an_upload_that_is_about_to_end_ends_instead_of_losing_its_charge() {
     assert_eq!(engine.store.used(ALICE).await.unwrap(), 2000);
 }
 
-/// Somebody let a blob go, and then their ledger could not be written. The blob's pointer remembers whom to free.
+/// Somebody let a blob go, and then their ledger could not be written. The blob's pointer remembers whom to free, and they are
+/// told to ask again: nobody else would look at a blob that is gone.
 #[tokio::test]
 async fn who_let_a_blob_go_is_freed_whatever_comes_between() {
     let Some((proxy, engine, _)) = over_proxy() else { return };
@@ -113,7 +114,8 @@ async fn who_let_a_blob_go_is_freed_whatever_comes_between() {
         for _ in 0..ATTEMPTS {
             proxy.order("PUT", "/owners/", Fault::Broken);
         }
-        assert!(engine.store.disown(blob, owner, NOW).await.unwrap());
+        let told = engine.store.disown(blob, owner, NOW).await.unwrap_err();
+        assert_eq!(told.kind(), StoreErrorKind::Unavailable, "{told:?}");
         assert!(proxy.has_delivered());
         assert_eq!(engine.store.used(owner).await.unwrap(), 1000);
         assert!(!engine.store.disown(blob, owner, NOW).await.unwrap());
